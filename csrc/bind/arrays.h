@@ -1,0 +1,60 @@
+// Checks NumPy arrays without converting them: what a step writes must be the user's own memory.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../kernels/table.h"
+
+namespace fusestep {
+
+namespace py = pybind11;
+
+// Raised where an object is in the wrong state for a call: fusestep.StateError.
+class StateError : public std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// A checked array: memory that may be read or written as `size` elements of `type`.
+struct ArrayView {
+    void* data = nullptr;
+    std::size_t size = 0;
+    DataType type = kFloat32;
+    std::vector<py::ssize_t> shape;
+};
+
+// How an error names a parameter: params['dense1/w'], or params for a lone array.
+std::string parameter_name(const std::string& path);
+
+// A parameter or state array: float32 or float64, C-contiguous, aligned, writeable, native byte
+// order.
+ArrayView check_writeable(const std::string& name, py::handle object);
+
+// The data of a gradient for that parameter: same dtype and shape, C-contiguous, aligned. Throws
+// what is wrong.
+const void* check_gradient(const std::string& path, const ArrayView& parameter, py::handle object);
+
+// Memory in use, to find arrays that overlap.
+class MemoryMap {
+ public:
+    void add(const void* data, std::size_t bytes, std::string name);
+    // Sorts; throws ValueError naming both arrays if two overlap.
+    void close();
+    // The name of an array that overlaps the given memory, or nullptr.
+    const std::string* overlapping(const void* data, std::size_t bytes) const;
+
+ private:
+    struct Interval {
+        std::uintptr_t begin;
+        std::uintptr_t end;
+        std::string name;
+    };
+    std::vector<Interval> intervals_;
+};
+
+std::size_t item_bytes(DataType type);
+
+}  // namespace fusestep

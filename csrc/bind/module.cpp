@@ -1,0 +1,15 @@
+#include <pybind11/pybind11.h>
+
+#include "arrays.h"
+
+namespace fusestep {
+void register_runtime(pybind11::module_& module);
+void register_plan(pybind11::module_& module);
+}  // namespace fusestep
+
+PYBIND11_MODULE(_core, module) {
+    module.doc() = "The native part of fusestep. Its names are private; use those of the package.";
+    pybind11::register_exception<fusestep::StateError>(module, "StateError", PyExc_RuntimeError);
+    fusestep::register_runtime(module);
+    fusestep::register_plan(module);
+}

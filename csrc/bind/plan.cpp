@@ -1,0 +1,302 @@
+// A plan and its arrays, as Python holds them: checks everything, then lets the machine run.
+#include "../runtime/plan.h"
+
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <cmath>
+
+#include "arrays.h"
+
+namespace fusestep {
+namespace {
+
+PyTypeObject* step_info_type = nullptr;
+
+// What a step reports: a named tuple made in C, since a step of a small model takes two
+// microseconds.
+void register_step_info(py::module_& module) {
+    static PyStructSequence_Field fields[] = {
+        {"lr", "learning rate of the first group in this step"},
+        {"grad_norm", "norm of all gradients before clipping, or None where nothing asked for it"},
+        {"applied", "False if the step was skipped for a non-finite gradient"},
+        {nullptr, nullptr}};
+    static PyStructSequence_Desc description = {"fusestep.StepInfo", "What one step did.", fields,
+                                                3};
+    step_info_type = PyStructSequence_NewType(&description);
+    if (step_info_type == nullptr) throw py::error_already_set();
+    module.attr("StepInfo") =
+        py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(step_info_type));
+}
+
+py::object step_info(double lr, const StepResult& result) {
+    PyObject* info = PyStructSequence_New(step_info_type);
+    if (info == nullptr) throw py::error_already_set();
+    PyStructSequence_SetItem(info, 0, PyFloat_FromDouble(lr));
+    PyStructSequence_SetItem(
+        info, 1,
+        result.has_norm ? PyFloat_FromDouble(result.grad_norm) : py::none().release().ptr());
+    PyStructSequence_SetItem(info, 2, py::bool_(result.applied).release().ptr());
+    return py::reinterpret_steal<py::object>(info);
+}
+
+struct NonFiniteName {
+    const char* name;
+    NonFinite value;
+};
+constexpr NonFiniteName kNonFiniteNames[] = {
+    {"propagate", NonFinite::kPropagate}, {"skip", NonFinite::kSkip}, {"raise", NonFinite::kRaise}};
+
+// Parameters and state never overlap: returns their views, in the given order.
+std::vector<ArrayView> check_parameters(const std::vector<std::string>& paths,
+                                        const py::list& parameters) {
+    std::vector<ArrayView> views;
+    MemoryMap memory;
+    for (std::size_t i = 0; i < paths.size(); ++i) {
+        const std::string name = parameter_name(paths[i]);
+        views.push_back(check_writeable(name, parameters[i]));
+        memory.add(views[i].data, views[i].size * item_bytes(views[i].type), name);
+    }
+    memory.close();
+    return views;
+}
+
+class PlanObject {
+ public:
+    PlanObject(const std::string& rule, std::vector<std::string> paths, const py::list& parameters,
+               const py::list& states, const std::vector<int>& groups, py::array_t<double> hyper,
+               py::array_t<double> limits)
+        : paths_(std::move(paths)),
+          views_(check_parameters(paths_, parameters)),
+          kept_(py::make_tuple(parameters, states)),
+          hyper_(std::move(hyper)),
+          limits_(std::move(limits)),
+          plan_(make_plan(rule, states, groups)),
+          checked_(paths_.size()),
+          held_(paths_.size()) {}
+
+    // Gradients to use at every later step() without arguments; None lets go of them.
+    void bind(py::handle gradients) {
+        const Busy busy(*this);
+        bound_ = py::none();
+        if (gradients.is_none()) return;
+        const py::tuple fixed = py::tuple(py::reinterpret_borrow<py::object>(gradients));
+        take(fixed);
+        bound_ = fixed;
+    }
+
+    py::object step(py::handle gradients, double grad_scale) {
+        const Busy busy(*this);
+        if (!(grad_scale > 0.0) || !std::isfinite(grad_scale)) {
+            throw py::value_error("grad_scale must be finite and greater than 0, not " +
+                                  py::repr(py::float_(grad_scale)).cast<std::string>());
+        }
+        py::object passed;
+        if (gradients.is_none()) {
+            if (bound_.is_none()) {
+                throw StateError(
+                    "step() without gradients needs bound ones: call bind(grads) first, or "
+                    "step(grads)");
+            }
+        } else {
+            if (!bound_.is_none()) {
+                throw StateError(
+                    "gradients are bound: call step() without them, or bind(None) first");
+            }
+            passed = take(gradients);
+        }
+        StepOptions options;
+        options.grad_scale = grad_scale;
+        options.clip_by_norm = !std::isnan(limits_.data()[0]);
+        options.clip_norm = limits_.data()[0];
+        options.clip_value = limits_.data()[1];
+        options.nonfinite = nonfinite_;
+        const double lr = plan_.hyper(0)[0];
+        const StepResult result =
+            plan_.is_large() ? run_unlocked(options, passed) : plan_.step(options);
+        if (!result.finite && nonfinite_ == NonFinite::kRaise) raise_nonfinite();
+        ++attempted_;
+        if (result.applied) ++applied_;
+        return step_info(lr, result);
+    }
+
+    void set_nonfinite(const std::string& name) {
+        for (const NonFiniteName& choice : kNonFiniteNames) {
+            if (name == choice.name) {
+                nonfinite_ = choice.value;
+                return;
+            }
+        }
+        throw py::value_error("nonfinite must be 'propagate', 'skip' or 'raise', not '" + name +
+                              "'");
+    }
+    std::string nonfinite() const {
+        for (const NonFiniteName& choice : kNonFiniteNames) {
+            if (nonfinite_ == choice.value) return choice.name;
+        }
+        return "";
+    }
+
+    const std::vector<std::int64_t>& updates() const { return plan_.updates(); }
+    void set_updates(const std::vector<std::int64_t>& counts) {
+        const Busy busy(*this);
+        if (counts.size() != paths_.size())
+            throw py::value_error("expected one count for each parameter");
+        plan_.updates() = counts;
+    }
+
+    std::int64_t attempted_ = 0;
+    std::int64_t applied_ = 0;
+
+ private:
+    // One step at a time: a second thread is refused, not queued, because its order would be
+    // chance.
+    class Busy {
+     public:
+        explicit Busy(PlanObject& owner) : owner_(owner) {
+            if (owner_.busy_.exchange(true)) {
+                throw StateError("this optimizer is already inside a call of another thread");
+            }
+        }
+        ~Busy() { owner_.busy_.store(false); }
+        Busy(const Busy&) = delete;
+        Busy& operator=(const Busy&) = delete;
+
+     private:
+        PlanObject& owner_;
+    };
+
+    Plan make_plan(const std::string& rule, const py::list& states,
+                   const std::vector<int>& groups) {
+        const RuleEntry* entry = find_rule(rule);
+        if (entry == nullptr) throw py::value_error("no rule '" + rule + "'");
+        std::vector<Leaf> leaves(paths_.size());
+        for (std::size_t i = 0; i < leaves.size(); ++i) {
+            const ArrayView& view = views_[i];
+            leaves[i].parameter = view.data;
+            leaves[i].size = view.size;
+            leaves[i].type = view.type;
+            leaves[i].group = groups.at(i);
+            const std::string name = parameter_name(paths_[i]);
+            memory_.add(view.data, view.size * item_bytes(view.type), name);
+            int k = 0;
+            for (const py::handle array : py::list(states[i])) {
+                const std::string state_name = name + " state '" + entry->state_names[k] + "'";
+                const ArrayView state = check_writeable(state_name, array);
+                if (state.type != view.type || state.size != view.size) {
+                    throw py::value_error(state_name + " must have the parameter's dtype and size");
+                }
+                leaves[i].state[k++] = state.data;
+                memory_.add(state.data, state.size * item_bytes(state.type), state_name);
+            }
+        }
+        memory_.close();
+        return Plan(*entry, std::move(leaves), static_cast<int>(hyper_.shape(0)), hyper_.data());
+    }
+
+    // Checks one gradient per parameter, None allowed, and remembers where they are. Returns the
+    // gradients as a list or tuple.
+    py::object take(py::handle gradients) {
+        py::object items = py::reinterpret_steal<py::object>(
+            PySequence_Fast(gradients.ptr(), "gradients must be a sequence"));
+        if (!items) throw py::error_already_set();
+        const std::size_t count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()));
+        if (count != paths_.size()) {
+            throw py::value_error("expected " + std::to_string(paths_.size()) + " gradients, not " +
+                                  std::to_string(count));
+        }
+        PyObject** item = PySequence_Fast_ITEMS(items.ptr());
+        for (std::size_t i = 0; i < count; ++i) {
+            const void* gradient = nullptr;
+            if (item[i] != Py_None) {
+                gradient = check_gradient(paths_[i], views_[i], item[i]);
+                check_apart(i, gradient);
+            }
+            plan_.set_gradient(i, gradient);
+        }
+        return items;
+    }
+
+    void check_apart(std::size_t i, const void* gradient) {
+        // memory once found apart from the parameters stays so, since those are kept alive
+        if (gradient == checked_[i]) return;
+        const ArrayView& view = views_[i];
+        const std::string* other = memory_.overlapping(gradient, view.size * item_bytes(view.type));
+        if (other != nullptr) {
+            throw py::value_error(parameter_name(paths_[i]) + ": gradient shares memory with " +
+                                  *other + ", which the step writes: pass an array of its own");
+        }
+        checked_[i] = gradient;
+    }
+
+    // The GIL is released where a step takes long enough for other Python threads to gain from it;
+    // taking it back can cost milliseconds, so a small step keeps it. Gradients passed are held
+    // meanwhile: another thread may drop them from the caller's list.
+    StepResult run_unlocked(const StepOptions& options, const py::object& passed) {
+        const std::size_t count = passed ? held_.size() : 0;
+        for (std::size_t i = 0; i < count; ++i) {
+            held_[i] = PySequence_Fast_ITEMS(passed.ptr())[i];
+            Py_INCREF(held_[i]);
+        }
+        StepResult result;
+        {
+            const py::gil_scoped_release unlocked;
+            result = plan_.step(options);
+        }
+        for (std::size_t i = 0; i < count; ++i) Py_DECREF(held_[i]);
+        return result;
+    }
+
+    [[noreturn]] void raise_nonfinite() const {
+        std::string name = "params";
+        for (std::size_t i = 0; i < paths_.size(); ++i) {
+            const Leaf& leaf = plan_.leaves()[i];
+            if (leaf.gradient != nullptr && !Plan::is_finite(leaf)) {
+                name = parameter_name(paths_[i]);
+                break;
+            }
+        }
+        throw py::value_error(name +
+                              ": gradient holds NaN or infinity; nothing was updated "
+                              "(nonfinite=\"skip\" skips such steps)");
+    }
+
+    std::vector<std::string> paths_;
+    std::vector<ArrayView> views_;
+    py::object kept_;  // the arrays whose memory the plan writes
+    py::array_t<double> hyper_;
+    py::array_t<double> limits_;
+    MemoryMap memory_;
+    Plan plan_;
+    std::vector<const void*> checked_;
+    std::vector<PyObject*> held_;
+    py::object bound_ = py::none();
+    NonFinite nonfinite_ = NonFinite::kPropagate;
+    std::atomic<bool> busy_{false};
+};
+
+}  // namespace
+
+void register_plan(py::module_& module) {
+    register_step_info(module);
+    module.def(
+        "check_parameters",
+        [](const std::vector<std::string>& paths, const py::list& parameters) {
+            check_parameters(paths, parameters);
+        },
+        py::arg("paths"), py::arg("parameters"));
+    py::class_<PlanObject>(module, "Plan")
+        .def(
+            py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
+                     const std::vector<int>&, py::array_t<double>, py::array_t<double>>(),
+            py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
+            py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert())
+        .def("bind", &PlanObject::bind, py::arg("gradients"))
+        .def("step", &PlanObject::step, py::arg("gradients"), py::arg("grad_scale"))
+        .def_property("nonfinite", &PlanObject::nonfinite, &PlanObject::set_nonfinite)
+        .def_property("updates", &PlanObject::updates, &PlanObject::set_updates)
+        .def_readwrite("attempted", &PlanObject::attempted_)
+        .def_readwrite("applied", &PlanObject::applied_);
+}
+
+}  // namespace fusestep

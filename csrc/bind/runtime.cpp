@@ -1,0 +1,104 @@
+// Instruction sets, threads and the registry of rules, as Python sees them.
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+
+#include "../runtime/isa.h"
+#include "../runtime/pool.h"
+#include "../runtime/registry.h"
+#include "arrays.h"
+
+namespace fusestep {
+namespace {
+
+std::string joined(const std::vector<std::string>& names) {
+    std::string text;
+    for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+    return text;
+}
+
+std::string environment(const char* name) {
+    const char* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+}
+
+void choose_isa(const std::string& name, const std::string& source) {
+    if (use_isa(name)) return;
+    throw py::value_error(source + " must be one of " + joined(supported_isas()) +
+                          " on this processor, not '" + name + "'");
+}
+
+void choose_threads(long threads, const std::string& source, const std::string& given) {
+    constexpr long most = 1024;
+    if (threads < 1 || threads > most) {
+        throw py::value_error(source + " must be a whole number from 1 to " + std::to_string(most) +
+                              ", not " + given);
+    }
+    set_thread_count(static_cast<int>(threads));
+}
+
+void read_environment() {
+    choose_isa(environment("FUSESTEP_ISA"), "FUSESTEP_ISA");
+    const std::string threads = environment("FUSESTEP_NUM_THREADS");
+    if (threads.empty()) return;
+    char* end = nullptr;
+    const long number = std::strtol(threads.c_str(), &end, 10);
+    choose_threads(*end == '\0' ? number : 0, "FUSESTEP_NUM_THREADS", "'" + threads + "'");
+}
+
+py::dict build_info() {
+    py::dict info;
+    info["version"] = FUSESTEP_VERSION;
+    info["compiler"] = FUSESTEP_COMPILER;
+    info["isa_compiled"] = compiled_isas();
+    info["isa_supported"] = supported_isas();
+    info["isa_active"] = active_isa();
+    info["threads"] = thread_count();
+    return info;
+}
+
+py::dict rules() {
+    py::dict all;
+    for (const RuleEntry& rule : kRuleEntries) {
+        py::list columns;
+        for (int i = 0; i < rule.columns; ++i) {
+            const Column& column = rule.column[i];
+            columns.append(py::make_tuple(column.name, column.lower, column.upper,
+                                          column.upper_open, column.flag));
+        }
+        py::list states;
+        for (int i = 0; i < rule.states; ++i) states.append(rule.state_names[i]);
+        all[rule.name] = py::make_tuple(py::tuple(columns), py::tuple(states));
+    }
+    return all;
+}
+
+int states_used(const std::string& name, const std::vector<double>& hyper) {
+    const RuleEntry* rule = find_rule(name);
+    if (rule == nullptr || hyper.size() < static_cast<std::size_t>(rule->columns)) {
+        throw py::value_error("no rule '" + name + "' with " + std::to_string(hyper.size()) +
+                              " columns");
+    }
+    return rule->states_used(hyper.data());
+}
+
+}  // namespace
+
+void register_runtime(py::module_& module) {
+    module.def("build_info", &build_info);
+    module.def("rules", &rules);
+    module.def("states_used", &states_used, py::arg("rule"), py::arg("hyper"));
+    module.def(
+        "use_isa", [](const std::string& name) { choose_isa(name, "isa"); }, py::arg("name"));
+    module.def("get_num_threads", &thread_count);
+    module.def(
+        "set_num_threads",
+        [](long threads) { choose_threads(threads, "n", std::to_string(threads)); }, py::arg("n"));
+    try {
+        read_environment();
+    } catch (const py::value_error& error) {
+        throw py::import_error(error.what());
+    }
+}
+
+}  // namespace fusestep

@@ -1,0 +1,122 @@
+// The loops over memory. Compiled once per instruction set with FUSESTEP_ISA set to its name; the
+// one exported symbol is the table kernels_<isa>. No standard headers with inline code may come in
+// here: the linker could pick an AVX-512 copy of such a function for everyone.
+#include "table.h"
+
+// The arrays of a step never overlap (the Python edge refuses those that do); without being told,
+// the compiler tests for it at every call.
+#if defined(__clang__)
+#define FUSESTEP_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(_MSC_VER)
+#define FUSESTEP_INDEPENDENT __pragma(loop(ivdep))
+#else
+#define FUSESTEP_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+#if defined(__clang__)
+#define FUSESTEP_UNROLL_LANES _Pragma("unroll")
+#elif defined(_MSC_VER)
+#define FUSESTEP_UNROLL_LANES
+#else
+#define FUSESTEP_UNROLL_LANES _Pragma("GCC unroll 16")
+#endif
+
+#if defined(_MSC_VER)
+#define FUSESTEP_PREFETCH(address) static_cast<void>(0)
+#else
+#define FUSESTEP_PREFETCH(address) __builtin_prefetch(address)
+#endif
+
+namespace fusestep {
+namespace {
+
+// One stream alone does not keep a core's memory requests busy; asking 2 KiB ahead nearly doubles
+// its rate.
+constexpr size_t kAhead = 2048;
+
+template <class Rule, unsigned variant, int treatment, class T>
+void update(const void* scalars, const void* gradient_scalars, size_t n, void* parameter,
+            const void* gradient, void* const* state) {
+    using Scalars = typename Rule::template Scalars<T>;
+    constexpr int states = Rule::template states_touched<variant>();
+    const Scalars s = *static_cast<const Scalars*>(scalars);
+    const GradientScalars<T> gs = *static_cast<const GradientScalars<T>*>(gradient_scalars);
+    T* p = static_cast<T*>(parameter);
+    const T* g = static_cast<const T*>(gradient);
+    T* s0 = static_cast<T*>(state[0]);
+    T* s1 = static_cast<T*>(state[1]);
+    T* s2 = static_cast<T*>(state[2]);
+    FUSESTEP_INDEPENDENT
+    for (size_t i = 0; i < n; ++i) {
+        T element_state[kMaxStates] = {};
+        if constexpr (states > 0) element_state[0] = s0[i];
+        if constexpr (states > 1) element_state[1] = s1[i];
+        if constexpr (states > 2) element_state[2] = s2[i];
+        T element = p[i];
+        Rule::template update<variant>(s, treat<treatment>(gs, g[i]), element, element_state);
+        p[i] = element;
+        if constexpr (states > 0) s0[i] = element_state[0];
+        if constexpr (states > 1) s1[i] = element_state[1];
+        if constexpr (states > 2) s2[i] = element_state[2];
+    }
+}
+
+template <class T>
+void sum_squares(size_t n, const void* data, size_t lane, double* lanes) {
+    const T* x = static_cast<const T*>(data);
+    size_t i = 0;
+    for (; i < n && lane != 0; ++i, lane = (lane + 1) % kLanes) {
+        const double value = static_cast<double>(x[i]);
+        lanes[lane] += value * value;
+    }
+    // unrolled, so that the sums live in registers and not in an array
+    double sums[kLanes];
+    FUSESTEP_UNROLL_LANES
+    for (size_t j = 0; j < kLanes; ++j) sums[j] = lanes[j];
+    for (; i + kLanes <= n; i += kLanes) {
+        FUSESTEP_PREFETCH(x + i + kAhead / sizeof(T));
+        FUSESTEP_UNROLL_LANES
+        for (size_t j = 0; j < kLanes; ++j) {
+            const double value = static_cast<double>(x[i + j]);
+            sums[j] += value * value;
+        }
+    }
+    FUSESTEP_UNROLL_LANES
+    for (size_t j = 0; j < kLanes; ++j) lanes[j] = sums[j];
+    for (size_t j = 0; i < n; ++i, ++j) {
+        const double value = static_cast<double>(x[i]);
+        lanes[j] += value * value;
+    }
+}
+
+template <class Rule, class T, unsigned variant = 0>
+constexpr void fill(Update (&rows)[kMaxVariants][kTreatments]) {
+    static_assert(Rule::kVariants <= kMaxVariants && Rule::kStates <= kMaxStates);
+    if constexpr (variant < Rule::kVariants) {
+        rows[variant][kAsIs] = update<Rule, variant, kAsIs, T>;
+        rows[variant][kScaled] = update<Rule, variant, kScaled, T>;
+        rows[variant][kDivided] = update<Rule, variant, kDivided, T>;
+        fill<Rule, T, variant + 1>(rows);
+    }
+}
+
+constexpr KernelTable make_table() {
+    KernelTable table{};
+#define FUSESTEP_FILL(Rule)                             \
+    fill<Rule, float>(table.update[k##Rule][kFloat32]); \
+    fill<Rule, double>(table.update[k##Rule][kFloat64]);
+    FUSESTEP_RULES(FUSESTEP_FILL)
+#undef FUSESTEP_FILL
+    table.sum_squares[kFloat32] = sum_squares<float>;
+    table.sum_squares[kFloat64] = sum_squares<double>;
+    return table;
+}
+
+}  // namespace
+
+#define FUSESTEP_JOIN(a, b) a##b
+#define FUSESTEP_TABLE_NAME(isa) FUSESTEP_JOIN(kernels_, isa)
+extern const KernelTable FUSESTEP_TABLE_NAME(FUSESTEP_ISA);
+constexpr KernelTable FUSESTEP_TABLE_NAME(FUSESTEP_ISA) = make_table();
+
+}  // namespace fusestep

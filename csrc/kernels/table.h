@@ -1,0 +1,30 @@
+// The seam between kernels and runtime: plain tables of function pointers, one per instruction set.
+#pragma once
+#include <stddef.h>
+
+#include "../rules/all.h"
+
+namespace fusestep {
+
+enum DataType : int { kFloat32, kFloat64, kDataTypes };
+
+#define FUSESTEP_RULE_INDEX(Rule) k##Rule,
+enum RuleIndex : int { FUSESTEP_RULES(FUSESTEP_RULE_INDEX) kRules };
+#undef FUSESTEP_RULE_INDEX
+
+// Updates n elements. scalars points to Rule::Scalars<T>, gradient_scalars to GradientScalars<T>.
+using Update = void (*)(const void* scalars, const void* gradient_scalars, size_t n,
+                        void* parameter, const void* gradient, void* const* state);
+
+// Sums squares of n elements in double into kLanes lanes; element i goes to lane (lane + i) %
+// kLanes.
+using SumSquares = void (*)(size_t n, const void* x, size_t lane, double* lanes);
+
+constexpr size_t kLanes = 16;
+
+struct KernelTable {
+    Update update[kRules][kDataTypes][kMaxVariants][kTreatments];
+    SumSquares sum_squares[kDataTypes];
+};
+
+}  // namespace fusestep

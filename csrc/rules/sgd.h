@@ -1,0 +1,81 @@
+// Stochastic gradient descent: momentum (Polyak 1964; Sutskever et al. 2013), with torch's
+// conventions.
+#pragma once
+#include "rule.h"
+
+namespace fusestep {
+
+struct Sgd {
+    static constexpr const char* kName = "sgd";
+    static constexpr int kStates = 1;
+    static constexpr const char* kStateNames[kStates] = {"momentum"};
+
+    enum : int { kLr, kMomentum, kDampening, kWeightDecay, kNesterov, kDecoupled, kColumnCount };
+    static constexpr Column kColumns[kColumnCount] = {
+        number("lr"),           number("momentum"), number("dampening", -kUnbounded),
+        number("weight_decay"), flag("nesterov"),   flag("decoupled"),
+    };
+
+    enum Variant : unsigned { kWithMomentum = 1, kFirst = 2, kLookAhead = 4, kCoupled = 8 };
+    static constexpr unsigned kVariants = 16;
+
+    template <class T>
+    struct Scalars {
+        T shrink;    // 1 - lr * weight_decay when decoupled, else 1
+        T decay;     // weight_decay when coupled
+        T momentum;  // mu
+        T gain;      // 1 - dampening
+        T lr;
+    };
+
+    static int states_used(const double* h) { return h[kMomentum] != 0.0 ? 1 : 0; }
+
+    template <unsigned variant>
+    static constexpr int states_touched() {
+        return (variant & kWithMomentum) ? 1 : 0;
+    }
+
+    template <class T>
+    static unsigned prepare(const double* h, long long update_number, Scalars<T>& s) {
+        const bool decoupled = h[kDecoupled] != 0.0;
+        s.shrink = static_cast<T>(decoupled ? 1.0 - h[kLr] * h[kWeightDecay] : 1.0);
+        s.decay = static_cast<T>(h[kWeightDecay]);
+        s.momentum = static_cast<T>(h[kMomentum]);
+        s.gain = static_cast<T>(1.0 - h[kDampening]);
+        s.lr = static_cast<T>(h[kLr]);
+        unsigned variant = 0;
+        if (h[kMomentum] != 0.0) {
+            variant |= kWithMomentum;
+            if (update_number == 1) variant |= kFirst;
+            if (h[kNesterov] != 0.0) variant |= kLookAhead;
+        }
+        if (!decoupled && h[kWeightDecay] != 0.0) variant |= kCoupled;
+        return variant;
+    }
+
+    template <unsigned variant, class T>
+    FUSESTEP_ELEMENT void update(const Scalars<T>& s, T g, T& p, T* state) {
+        if constexpr (variant & kCoupled) {
+            g = g + s.decay * p;
+        } else {
+            p = p * s.shrink;
+        }
+        if constexpr (variant & kWithMomentum) {
+            T& b = state[0];
+            // torch's convention: the first update takes the gradient whole, without dampening
+            if constexpr (variant & kFirst) {
+                b = g;
+            } else {
+                b = s.momentum * b + s.gain * g;
+            }
+            if constexpr (variant & kLookAhead) {
+                g = g + s.momentum * b;
+            } else {
+                g = b;
+            }
+        }
+        p = p - s.lr * g;
+    }
+};
+
+}  // namespace fusestep

@@ -1,0 +1,90 @@
+#include "isa.h"
+
+#include <atomic>
+
+#if defined(_MSC_VER) && defined(FUSESTEP_X86_KERNELS)
+#include <immintrin.h>
+#include <intrin.h>
+#endif
+
+namespace fusestep {
+
+extern const KernelTable kernels_baseline;
+#ifdef FUSESTEP_X86_KERNELS
+extern const KernelTable kernels_avx2;
+extern const KernelTable kernels_avx512;
+#endif
+
+namespace {
+
+bool always() { return true; }
+
+#ifdef FUSESTEP_X86_KERNELS
+#ifdef _MSC_VER
+// Leaf 7 of CPUID, and whether the operating system saves the wide registers (XCR0).
+bool has(int ebx_bits, unsigned long long saved_registers) {
+    int regs[4];
+    __cpuid(regs, 1);
+    const int osxsave = 1 << 27;
+    if (!(regs[2] & osxsave) || (_xgetbv(0) & saved_registers) != saved_registers) return false;
+    __cpuidex(regs, 7, 0);
+    return (regs[1] & ebx_bits) == ebx_bits;
+}
+bool has_avx2() { return has(1 << 5, 0x6); }
+bool has_avx512() { return has((1 << 16) | (1 << 17) | (1 << 30) | (1 << 31), 0xE6); }
+#else
+bool has_avx2() { return __builtin_cpu_supports("avx2"); }
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+#endif
+
+struct Isa {
+    const char* name;
+    const KernelTable* kernels;
+    bool (*supported)();
+};
+
+const Isa kIsas[] = {
+    {"baseline", &kernels_baseline, always},
+#ifdef FUSESTEP_X86_KERNELS
+    {"avx2", &kernels_avx2, has_avx2},
+    {"avx512", &kernels_avx512, has_avx512},
+#endif
+};
+
+std::atomic<const Isa*> active{&kIsas[0]};
+
+}  // namespace
+
+std::vector<std::string> compiled_isas() {
+    std::vector<std::string> names;
+    for (const Isa& isa : kIsas) names.emplace_back(isa.name);
+    return names;
+}
+
+std::vector<std::string> supported_isas() {
+    std::vector<std::string> names;
+    for (const Isa& isa : kIsas) {
+        if (isa.supported()) names.emplace_back(isa.name);
+    }
+    return names;
+}
+
+const char* active_isa() { return active.load()->name; }
+
+const KernelTable& active_kernels() { return *active.load()->kernels; }
+
+bool use_isa(const std::string& name) {
+    const Isa* chosen = nullptr;
+    for (const Isa& isa : kIsas) {
+        if ((name.empty() || name == isa.name) && isa.supported()) chosen = &isa;
+    }
+    if (chosen == nullptr) return false;
+    active.store(chosen);
+    return true;
+}
+
+}  // namespace fusestep

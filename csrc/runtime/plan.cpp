@@ -1,0 +1,222 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "float_environment.h"
+#include "isa.h"
+#include "pool.h"
+
+namespace fusestep {
+namespace {
+
+// Sums of squares are taken per block, then over blocks, in an order that depends on positions
+// alone.
+constexpr std::size_t kBlock = 1024;
+
+// Threads take chunks of blocks. Measured: fewer elements are done sooner on the calling thread
+// than shared out, and chunks this large keep the hardware's read-ahead busy.
+constexpr std::size_t kParallelElements = 32 * 1024;
+constexpr std::size_t kSmallestChunk = 8;
+constexpr std::size_t kLargestChunk = 128;
+constexpr std::size_t kChunksPerThread = 8;
+
+std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+
+std::size_t item_size(DataType type) { return type == kFloat32 ? sizeof(float) : sizeof(double); }
+
+void* advance(void* pointer, std::size_t bytes) {
+    return pointer == nullptr ? nullptr : static_cast<char*>(pointer) + bytes;
+}
+
+double add_lanes(double* lanes) {
+    for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
+        for (std::size_t j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+    }
+    return lanes[0];
+}
+
+template <class T>
+GradientScalars<T> gradient_scalars(const StepOptions& options, double factor) {
+    const double largest = sizeof(T) == sizeof(float) ? 3.402823466385288598e38 : kUnbounded;
+    return {static_cast<T>(options.grad_scale), static_cast<T>(factor),
+            options.clip_value < largest ? static_cast<T>(options.clip_value)
+                                         : static_cast<T>(HUGE_VAL)};
+}
+
+}  // namespace
+
+struct Plan::Range {
+    std::size_t begin;
+    std::size_t end;
+};
+
+Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* hyper)
+    : rule_(rule),
+      leaves_(std::move(leaves)),
+      hyper_(hyper),
+      groups_(static_cast<std::size_t>(groups)) {
+    begins_.reserve(leaves_.size());
+    for (const Leaf& leaf : leaves_) {
+        begins_.push_back(total_);
+        total_ += leaf.size;
+    }
+    prepared_.reserve(leaves_.size());
+    updates_.resize(leaves_.size());
+    partial_sums_.resize(divide_up(total_, kBlock));
+}
+
+bool Plan::is_large() const { return total_ >= kParallelElements; }
+
+// Calls visit(leaf index, first element, elements) for the pieces of leaves that lie in the range.
+template <class Visit>
+void Plan::walk(Range range, Visit visit) const {
+    std::size_t i =
+        static_cast<std::size_t>(std::upper_bound(begins_.begin(), begins_.end(), range.begin) -
+                                 begins_.begin()) -
+        1;
+    while (range.begin < range.end) {
+        const Leaf& leaf = leaves_[i];
+        const std::size_t first = range.begin - begins_[i];
+        const std::size_t count = std::min(range.end - range.begin, leaf.size - first);
+        if (count > 0 && leaf.gradient != nullptr) visit(i, first, count);
+        range.begin += count;
+        ++i;
+    }
+}
+
+// Calls visit(first, last) for chunks of [0, count), on several threads where count reaches
+// minimum.
+template <class Visit>
+void Plan::for_chunks(std::size_t count, std::size_t minimum, Visit visit) const {
+    if (count < minimum) {
+        visit(0, count);
+        return;
+    }
+    const std::size_t shares = static_cast<std::size_t>(thread_count()) * kChunksPerThread;
+    const std::size_t chunk = std::clamp(divide_up(count, shares), kSmallestChunk, kLargestChunk);
+    auto task = [&](std::size_t i) { visit(i * chunk, std::min(count, (i + 1) * chunk)); };
+    run_parallel(divide_up(count, chunk), task);
+}
+
+double Plan::sum_of_squares() noexcept {
+    const KernelTable& kernels = active_kernels();
+    const auto sum_blocks = [&](std::size_t first, std::size_t last) {
+        for (std::size_t block = first; block < last; ++block) {
+            double lanes[kLanes] = {};
+            const std::size_t begin = block * kBlock;
+            walk({begin, std::min(total_, begin + kBlock)},
+                 [&](std::size_t i, std::size_t at, std::size_t count) {
+                     const Leaf& leaf = leaves_[i];
+                     const char* data =
+                         static_cast<const char*>(leaf.gradient) + at * item_size(leaf.type);
+                     kernels.sum_squares[leaf.type](count, data, (begins_[i] + at) % kLanes, lanes);
+                 });
+            partial_sums_[block] = add_lanes(lanes);
+        }
+    };
+    std::size_t count = partial_sums_.size();
+    for_chunks(count, kParallelElements / kBlock, sum_blocks);
+    // the same lanes and blocks over the sums of blocks, until one is left
+    while (count > 1) {
+        const std::size_t blocks = divide_up(count, kBlock);
+        for (std::size_t block = 0; block < blocks; ++block) {
+            double lanes[kLanes] = {};
+            const std::size_t end = std::min(count, (block + 1) * kBlock);
+            for (std::size_t i = block * kBlock; i < end; ++i)
+                lanes[i % kLanes] += partial_sums_[i];
+            partial_sums_[block] = add_lanes(lanes);
+        }
+        count = blocks;
+    }
+    return count == 0 ? 0.0 : partial_sums_[0];
+}
+
+void Plan::prepare(const StepOptions& options, double factor) noexcept {
+    const bool clamps = options.clip_value < kUnbounded;
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        GroupTreatment& group = groups_[g];
+        const bool maximize = hyper(static_cast<int>(g))[rule_.columns] != 0.0;
+        const double signed_factor = maximize ? -factor : factor;
+        group.treatment = kAsIs;
+        if (clamps || signed_factor != 1.0) group.treatment = kScaled;
+        if (options.grad_scale != 1.0) group.treatment = kDivided;
+        group.float32 = gradient_scalars<float>(options, signed_factor);
+        group.float64 = gradient_scalars<double>(options, signed_factor);
+        group.latest[kFloat32] = group.latest[kFloat64] = -1;
+    }
+    prepared_.clear();
+    const KernelTable& kernels = active_kernels();
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        Leaf& leaf = leaves_[i];
+        if (leaf.gradient == nullptr) continue;
+        const std::int64_t update_number = ++updates_[i];
+        GroupTreatment& group = groups_[static_cast<std::size_t>(leaf.group)];
+        int& latest = group.latest[leaf.type];
+        if (latest < 0 ||
+            prepared_[static_cast<std::size_t>(latest)].update_number != update_number) {
+            latest = static_cast<int>(prepared_.size());
+            prepared_.emplace_back();
+            Prepared& entry = prepared_.back();
+            const unsigned variant =
+                rule_.prepare[leaf.type](hyper(leaf.group), update_number, entry.scalars);
+            entry.update = kernels.update[rule_.index][leaf.type][variant][group.treatment];
+            entry.gradient_scalars = leaf.type == kFloat32
+                                         ? static_cast<const void*>(&group.float32)
+                                         : static_cast<const void*>(&group.float64);
+            entry.update_number = update_number;
+        }
+        if (leaf.prepared != latest) leaf.prepared = latest;
+    }
+}
+
+void Plan::update() noexcept {
+    for_chunks(divide_up(total_, kBlock), kParallelElements / kBlock,
+               [&](std::size_t first, std::size_t last) {
+                   walk({first * kBlock, std::min(total_, last * kBlock)},
+                        [&](std::size_t i, std::size_t at, std::size_t count) {
+                            const Leaf& leaf = leaves_[i];
+                            const Prepared& prepared =
+                                prepared_[static_cast<std::size_t>(leaf.prepared)];
+                            const std::size_t bytes = at * item_size(leaf.type);
+                            void* state[kMaxStates];
+                            for (int k = 0; k < kMaxStates; ++k)
+                                state[k] = advance(leaf.state[k], bytes);
+                            prepared.update(prepared.scalars, prepared.gradient_scalars, count,
+                                            advance(leaf.parameter, bytes),
+                                            static_cast<const char*>(leaf.gradient) + bytes, state);
+                        });
+               });
+}
+
+StepResult Plan::step(const StepOptions& options) noexcept {
+    FloatEnvironment environment;
+    StepResult result;
+    double factor = 1.0;
+    if (options.clip_by_norm || options.nonfinite != NonFinite::kPropagate) {
+        const double sum = sum_of_squares();
+        result.has_norm = true;
+        result.grad_norm = std::sqrt(sum) / options.grad_scale;
+        result.finite = std::isfinite(sum);
+        if (!result.finite && options.nonfinite != NonFinite::kPropagate) {
+            result.applied = false;
+            return result;
+        }
+        if (options.clip_by_norm) {
+            factor = options.clip_norm / (result.grad_norm + 1e-6);
+            factor = factor > 1.0 ? 1.0 : factor;  // NaN stays NaN
+        }
+    }
+    prepare(options, factor);
+    update();
+    return result;
+}
+
+bool Plan::is_finite(const Leaf& leaf) {
+    FloatEnvironment environment;
+    double lanes[kLanes] = {};
+    active_kernels().sum_squares[leaf.type](leaf.size, leaf.gradient, 0, lanes);
+    return std::isfinite(add_lanes(lanes));
+}
+
+}  // namespace fusestep

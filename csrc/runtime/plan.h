@@ -1,0 +1,109 @@
+// The plan of a model: all arrays of all parameters, laid end to end in one index space that is cut
+// into blocks. One step walks the blocks with one thread team. Built once; a step allocates
+// nothing.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "registry.h"
+
+namespace fusestep {
+
+// One parameter with its state.
+struct Leaf {
+    void* parameter = nullptr;
+    void* state[kMaxStates] = {};
+    std::size_t size = 0;  // elements
+    DataType type = kFloat32;
+    int group = 0;
+    const void* gradient = nullptr;  // nullptr: the parameter takes no part in this step
+    int prepared = 0;                // which of the plan's scalars this step uses
+};
+
+enum class NonFinite { kPropagate, kSkip, kRaise };
+
+struct StepOptions {
+    double grad_scale = 1.0;  // gradients are divided by this first
+    bool clip_by_norm = false;
+    double clip_norm = 0.0;
+    double clip_value = kUnbounded;
+    NonFinite nonfinite = NonFinite::kPropagate;
+};
+
+struct StepResult {
+    bool applied = true;
+    bool finite = true;  // meaningful where the norm was taken
+    bool has_norm = false;
+    double grad_norm = 0.0;  // of the gradients divided by grad_scale, before clipping
+};
+
+class Plan {
+ public:
+    // A group is a row of `hyper`: the rule's columns, then 1 to maximize or 0 to minimize. The
+    // table belongs to the caller, who may change values between steps.
+    Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* hyper);
+
+    const std::vector<Leaf>& leaves() const { return leaves_; }
+    // How many times each parameter was updated.
+    std::vector<std::int64_t>& updates() { return updates_; }
+    const std::vector<std::int64_t>& updates() const { return updates_; }
+
+    // Leaves are read by all threads: writing one only where it changes keeps it in every core's
+    // cache.
+    void set_gradient(std::size_t leaf, const void* gradient) {
+        if (leaves_[leaf].gradient != gradient) leaves_[leaf].gradient = gradient;
+    }
+
+    const double* hyper(int group) const { return hyper_ + group * (rule_.columns + 1); }
+    const RuleEntry& rule() const { return rule_; }
+
+    // Whether a step is large enough for more than one thread.
+    bool is_large() const;
+
+    // Updates every leaf that has a gradient, or none.
+    StepResult step(const StepOptions& options) noexcept;
+
+    // Whether the gradient of one leaf holds NaN, infinity, or a value whose square overflows.
+    static bool is_finite(const Leaf& leaf);
+
+ private:
+    struct Prepared;
+    struct Range;
+
+    double sum_of_squares() noexcept;
+    void prepare(const StepOptions& options, double factor) noexcept;
+    void update() noexcept;
+    template <class Visit>
+    void walk(Range range, Visit visit) const;
+    template <class Visit>
+    void for_chunks(std::size_t count, std::size_t minimum, Visit visit) const;
+
+    struct Prepared {
+        alignas(64) unsigned char scalars[kScalarBytes];
+        Update update;
+        const void* gradient_scalars;
+        std::int64_t update_number;
+    };
+
+    // What a group does to its gradients: the sign of the factor differs between groups.
+    struct GroupTreatment {
+        Treatment treatment;
+        GradientScalars<float> float32;
+        GradientScalars<double> float64;
+        int latest[kDataTypes];  // the group's latest entry in prepared_, or -1
+    };
+
+    const RuleEntry& rule_;
+    std::vector<Leaf> leaves_;
+    std::vector<std::size_t> begins_;  // of each leaf in the index space
+    std::size_t total_ = 0;
+    const double* hyper_;
+    std::vector<GroupTreatment> groups_;
+    std::vector<Prepared>
+        prepared_;  // scalars shared by leaves of one group, type and update number
+    std::vector<std::int64_t> updates_;
+    std::vector<double> partial_sums_;
+};
+
+}  // namespace fusestep

@@ -1,0 +1,27 @@
+// The thread pool. Nothing starts before the first parallel call; a forked child starts its own.
+#pragma once
+#include <cstddef>
+
+namespace fusestep {
+
+// The process's CPU affinity, or the number of processors where that is unknown.
+int default_thread_count();
+
+int thread_count();
+void set_thread_count(int threads);
+
+using Task = void (*)(void* context, std::size_t index);
+
+// Calls task(context, i) once for every i in [0, count), on the calling thread and up to
+// thread_count() - 1 helpers, and returns when all calls have returned. Tasks must not throw.
+// Several threads may call this at once; they share the helpers.
+void run_parallel(std::size_t count, Task task, void* context);
+
+template <class Function>
+void run_parallel(std::size_t count, Function& function) {
+    run_parallel(
+        count, [](void* context, std::size_t i) { (*static_cast<Function*>(context))(i); },
+        &function);
+}
+
+}  // namespace fusestep

@@ -1,0 +1,28 @@
+// The update rules as run-time entries: names, hyper-parameters, and the preparation of scalars.
+#pragma once
+#include <string>
+
+#include "../kernels/table.h"
+
+namespace fusestep {
+
+constexpr size_t kScalarBytes = 64;  // the largest Rule::Scalars<T> fits
+
+struct RuleEntry {
+    RuleIndex index;
+    const char* name;
+    int states;
+    const char* const* state_names;
+    int columns;
+    const Column* column;
+    int (*states_used)(const double* hyper);
+    // Writes the scalars of update number n (1 for the first), returns the variant of the kernel.
+    unsigned (*prepare[kDataTypes])(const double* hyper, long long update_number, void* scalars);
+};
+
+extern const RuleEntry kRuleEntries[kRules];
+
+// The entry of that name, or nullptr.
+const RuleEntry* find_rule(const std::string& name);
+
+}  // namespace fusestep

@@ -1,0 +1,27 @@
+"""fusestep: the fused optimizer backend for NumPy.
+
+One native call updates a whole model, with the same bits on every instruction set and thread count.
+
+    >>> import numpy as np, fusestep as fs
+    >>> params = {"w": np.ones(3, np.float32)}
+    >>> opt = fs.AdamW(params, lr=0.1)
+    >>> opt.step({"w": np.ones(3, np.float32)}).applied
+    True
+"""
+
+from ._core import StateError, StepInfo, build_info, get_num_threads, set_num_threads
+from .optim import SGD, AdaBelief, Adam, AdamW
+
+__version__: str = str(build_info()["version"])
+
+__all__ = [
+    "SGD",
+    "AdaBelief",
+    "Adam",
+    "AdamW",
+    "StateError",
+    "StepInfo",
+    "build_info",
+    "get_num_threads",
+    "set_num_threads",
+]

@@ -1,0 +1,1 @@
+"""Where the arrays live decides which engine runs the native rules on them."""

@@ -1,0 +1,57 @@
+"""The engine for NumPy arrays: checks and plans natively, holds the state arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+
+Array = npt.NDArray[Any]
+
+_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+
+
+def build(
+    rule: str,
+    paths: Sequence[str],
+    parameters: Sequence[Array],
+    groups: Sequence[int],
+    used: Sequence[int],
+    table: npt.NDArray[np.float64],
+    limits: npt.NDArray[np.float64],
+) -> tuple[_core.Plan, list[dict[str, Array]]]:
+    """A plan over the parameters, and for each of them its new state arrays by name.
+
+    ``groups`` holds the row of ``table`` that each parameter follows, ``used`` how many state arrays
+    each row asks for. Raises TypeError or ValueError naming a parameter that cannot be updated in
+    place.
+    """
+    parameters = list(parameters)
+    _core.check_parameters(list(paths), parameters)
+    _, names = _core.rules()[rule]
+    states: list[dict[str, Array]] = [{} for _ in parameters]
+    for k, name in enumerate(names):
+        owners = [i for i, group in enumerate(groups) if k < used[group]]
+        for i, array in zip(owners, _zeros_like([parameters[i] for i in owners]), strict=True):
+            states[i][name] = array
+    arrays = [list(state.values()) for state in states]
+    plan = _core.Plan(rule, list(paths), parameters, arrays, list(groups), table, limits)
+    return plan, states
+
+
+def _zeros_like(arrays: Sequence[Array]) -> list[Array]:
+    """Zeros of the same shapes and dtypes, side by side in one allocation, each on a cache line."""
+    starts, size = [], 0
+    for array in arrays:
+        starts.append(size)
+        size += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    offset = -memory.ctypes.data % _ALIGNMENT
+    return [
+        memory[offset + start :][: array.nbytes].view(array.dtype).reshape(array.shape)
+        for start, array in zip(starts, arrays, strict=True)
+    ]

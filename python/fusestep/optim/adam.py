@@ -1,0 +1,192 @@
+"""Adam, AdamW and AdaBelief: one family of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .base import Optimizer
+from .settings import Setting
+
+
+class _AdamFamily(Optimizer):
+    __slots__ = ()
+
+    betas = Setting[tuple[float, float]]()
+    eps = Setting[float]()
+    amsgrad = Setting[bool]()
+    bias_correction = Setting[bool]()
+    eps_mode = Setting[str]()
+
+
+class Adam(_AdamFamily):
+    """Adam, with weight decay added to the gradient.
+
+    For update number ``t`` of a parameter ``p`` with gradient ``g``::
+
+        g = g + weight_decay * p
+        m = m + (1 - beta1) * (g - m)
+        v = v + (1 - beta2) * (g * g - v)
+        p = p - lr / c1 * m / (sqrt(v) / sqrt(c2) + eps)        c1 = 1 - beta1^t, c2 = 1 - beta2^t
+
+    Args:
+        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        lr: learning rate, at least 0.
+        betas: how much the averages of the gradient and its square keep, each in [0, 1).
+        eps: added to the root, at least 0.
+        weight_decay: at least 0.
+        amsgrad: divide by the largest ``v`` so far; needs a third state array.
+        bias_correction: False sets ``c1 = c2 = 1``.
+        eps_mode: "after" adds ``eps`` to the corrected root, as above and in torch; "hat" to the
+            uncorrected one, ``p = p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)``, as Keras does.
+
+    Example:
+        >>> import numpy as np, fusestep as fs
+        >>> params = {"w": np.ones((2, 2)), "b": np.zeros(2)}
+        >>> opt = fs.Adam(params, lr=0.1)
+        >>> info = opt.step({"w": np.ones((2, 2)), "b": None})
+        >>> print(params["w"][0], params["b"], info.lr, info.applied)
+        [0.9 0.9] [0. 0.] 0.1 True
+
+    Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015; amsgrad: Reddi et al.,
+    "On the convergence of Adam and beyond", 2018.
+    """
+
+    __slots__ = ()
+    _rule = "adam"
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        bias_correction: bool = True,
+        eps_mode: str = "after",
+        maximize: bool = False,
+        groups: Sequence[Mapping[str, Any]] = (),
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        nonfinite: str = "propagate",
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "bias_correction": bias_correction,
+                "eps_mode": eps_mode,
+                "maximize": maximize,
+            },
+            groups=groups,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            nonfinite=nonfinite,
+            fixed=self._fixed,
+        )
+
+    _fixed: Mapping[str, float] = {}
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, which acts on the parameter and not on the gradient.
+
+    As `Adam`, but instead of adding ``weight_decay * p`` to the gradient, the parameter is first
+    multiplied by ``1 - lr * weight_decay``. The default ``weight_decay`` is 0.01, as in torch.
+
+    Example:
+        >>> import numpy as np, fusestep as fs
+        >>> w = np.full(3, 2.0, np.float32)
+        >>> opt = fs.AdamW(w, lr=0.1, weight_decay=0.5, clip_norm=1.0)
+        >>> info = opt.step(np.array([3.0, 0.0, -4.0], np.float32))
+        >>> print(w, info.grad_norm)
+        [1.8 1.9 2. ] 5.0
+
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
+    """
+
+    __slots__ = ()
+    _fixed = {"decoupled": 1.0}
+
+    def __init__(self, params: Any, *, weight_decay: float = 0.01, **settings: Any) -> None:
+        super().__init__(params, weight_decay=weight_decay, **settings)
+
+
+class AdaBelief(_AdamFamily):
+    """AdaBelief: divides by how far the gradient strays from its average.
+
+    As `Adam`, but for the second average::
+
+        v = v + (1 - beta2) * ((g - m)^2 - v) + eps_root        with the m of this update
+
+    ``bias_correction=False, eps=1e-8, eps_root=0`` is known as the adaptive learning rate.
+
+    Args:
+        eps_root: added to ``v`` at every update, at least 0.
+        decoupled: apply weight decay to the parameter as `AdamW` does, not to the gradient.
+
+    The others are those of `Adam`, with ``eps`` 1e-16.
+
+    Example:
+        >>> import numpy as np, fusestep as fs
+        >>> w = np.array([1.0, 2.0])
+        >>> opt = fs.AdaBelief(w, lr=0.1)
+        >>> for g in (1.0, 1.0, 1.0):
+        ...     info = opt.step(np.array([g, -g]))
+        >>> w.round(6)
+        array([0.64982 , 2.35018 ])
+
+    Source: Zhuang et al., "AdaBelief optimizer: adapting stepsizes by the belief in observed
+    gradients", 2020.
+    """
+
+    __slots__ = ()
+    _rule = "adabelief"
+
+    eps_root = Setting[float]()
+    decoupled = Setting[bool]()
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-16,
+        eps_root: float = 1e-16,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        amsgrad: bool = False,
+        bias_correction: bool = True,
+        eps_mode: str = "after",
+        maximize: bool = False,
+        groups: Sequence[Mapping[str, Any]] = (),
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        nonfinite: str = "propagate",
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "eps_root": eps_root,
+                "weight_decay": weight_decay,
+                "decoupled": decoupled,
+                "amsgrad": amsgrad,
+                "bias_correction": bias_correction,
+                "eps_mode": eps_mode,
+                "maximize": maximize,
+            },
+            groups=groups,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            nonfinite=nonfinite,
+        )

@@ -1,0 +1,272 @@
+"""What all optimizers share: groups, the step, saved state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _core, trees
+from ..engines import cpu
+from .groups import Group, divide
+from .settings import Setting, Settings, check_number
+
+_FORMAT = 1
+
+
+class Optimizer:
+    """Updates parameters in place, all of them in one native call.
+
+    Not used by itself: `SGD`, `Adam` and the others bring the rule. What stands here holds for all.
+
+    Args:
+        params: float32 or float64 arrays, C-contiguous and writeable, in any nesting of dict, list
+            and tuple, or one array. Or torch's form, a list of dicts, each with such a tree under
+            "params" and settings of its own; gradients are then a list of trees.
+        maximize: follow the gradient up instead of down.
+        groups: settings for some of the parameters: dicts with a pattern on the path (or a list of
+            patterns) under "match", as in ``{"match": "*/b", "weight_decay": 0.0}``. ``*`` is any
+            characters; a parameter belongs to the first group that matches its path.
+        clip_norm: if the norm of all gradients together exceeds this, they are scaled down to it.
+            None: no clipping. ``math.inf`` clips nothing and reports the norm.
+        clip_value: gradient elements are clamped to [-clip_value, clip_value], after ``clip_norm``.
+        nonfinite: for a gradient that holds NaN or infinity (or a float64 whose square overflows):
+            "propagate" it, "skip" the step, or "raise" ValueError. The last two read all gradients
+            once more, and then change neither parameters nor state nor counts of updates.
+
+    Every setting is an attribute: assigning ``opt.lr`` between steps holds for all groups without a
+    value of their own, assigning ``opt.groups[1].lr`` for that group. What decides the arithmetic
+    itself (True or False, and ``eps_mode``) is fixed when the optimizer is built.
+
+    Raises:
+        TypeError, ValueError: a parameter that cannot be updated in place, or a setting out of
+            range. No array has changed.
+    """
+
+    __slots__ = ("__weakref__", "_limits", "_plan", "_settings", "_states", "_structure", "groups")
+
+    _rule: str
+    groups: tuple[Group, ...]
+
+    lr = Setting[float]()
+    weight_decay = Setting[float]()
+    maximize = Setting[bool]()
+
+    def __init__(
+        self,
+        params: Any,
+        settings: Mapping[str, Any],
+        *,
+        groups: Sequence[Mapping[str, Any]],
+        clip_norm: float | None,
+        clip_value: float | None,
+        nonfinite: str,
+        fixed: Mapping[str, float] | None = None,
+    ) -> None:
+        division = divide(params, groups, list(settings))
+        self._structure, leaves = trees.flatten(division.tree)
+        paths = self._structure.paths
+        assigned = division.assign(paths)
+        self._settings = Settings(self._rule, settings, division.own, fixed or {})
+        for own in division.own:
+            self._check_together({**settings, **own})
+        self._limits = np.empty(2)
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self._plan, states = cpu.build(
+            self._rule,
+            paths,
+            leaves,
+            assigned,
+            self._settings.states,
+            self._settings.table,
+            self._limits,
+        )
+        self._states = dict(zip(paths, states, strict=True))
+        self.nonfinite = nonfinite
+        self.groups = tuple(
+            Group(
+                self._settings,
+                g,
+                match,
+                tuple(path for path, group in zip(paths, assigned, strict=True) if group == g),
+            )
+            for g, match in enumerate(division.matches)
+        )
+
+    def _check_together(self, settings: Mapping[str, Any]) -> None:
+        """Refuses settings that are good one by one but not together."""
+
+    def step(self, grads: Any = None, *, grad_scale: float = 1.0) -> _core.StepInfo:
+        """Updates every parameter once.
+
+        Args:
+            grads: gradients in the nesting of the parameters, each with its parameter's shape and
+                dtype, C-contiguous, in memory of its own. None in place of an array leaves that
+                parameter, its state and its count of updates as they are. Without ``grads`` the
+                bound ones are used.
+            grad_scale: what the loss was multiplied by; gradients are divided by it first.
+
+        Returns:
+            ``lr`` of the first group; ``grad_norm``, the norm of all gradients before clipping, or
+            None where neither ``clip_norm`` nor ``nonfinite`` asks for it; ``applied``.
+
+        Raises:
+            TypeError, ValueError, StateError: no array has changed.
+        """
+        if grads is not None:
+            grads = self._structure.leaves(grads, "grads")
+        return self._plan.step(grads, grad_scale)
+
+    def bind(self, grads: Any) -> None:
+        """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.
+
+        They are checked now and kept alive. ``bind(None)`` lets go of them.
+        """
+        if grads is not None:
+            grads = self._structure.leaves(grads, "grads")
+        self._plan.bind(grads)
+
+    @property
+    def clip_norm(self) -> float | None:
+        """The largest norm of all gradients together, or None."""
+        limit = float(self._limits[0])
+        return None if np.isnan(limit) else limit
+
+    @clip_norm.setter
+    def clip_norm(self, value: float | None) -> None:
+        # NaN tells the native step to take no norm, infinity to take it and clip nothing
+        self._limits[0] = np.nan if value is None else _limit("clip_norm", value)
+
+    @property
+    def clip_value(self) -> float | None:
+        """The largest absolute value of a gradient element, or None."""
+        limit = float(self._limits[1])
+        return None if np.isinf(limit) else limit
+
+    @clip_value.setter
+    def clip_value(self, value: float | None) -> None:
+        self._limits[1] = np.inf if value is None else _limit("clip_value", value)
+
+    @property
+    def nonfinite(self) -> str:
+        """What happens at a gradient with NaN or infinity: "propagate", "skip" or "raise"."""
+        return self._plan.nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: str) -> None:
+        self._plan.nonfinite = value
+
+    @property
+    def attempted(self) -> int:
+        """How many steps were taken, skipped ones included."""
+        return self._plan.attempted
+
+    @property
+    def applied(self) -> int:
+        """How many steps updated the parameters."""
+        return self._plan.applied
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped for a non-finite gradient."""
+        return self.attempted - self.applied
+
+    @property
+    def state(self) -> dict[str, dict[str, cpu.Array]]:
+        """The state arrays by path and name: the arrays themselves, not copies."""
+        return {path: dict(arrays) for path, arrays in self._states.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides later steps, except the parameters: copies of arrays, and JSON values."""
+        parameters: dict[str, dict[str, Any]] = {}
+        for path, updates in zip(self._structure.paths, self._plan.updates, strict=True):
+            arrays = {name: array.copy() for name, array in self._states[path].items()}
+            parameters[path] = {"updates": updates, "state": arrays}
+        return {
+            "format": _FORMAT,
+            "rule": self._rule,
+            "settings": dict(self._settings.defaults),
+            "groups": [
+                {"match": group.match and list(group.match), "settings": dict(own)}
+                for group, own in zip(self.groups, self._settings.own, strict=True)
+            ],
+            **{name: getattr(self, name) for name in _OPTIONS},
+            "attempted": self.attempted,
+            "applied": self.applied,
+            "parameters": parameters,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, keep: Sequence[str] = ()) -> None:
+        """Goes on from a ``state_dict``: later steps have the bits of the run that never stopped.
+
+        Args:
+            state: what ``state_dict`` gave, for an optimizer of the same parameters and groups.
+            keep: settings whose present values stay, as in ``keep=("lr",)``.
+
+        Raises:
+            StateError: names every difference between the two. Nothing has changed.
+        """
+        unknown = set(keep) - {*self._settings.defaults, *_OPTIONS}
+        if unknown:
+            raise ValueError(f"keep: no setting {sorted(unknown)}")
+        differences = self._differences(state, keep)
+        if differences:
+            raise _core.StateError("the state is of another optimizer:\n  " + "\n  ".join(differences))
+        self._settings.restore(
+            state["settings"], [group["settings"] for group in state["groups"]], keep
+        )
+        for name in _OPTIONS:
+            if name not in keep:
+                setattr(self, name, state[name])
+        for path, arrays in self._states.items():
+            for name, array in arrays.items():
+                array[...] = state["parameters"][path]["state"][name]
+        self._plan.updates = [state["parameters"][path]["updates"] for path in self._states]
+        self._plan.attempted = state["attempted"]
+        self._plan.applied = state["applied"]
+
+    def _differences(self, state: Mapping[str, Any], keep: Sequence[str]) -> list[str]:
+        found: list[str] = []
+
+        def compare(what: str, saved: Any, present: Any) -> None:
+            if saved != present:
+                found.append(f"{what}: saved {saved!r}, present {present!r}")
+
+        present = self.state_dict()
+        compare("format", state.get("format"), _FORMAT)
+        compare("rule", state.get("rule"), self._rule)
+        if found:
+            return found
+        compare("groups", [g["match"] for g in state["groups"]], [g["match"] for g in present["groups"]])
+        for name, value in self._settings.defaults.items():
+            if self._settings.is_fixed(name):
+                compare(name, state["settings"].get(name), value)
+        parameters = state["parameters"]
+        for path in [*self._states, *(path for path in parameters if path not in self._states)]:
+            where = f"params[{path!r}]"
+            if path not in parameters or path not in self._states:
+                found.append(f"{where}: {'not saved' if path in self._states else 'not present'}")
+                continue
+            saved_arrays, arrays = parameters[path]["state"], self._states[path]
+            compare(f"{where} state arrays", sorted(saved_arrays), sorted(arrays))
+            for name in saved_arrays.keys() & arrays.keys():
+                saved = np.asarray(saved_arrays[name])
+                compare(f"{where} {name} shape", saved.shape, arrays[name].shape)
+                compare(f"{where} {name} dtype", str(saved.dtype), str(arrays[name].dtype))
+        return found
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in self._settings.defaults.items())
+        return f"{type(self).__name__}({len(self._states)} parameters, {settings})"
+
+
+_OPTIONS = ("clip_norm", "clip_value", "nonfinite")
+
+
+def _limit(name: str, value: Any) -> float:
+    number = float("inf") if value == float("inf") else check_number(name, value, 0.0)
+    if number == 0.0:
+        raise ValueError(f"{name} must be greater than 0, not 0; None switches it off")
+    return number

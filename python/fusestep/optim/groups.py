@@ -1,0 +1,107 @@
+"""Parameter groups: who belongs to which, and a group's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .. import trees
+from .settings import Settings
+
+
+class Group:
+    """Some of an optimizer's parameters, with settings of their own.
+
+    Every setting of the optimizer is an attribute here too: reading gives the value in force for the
+    group, assigning sets it for this group alone. ``paths`` names its parameters; ``match`` holds
+    the patterns that chose them, or None.
+    """
+
+    __slots__ = ("_index", "_settings", "match", "paths")
+
+    match: tuple[str, ...] | None
+    paths: tuple[str, ...]
+
+    def __init__(
+        self, settings: Settings, index: int, match: tuple[str, ...] | None, paths: tuple[str, ...]
+    ) -> None:
+        for name, value in zip(self.__slots__, (index, settings, match, paths), strict=True):
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._settings.get(name, self._index)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._settings.set(name, value, self._index)
+
+    def __repr__(self) -> str:
+        own = "".join(f", {k}={v!r}" for k, v in self._settings.own[self._index].items())
+        return f"Group({len(self.paths)} parameters, match={self.match!r}{own})"
+
+
+class Division(NamedTuple):
+    """How a user divided the parameters into groups."""
+
+    tree: Any
+    matches: list[tuple[str, ...] | None]
+    own: list[dict[str, Any]]
+    by_position: bool
+
+    def assign(self, paths: Sequence[str]) -> list[int]:
+        """The group of each path; raises ValueError where a pattern chooses nothing."""
+        if self.by_position:
+            return [int(path.partition("/")[0]) for path in paths]
+        assigned = [
+            next((g for g, m in enumerate(self.matches) if m and trees.matches(path, m)), 0)
+            for path in paths
+        ]
+        for g, match in enumerate(self.matches):
+            if match is not None and g not in assigned:
+                raise ValueError(
+                    f"groups[{g - 1}]: no parameter matches {list(match)} that an earlier group "
+                    f"has not; the paths are {_some(paths)}"
+                )
+        return assigned
+
+
+def divide(params: Any, groups: Sequence[Mapping[str, Any]], known: Sequence[str]) -> Division:
+    """Reads the two forms of groups.
+
+    A list of dicts that each have the key "params" is torch's form: their trees, in a list, are the
+    parameters. Otherwise group 0 holds what no pattern in ``groups`` matches.
+    """
+    by_position = isinstance(params, (list, tuple)) and any(
+        isinstance(entry, dict) and "params" in entry for entry in params
+    )
+    if isinstance(groups, (str, Mapping)) or not isinstance(groups, Sequence):
+        raise TypeError(f"groups must be a list of dicts, not {type(groups).__name__}")
+    if by_position and groups:
+        raise ValueError("groups: params is a list of groups already; use one form, not both")
+    entries, name, key = (params, "params", "params") if by_position else (groups, "groups", "match")
+    matches: list[tuple[str, ...] | None] = []
+    own: list[dict[str, Any]] = []
+    for i, entry in enumerate(entries):
+        where = f"{name}[{i}]"
+        if not isinstance(entry, Mapping) or key not in entry:
+            raise ValueError(f"{where}: must be a dict with the key {key!r}, not {entry!r}")
+        settings = {setting: value for setting, value in entry.items() if setting != key}
+        for setting in settings:
+            if setting not in known:
+                raise ValueError(f"{where}: no setting {setting!r}; known are {', '.join(known)}")
+        matches.append(None if by_position else _patterns(where, entry["match"]))
+        own.append(settings)
+    if by_position:
+        return Division([entry["params"] for entry in params], matches, own, True)
+    return Division(params, [None, *matches], [{}, *own], False)
+
+
+def _patterns(where: str, match: Any) -> tuple[str, ...]:
+    patterns = (match,) if isinstance(match, str) else match
+    if isinstance(patterns, (list, tuple)) and patterns and all(type(p) is str for p in patterns):
+        return tuple(patterns)
+    raise TypeError(f"{where}['match'] must be a pattern or a list of patterns, not {match!r}")
+
+
+def _some(paths: Sequence[str]) -> str:
+    shown = ", ".join(repr(path) for path in paths[:8])
+    return shown + (", ..." if len(paths) > 8 else "")

@@ -1,0 +1,93 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .base import Optimizer
+from .settings import Setting
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, with torch's conventions.
+
+    For gradient ``g`` and parameter ``p``, with ``b`` the momentum buffer::
+
+        g = g + weight_decay * p              (or p = p * (1 - lr * weight_decay) if decoupled)
+        b = momentum * b + (1 - dampening) * g        (b = g on a parameter's first update)
+        g = g + momentum * b                  if nesterov, else  g = b
+        p = p - lr * g
+
+    Without momentum the middle two lines fall away, and there is no buffer.
+
+    Args:
+        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        lr: learning rate, at least 0.
+        momentum: at least 0. It may change later, but not from 0: the buffers would be missing.
+        dampening: how much of the gradient the buffer leaves out, any finite number.
+        nesterov: look ahead along the buffer; needs momentum and no dampening.
+        weight_decay: at least 0.
+        decoupled: apply weight decay to the parameter, not to the gradient.
+
+    Example:
+        >>> import numpy as np, fusestep as fs
+        >>> w = np.array([1.0, -2.0])
+        >>> opt = fs.SGD(w, lr=0.5, momentum=0.9)
+        >>> for _ in range(2):
+        ...     info = opt.step(w.copy())       # the gradient of |w|^2 / 2
+        >>> w
+        array([-0.2,  0.4])
+
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning",
+    2013; the first update and the place of the learning rate follow torch.optim.SGD.
+    """
+
+    __slots__ = ()
+    _rule = "sgd"
+
+    momentum = Setting[float]()
+    dampening = Setting[float]()
+    nesterov = Setting[bool]()
+    decoupled = Setting[bool]()
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        maximize: bool = False,
+        groups: Sequence[Mapping[str, Any]] = (),
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        nonfinite: str = "propagate",
+    ) -> None:
+        settings = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "maximize": maximize,
+        }
+        super().__init__(
+            params,
+            settings,
+            groups=groups,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            nonfinite=nonfinite,
+        )
+
+    def _check_together(self, settings: Mapping[str, Any]) -> None:
+        if settings["nesterov"] and (settings["momentum"] == 0 or settings["dampening"] != 0):
+            raise ValueError(
+                "nesterov needs momentum above 0 and dampening 0, not "
+                f"momentum={settings['momentum']}, dampening={settings['dampening']}"
+            )
