@@ -30,15 +30,20 @@
 namespace fusestep {
 namespace {
 
-// One stream alone does not keep a core's memory requests busy; asking 2 KiB ahead nearly doubles
-// its rate.
+// Without asking ahead a core waits for memory: measured, sums of squares run at half the rate and
+// an AdamW step 5 % slower. What fits the cache gains nothing, so only pieces of large arrays do
+// it.
+constexpr size_t kLine = 64;  // bytes, as the next two
+constexpr size_t kTile = 512;
 constexpr size_t kAhead = 2048;
+constexpr size_t kLongPiece = 32 * 1024;  // elements
 
 template <class Rule, unsigned variant, int treatment, class T>
 void update(const void* scalars, const void* gradient_scalars, size_t n, void* parameter,
             const void* gradient, void* const* state) {
     using Scalars = typename Rule::template Scalars<T>;
     constexpr int states = Rule::template states_touched<variant>();
+    constexpr size_t line = kLine / sizeof(T), tile = kTile / sizeof(T), ahead = kAhead / sizeof(T);
     const Scalars s = *static_cast<const Scalars*>(scalars);
     const GradientScalars<T> gs = *static_cast<const GradientScalars<T>*>(gradient_scalars);
     T* p = static_cast<T*>(parameter);
@@ -46,18 +51,30 @@ void update(const void* scalars, const void* gradient_scalars, size_t n, void* p
     T* s0 = static_cast<T*>(state[0]);
     T* s1 = static_cast<T*>(state[1]);
     T* s2 = static_cast<T*>(state[2]);
-    FUSESTEP_INDEPENDENT
-    for (size_t i = 0; i < n; ++i) {
-        T element_state[kMaxStates] = {};
-        if constexpr (states > 0) element_state[0] = s0[i];
-        if constexpr (states > 1) element_state[1] = s1[i];
-        if constexpr (states > 2) element_state[2] = s2[i];
-        T element = p[i];
-        Rule::template update<variant>(s, treat<treatment>(gs, g[i]), element, element_state);
-        p[i] = element;
-        if constexpr (states > 0) s0[i] = element_state[0];
-        if constexpr (states > 1) s1[i] = element_state[1];
-        if constexpr (states > 2) s2[i] = element_state[2];
+    // never past the end, where another thread's elements begin
+    const size_t asked_for = n < kLongPiece ? 0 : n - ahead;
+    for (size_t start = 0; start < n; start += tile) {
+        const size_t stop = n - start < tile ? n : start + tile;
+        for (size_t i = start + ahead; i < stop + ahead && stop <= asked_for; i += line) {
+            FUSESTEP_PREFETCH(p + i);
+            FUSESTEP_PREFETCH(g + i);
+            if constexpr (states > 0) FUSESTEP_PREFETCH(s0 + i);
+            if constexpr (states > 1) FUSESTEP_PREFETCH(s1 + i);
+            if constexpr (states > 2) FUSESTEP_PREFETCH(s2 + i);
+        }
+        FUSESTEP_INDEPENDENT
+        for (size_t i = start; i < stop; ++i) {
+            T element_state[kMaxStates] = {};
+            if constexpr (states > 0) element_state[0] = s0[i];
+            if constexpr (states > 1) element_state[1] = s1[i];
+            if constexpr (states > 2) element_state[2] = s2[i];
+            T element = p[i];
+            Rule::template update<variant>(s, treat<treatment>(gs, g[i]), element, element_state);
+            p[i] = element;
+            if constexpr (states > 0) s0[i] = element_state[0];
+            if constexpr (states > 1) s1[i] = element_state[1];
+            if constexpr (states > 2) s2[i] = element_state[2];
+        }
     }
 }
 
