@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NoReturn
+from typing import Any
 
 
 class Structure:
@@ -20,9 +20,9 @@ class Structure:
     _path: str
     _width: int | None  # entries of this container; None for a leaf
     _keys: tuple[Any, ...] | None  # None for a list or tuple
-    _children: tuple[Structure, ...] | None  # None where all are leaves, which are taken in one sweep
+    _children: tuple[Structure, ...] | None  # None: leaves all, taken in one sweep
 
-    def __init__(self, tree: Any, path: str = "") -> None:
+    def __init__(self, tree: Any, path: str = "", *, is_root: bool = True) -> None:
         self._path, self._width, self._keys, self._children = path, None, None, None
         self.paths = (path,)
         if not isinstance(tree, (dict, list, tuple)):
@@ -31,8 +31,10 @@ class Structure:
         if isinstance(tree, dict):
             self._keys = tuple(tree)
         entries = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        prefix = f"{path}/" if path else ""
-        children = tuple(Structure(child, f"{prefix}{key}") for key, child in entries)
+        prefix = "" if is_root else f"{path}/"
+        children = tuple(
+            Structure(child, f"{prefix}{key}", is_root=False) for key, child in entries
+        )
         self.paths = tuple(path for child in children for path in child.paths)
         if any(child._width is not None for child in children):
             self._children = children
@@ -64,19 +66,21 @@ class Structure:
                 return list(map(tree.__getitem__, self._keys))
             except KeyError:
                 pass
-        self._refuse(tree, what)
+        raise self._mismatch(tree, what)
 
-    def _refuse(self, tree: Any, what: str) -> NoReturn:
+    def _mismatch(self, tree: Any, what: str) -> Exception:
         where = f"{what}[{self._path!r}]" if self._path else what
         kind = (list, tuple) if self._keys is None else dict
         if not isinstance(tree, kind):
             expected = "list or tuple" if self._keys is None else "dict"
-            raise TypeError(f"{where}: must be a {expected} as in params, not {type(tree).__name__}")
+            given = type(tree).__name__
+            return TypeError(f"{where}: must be a {expected} as in params, not {given}")
         if self._keys is None:
-            raise ValueError(f"{where}: must have {self._width} entries as in params, not {len(tree)}")
+            expected = f"{self._width} entries as in params"
+            return ValueError(f"{where}: must have {expected}, not {len(tree)}")
         missing = [key for key in self._keys if key not in tree]
         unexpected = [key for key in tree if key not in self._keys]
-        raise ValueError(
+        return ValueError(
             f"{where}: must have the keys of params; missing {missing}, unexpected {unexpected}"
         )
 
@@ -98,5 +102,5 @@ def flatten(params: Any) -> tuple[Structure, list[Any]]:
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether one of the patterns matches: ``*`` is any characters, ``?`` one, ``[ab]`` one of a set."""
+    """Whether a pattern matches: ``*`` is any characters, ``?`` one, ``[ab]`` one of a set."""
     return any(fnmatchcase(path, pattern) for pattern in patterns)

@@ -26,9 +26,9 @@ def build(
 ) -> tuple[_core.Plan, list[dict[str, Array]]]:
     """A plan over the parameters, and for each of them its new state arrays by name.
 
-    ``groups`` holds the row of ``table`` that each parameter follows, ``used`` how many state arrays
-    each row asks for. Raises TypeError or ValueError naming a parameter that cannot be updated in
-    place.
+    ``groups`` holds the row of ``table`` that each parameter follows, ``used`` how many state
+    arrays each row asks for. Raises TypeError or ValueError naming a parameter that cannot be
+    updated in place.
     """
     parameters = list(parameters)
     _core.check_parameters(list(paths), parameters)

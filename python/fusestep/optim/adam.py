@@ -48,12 +48,13 @@ class Adam(_AdamFamily):
         >>> print(params["w"][0], params["b"], info.lr, info.applied)
         [0.9 0.9] [0. 0.] 0.1 True
 
-    Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015; amsgrad: Reddi et al.,
-    "On the convergence of Adam and beyond", 2018.
+    Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015; amsgrad: Reddi et
+    al., "On the convergence of Adam and beyond", 2018.
     """
 
     __slots__ = ()
     _rule = "adam"
+    _decoupled = False
 
     def __init__(
         self,
@@ -88,10 +89,8 @@ class Adam(_AdamFamily):
             clip_norm=clip_norm,
             clip_value=clip_value,
             nonfinite=nonfinite,
-            fixed=self._fixed,
+            fixed={"decoupled": float(self._decoupled)},
         )
-
-    _fixed: Mapping[str, float] = {}
 
 
 class AdamW(Adam):
@@ -112,7 +111,7 @@ class AdamW(Adam):
     """
 
     __slots__ = ()
-    _fixed = {"decoupled": 1.0}
+    _decoupled = True
 
     def __init__(self, params: Any, *, weight_decay: float = 0.01, **settings: Any) -> None:
         super().__init__(params, weight_decay=weight_decay, **settings)

@@ -9,10 +9,11 @@ import numpy as np
 
 from .. import _core, trees
 from ..engines import cpu
+from . import saved
 from .groups import Group, divide
 from .settings import Setting, Settings, check_number
 
-_FORMAT = 1
+_OPTIONS = ("clip_norm", "clip_value", "nonfinite")  # settings of the whole, not of groups
 
 
 class Optimizer:
@@ -179,24 +180,11 @@ class Optimizer:
         return {path: dict(arrays) for path, arrays in self._states.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides later steps, except the parameters: copies of arrays, and JSON values."""
-        parameters: dict[str, dict[str, Any]] = {}
-        for path, updates in zip(self._structure.paths, self._plan.updates, strict=True):
-            arrays = {name: array.copy() for name, array in self._states[path].items()}
-            parameters[path] = {"updates": updates, "state": arrays}
-        return {
-            "format": _FORMAT,
-            "rule": self._rule,
-            "settings": dict(self._settings.defaults),
-            "groups": [
-                {"match": group.match and list(group.match), "settings": dict(own)}
-                for group, own in zip(self.groups, self._settings.own, strict=True)
-            ],
-            **{name: getattr(self, name) for name in _OPTIONS},
-            "attempted": self.attempted,
-            "applied": self.applied,
-            "parameters": parameters,
-        }
+        """All that decides later steps but the parameters: copies of arrays, and JSON values."""
+        state = self._saved_form()
+        for entry in state["parameters"].values():
+            entry["state"] = {name: array.copy() for name, array in entry["state"].items()}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any], *, keep: Sequence[str] = ()) -> None:
         """Goes on from a ``state_dict``: later steps have the bits of the run that never stopped.
@@ -207,62 +195,55 @@ class Optimizer:
 
         Raises:
             StateError: names every difference between the two. Nothing has changed.
+            TypeError, ValueError: a saved setting is out of range. Nothing has changed.
         """
         unknown = set(keep) - {*self._settings.defaults, *_OPTIONS}
         if unknown:
             raise ValueError(f"keep: no setting {sorted(unknown)}")
-        differences = self._differences(state, keep)
-        if differences:
-            raise _core.StateError("the state is of another optimizer:\n  " + "\n  ".join(differences))
-        self._settings.restore(
-            state["settings"], [group["settings"] for group in state["groups"]], keep
-        )
-        for name in _OPTIONS:
-            if name not in keep:
-                setattr(self, name, state[name])
+        fixed = [name for name in self._settings.defaults if self._settings.is_fixed(name)]
+        found = saved.differences(state, self._saved_form(), fixed)
+        if found:
+            raise _core.StateError("\n  ".join(["the state is of another optimizer:", *found]))
+        before = {name: getattr(self, name) for name in _OPTIONS}
+        try:
+            for name in _OPTIONS:
+                if name not in keep:
+                    setattr(self, name, state[name])
+            own = [group["settings"] for group in state["groups"]]
+            self._settings.restore(state["settings"], own, keep)
+        except (TypeError, ValueError, _core.StateError):
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
+        parameters = state["parameters"]
         for path, arrays in self._states.items():
             for name, array in arrays.items():
-                array[...] = state["parameters"][path]["state"][name]
-        self._plan.updates = [state["parameters"][path]["updates"] for path in self._states]
-        self._plan.attempted = state["attempted"]
-        self._plan.applied = state["applied"]
+                array[...] = parameters[path]["state"][name]
+        self._plan.updates = [parameters[path]["updates"] for path in self._states]
+        self._plan.attempted, self._plan.applied = state["attempted"], state["applied"]
 
-    def _differences(self, state: Mapping[str, Any], keep: Sequence[str]) -> list[str]:
-        found: list[str] = []
-
-        def compare(what: str, saved: Any, present: Any) -> None:
-            if saved != present:
-                found.append(f"{what}: saved {saved!r}, present {present!r}")
-
-        present = self.state_dict()
-        compare("format", state.get("format"), _FORMAT)
-        compare("rule", state.get("rule"), self._rule)
-        if found:
-            return found
-        compare("groups", [g["match"] for g in state["groups"]], [g["match"] for g in present["groups"]])
-        for name, value in self._settings.defaults.items():
-            if self._settings.is_fixed(name):
-                compare(name, state["settings"].get(name), value)
-        parameters = state["parameters"]
-        for path in [*self._states, *(path for path in parameters if path not in self._states)]:
-            where = f"params[{path!r}]"
-            if path not in parameters or path not in self._states:
-                found.append(f"{where}: {'not saved' if path in self._states else 'not present'}")
-                continue
-            saved_arrays, arrays = parameters[path]["state"], self._states[path]
-            compare(f"{where} state arrays", sorted(saved_arrays), sorted(arrays))
-            for name in saved_arrays.keys() & arrays.keys():
-                saved = np.asarray(saved_arrays[name])
-                compare(f"{where} {name} shape", saved.shape, arrays[name].shape)
-                compare(f"{where} {name} dtype", str(saved.dtype), str(arrays[name].dtype))
-        return found
+    def _saved_form(self) -> dict[str, Any]:
+        """The state as it is saved, with the arrays themselves."""
+        updates = zip(self._states.items(), self._plan.updates, strict=True)
+        return {
+            "format": saved.FORMAT,
+            "rule": self._rule,
+            "settings": dict(self._settings.defaults),
+            "groups": [
+                {"match": group.match and list(group.match), "settings": dict(own)}
+                for group, own in zip(self.groups, self._settings.own, strict=True)
+            ],
+            **{name: getattr(self, name) for name in _OPTIONS},
+            "attempted": self.attempted,
+            "applied": self.applied,
+            "parameters": {
+                path: {"updates": count, "state": arrays} for (path, arrays), count in updates
+            },
+        }
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self._settings.defaults.items())
         return f"{type(self).__name__}({len(self._states)} parameters, {settings})"
-
-
-_OPTIONS = ("clip_norm", "clip_value", "nonfinite")
 
 
 def _limit(name: str, value: Any) -> float:

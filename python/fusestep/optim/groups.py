@@ -12,9 +12,9 @@ from .settings import Settings
 class Group:
     """Some of an optimizer's parameters, with settings of their own.
 
-    Every setting of the optimizer is an attribute here too: reading gives the value in force for the
-    group, assigning sets it for this group alone. ``paths`` names its parameters; ``match`` holds
-    the patterns that chose them, or None.
+    Every setting of the optimizer is an attribute here too: reading gives the value in force for
+    the group, assigning sets it for this group alone. ``paths`` names its parameters; ``match``
+    holds the patterns that chose them, or None.
     """
 
     __slots__ = ("_index", "_settings", "match", "paths")
@@ -77,7 +77,9 @@ def divide(params: Any, groups: Sequence[Mapping[str, Any]], known: Sequence[str
         raise TypeError(f"groups must be a list of dicts, not {type(groups).__name__}")
     if by_position and groups:
         raise ValueError("groups: params is a list of groups already; use one form, not both")
-    entries, name, key = (params, "params", "params") if by_position else (groups, "groups", "match")
+    entries, name, key = (
+        (params, "params", "params") if by_position else (groups, "groups", "match")
+    )
     matches: list[tuple[str, ...] | None] = []
     own: list[dict[str, Any]] = []
     for i, entry in enumerate(entries):

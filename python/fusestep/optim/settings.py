@@ -127,9 +127,7 @@ class Settings:
     def is_fixed(self, name: str) -> bool:
         return name in _CHOICES or (name not in _PAIRS and self._columns[name][1][4])
 
-    def _put(
-        self, name: str, value: Any, target: dict[str, Any], groups: Sequence[int]
-    ) -> None:
+    def _put(self, name: str, value: Any, target: dict[str, Any], groups: Sequence[int]) -> None:
         value, numbers = self._parse(name, value)
         rows = self.table[list(groups)]
         for column, number in numbers.items():
@@ -150,7 +148,7 @@ class Settings:
             )
 
     def _parse(self, name: str, value: Any) -> tuple[Any, dict[str, float]]:
-        """A setting in its plain form, and the columns it stands for; raises what is wrong with it."""
+        """A setting in its plain form, and the columns it stands for; raises what is wrong."""
         if name in _PAIRS:
             columns = _PAIRS[name]
             if not isinstance(value, (tuple, list)) or len(value) != len(columns):

@@ -1,0 +1,31 @@
+"""Models and gradients that tests share, and how they compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# around every vector width and block edge
+SIZES = (0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 1000, 4095, 4097, 65537)
+DTYPES = (np.float32, np.float64)
+
+Array = np.ndarray[Any, Any]
+
+
+def arrays(sizes: tuple[int, ...], dtype: Any, seed: int) -> list[Array]:
+    generator = np.random.default_rng(seed)
+    return [generator.standard_normal(size).astype(dtype) for size in sizes]
+
+
+def differing_bits(a: Array, b: Array) -> int:
+    """How many elements differ in any bit; two NaNs are equal whatever their payload."""
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    unsigned = f"u{a.dtype.itemsize}"
+    same = (a.view(unsigned) == b.view(unsigned)) | (np.isnan(a) & np.isnan(b))
+    return int(np.count_nonzero(~same))
+
+
+def assert_same_bits(a: list[Array], b: list[Array]) -> None:
+    assert [differing_bits(x, y) for x, y in zip(a, b, strict=True)] == [0] * len(a)

@@ -1,0 +1,157 @@
+"""The update rules in NumPy: the same operations in the same order, so results compare with ==.
+
+Scalars are formed in double and rounded once to the compute type; array arithmetic stays in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+LANES, BLOCK = 16, 1024
+
+Array = np.ndarray[Any, Any]
+
+
+def integer_power(base: float, n: int) -> float:
+    result = 1.0
+    while n > 0:
+        if n & 1:
+            result *= base
+        base *= base
+        n >>= 1
+    return result
+
+
+def _decayed(h: dict[str, Any], decoupled: bool, p: Array, g: Array) -> tuple[Array, Array]:
+    real = p.dtype.type
+    if decoupled:
+        return p * real(1.0 - h["lr"] * h["weight_decay"]), g
+    if h["weight_decay"] != 0:
+        return p, g + real(h["weight_decay"]) * p
+    return p, g
+
+
+def sgd(h: dict[str, Any], t: int, p: Array, g: Array, state: dict[str, Array]) -> Array:
+    real = p.dtype.type
+    p, g = _decayed(h, h["decoupled"], p, g)
+    if h["momentum"] != 0:
+        mu = real(h["momentum"])
+        b = g if t == 1 else mu * state["momentum"] + real(1.0 - h["dampening"]) * g
+        state["momentum"] = b
+        g = g + mu * b if h["nesterov"] else b
+    return p - real(h["lr"]) * g
+
+
+def adam(
+    h: dict[str, Any], t: int, p: Array, g: Array, state: dict[str, Array], belief: bool = False
+) -> Array:
+    real = p.dtype.type
+    beta1, beta2 = h["betas"]
+    c1 = root_c2 = 1.0
+    if h["bias_correction"]:
+        c1 = 1.0 - integer_power(beta1, t)
+        root_c2 = math.sqrt(1.0 - integer_power(beta2, t))
+    hat = h["eps_mode"] == "hat"
+    step = real(h["lr"] * root_c2 / c1 if hat else h["lr"] / c1)
+    correction = real(1.0 if hat else 1.0 / root_c2)
+    p, g = _decayed(h, h["decoupled"], p, g)
+    m, v = state["m"], state["v"]
+    m = m + real(1.0 - beta1) * (g - m)
+    if belief:
+        v = v + real(1.0 - beta2) * ((g - m) * (g - m) - v) + real(h["eps_root"])
+    else:
+        v = v + real(1.0 - beta2) * (g * g - v)
+    state["m"], state["v"] = m, v
+    if h["amsgrad"]:
+        v = state["v_max"] = np.maximum(state["v_max"], v)
+    d = np.sqrt(v) * correction + real(h["eps"])
+    return p - step * m / d
+
+
+def adabelief(h: dict[str, Any], t: int, p: Array, g: Array, state: dict[str, Array]) -> Array:
+    return adam(h, t, p, g, state, belief=True)
+
+
+UPDATES: dict[str, Callable[..., Array]] = {"sgd": sgd, "adam": adam, "adabelief": adabelief}
+
+
+def states(rule: str, h: dict[str, Any]) -> list[str]:
+    if rule == "sgd":
+        return ["momentum"] if h["momentum"] != 0 else []
+    return ["m", "v", "v_max"] if h["amsgrad"] else ["m", "v"]
+
+
+def lane_sum(terms: Array) -> float:
+    """The fixed order of additions: 16 lanes over blocks of 1024, then the same over the blocks."""
+    while True:
+        padded = np.zeros(max(1, -(-terms.size // BLOCK)) * BLOCK)
+        padded[: terms.size] = terms
+        lanes = np.zeros((padded.size // BLOCK, LANES))
+        for row in padded.reshape(-1, BLOCK // LANES, LANES).swapaxes(0, 1):
+            lanes = lanes + row
+        while lanes.shape[1] > 1:
+            half = lanes.shape[1] // 2
+            lanes = lanes[:, :half] + lanes[:, half:]
+        terms = lanes[:, 0]
+        if terms.size == 1:
+            return float(terms[0])
+
+
+def grad_norm(
+    grads: Sequence[Array | None], sizes: Sequence[int], grad_scale: float = 1.0
+) -> float:
+    """The norm of all gradients laid end to end; a missing one leaves its place empty."""
+    parts = [
+        np.zeros(size) if g is None else g.astype(np.float64).ravel() ** 2
+        for g, size in zip(grads, sizes, strict=True)
+    ]
+    return math.sqrt(lane_sum(np.concatenate(parts))) / grad_scale
+
+
+class Oracle:
+    """A model updated by NumPy alone."""
+
+    def __init__(self, rule: str, options: dict[str, Any], params: Sequence[Array]) -> None:
+        self.rule, self.h = rule, options
+        self.params = [p.copy() for p in params]
+        names = states(rule, options)
+        self.state = [{name: np.zeros_like(p) for name in names} for p in params]
+        self.updates = [0] * len(self.params)
+
+    def step(
+        self,
+        grads: Sequence[Array | None],
+        *,
+        grad_scale: float = 1.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> float:
+        """One step; returns the norm of the gradients before clipping."""
+        with np.errstate(all="ignore"):
+            norm = grad_norm(grads, [p.size for p in self.params], grad_scale)
+            factor = 1.0
+            if clip_norm is not None:
+                factor = clip_norm / (norm + 1e-6)
+                factor = 1.0 if factor > 1.0 else factor
+            if self.h["maximize"]:
+                factor = -factor
+            for i, g in enumerate(grads):
+                if g is None:
+                    continue
+                real = g.dtype.type
+                if grad_scale != 1.0:
+                    g = g / real(grad_scale)
+                g = g * real(factor)
+                if clip_value is not None:
+                    limit = real(clip_value)
+                    g = np.where(g < -limit, -limit, g)
+                    g = np.where(g > limit, limit, g)
+                self.updates[i] += 1
+                self.params[i] = UPDATES[self.rule](
+                    self.h, self.updates[i], self.params[i], g, self.state[i]
+                )
+        return norm

@@ -1,0 +1,106 @@
+"""The table of rules under test: every rule with every option away from its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import fusestep as fs
+
+_SGD = {
+    "lr": 1e-3,
+    "momentum": 0.0,
+    "dampening": 0.0,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "decoupled": False,
+    "maximize": False,
+}
+_ADAM = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "amsgrad": False,
+    "bias_correction": True,
+    "eps_mode": "after",
+    "maximize": False,
+}
+_BELIEF = {**_ADAM, "eps": 1e-16, "eps_root": 1e-16, "decoupled": False}
+
+# settings that a class decides for its user, and the oracle has to be told
+_DECIDED = {"Adam": {"decoupled": False}, "AdamW": {"decoupled": True}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One optimizer with some options; ``full`` are all its settings, as the oracle wants them."""
+
+    rule: str
+    optimizer: type[fs.optim.Optimizer]
+    defaults: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def full(self) -> dict[str, Any]:
+        decided = _DECIDED.get(self.optimizer.__name__, {})
+        return {**self.defaults, **self.options, **decided}
+
+    @property
+    def id(self) -> str:
+        options = "-".join(f"{k}={v}" for k, v in self.options.items())
+        return f"{self.optimizer.__name__}-{options}" if options else self.optimizer.__name__
+
+    def build(self, params: Any, **more: Any) -> fs.optim.Optimizer:
+        return self.optimizer(params, **{**self.options, **more})
+
+
+def _rows(
+    rule: str, optimizer: Any, defaults: dict[str, Any], *options: dict[str, Any]
+) -> list[Row]:
+    return [Row(rule, optimizer, defaults, o) for o in ({}, *options)]
+
+
+ROWS: list[Row] = [
+    *_rows(
+        "sgd",
+        fs.SGD,
+        _SGD,
+        {"lr": 0.3, "weight_decay": 0.1},
+        {"lr": 0.3, "weight_decay": 0.1, "decoupled": True},
+        {"lr": 0.1, "momentum": 0.9},
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.02},
+        {"lr": 0.1, "momentum": 0.7, "nesterov": True},
+        {"lr": 0.1, "momentum": 0.7, "nesterov": True, "weight_decay": 0.02},
+        {"lr": 0.1, "momentum": 0.7, "nesterov": True, "weight_decay": 0.02, "decoupled": True},
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.02, "maximize": True},
+    ),
+    *_rows(
+        "adam",
+        fs.Adam,
+        _ADAM,
+        {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1},
+        {"lr": 0.02, "amsgrad": True},
+        {"lr": 0.02, "amsgrad": True, "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.02, "bias_correction": False, "eps": 1e-3},
+        {"lr": 0.02, "eps_mode": "hat", "eps": 1e-7},
+        {"lr": 0.02, "eps_mode": "hat", "bias_correction": False, "amsgrad": True},
+    ),
+    *_rows(
+        "adam",
+        fs.AdamW,
+        {**_ADAM, "weight_decay": 0.01},
+        {"lr": 0.02, "weight_decay": 0.3, "betas": (0.0, 0.5)},
+        {"lr": 0.02, "weight_decay": 0.3, "amsgrad": True, "eps_mode": "hat"},
+        {"lr": 0.02, "weight_decay": 0.3, "maximize": True, "bias_correction": False},
+    ),
+    *_rows(
+        "adabelief",
+        fs.AdaBelief,
+        _BELIEF,
+        {"lr": 0.02, "weight_decay": 0.1, "eps": 1e-8, "eps_root": 1e-12},
+        {"lr": 0.02, "weight_decay": 0.1, "decoupled": True, "amsgrad": True},
+        {"lr": 0.02, "bias_correction": False, "eps": 1e-8, "eps_root": 0.0, "maximize": True},
+        {"lr": 0.02, "eps_mode": "hat", "betas": (0.5, 0.9)},
+    ),
+]

@@ -1,0 +1,391 @@
+"""Bad input gets an exact message, and no array has changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusestep as fs
+from models import Array
+
+
+def view(array: Array, dtype: str) -> Array:
+    """An array that starts one byte behind an aligned address."""
+    memory = np.zeros(array.nbytes + 8, np.uint8)
+    start = -memory.ctypes.data % 8 + 1
+    return memory[start : start + array.nbytes].view(dtype)
+
+
+def read_only(array: Array) -> Array:
+    array.flags.writeable = False
+    return array
+
+
+BUFFER = np.ones(8)
+
+BAD_PARAMETERS: list[tuple[str, Any, type[Exception], str]] = [
+    ("list of floats", [1.0, 2.0], TypeError, "params['0']: must be a numpy.ndarray, not float"),
+    ("none", None, TypeError, "params: must be a numpy.ndarray, not NoneType"),
+    ("empty dict", {}, ValueError, "params: must hold at least one array"),
+    ("nothing inside", {"a": [], "b": ()}, ValueError, "params: must hold at least one array"),
+    (
+        "numpy scalar",
+        np.float32(1),
+        TypeError,
+        "params: must be a numpy.ndarray, not numpy.float32",
+    ),
+    (
+        "masked array",
+        {"w": np.ma.masked_array(np.ones(2), [0, 1])},
+        TypeError,
+        "params['w']: must be a numpy.ndarray, not numpy.ma.MaskedArray",
+    ),
+    (
+        "integers",
+        {"w": np.ones(3, np.int64)},
+        TypeError,
+        "params['w']: dtype must be float32 or float64 in native byte order, not int64",
+    ),
+    (
+        "half precision",
+        {"w": np.ones(3, np.float16)},
+        TypeError,
+        "params['w']: dtype must be float32 or float64 in native byte order, not float16",
+    ),
+    (
+        "byte order",
+        {"w": np.ones(3, np.dtype(np.float64).newbyteorder())},
+        TypeError,
+        "params['w']: dtype must be float32 or float64 in native byte order, not >f8",
+    ),
+    (
+        "transposed",
+        {"a": {"w": np.ones((2, 3)).T}},
+        ValueError,
+        "params['a/w']: must be C-contiguous, it has shape (3, 2) and strides (8, 24): "
+        "pass numpy.ascontiguousarray(...)",
+    ),
+    (
+        "strided",
+        np.ones(6)[::2],
+        ValueError,
+        "params: must be C-contiguous, it has shape (3,) and strides (16,): "
+        "pass numpy.ascontiguousarray(...)",
+    ),
+    (
+        "unaligned",
+        {"w": view(np.ones(3), "f8")},
+        ValueError,
+        "params['w']: must be aligned to its element size: pass a copy of it",
+    ),
+    (
+        "read-only",
+        {"w": read_only(np.ones(3))},
+        ValueError,
+        "params['w']: is read-only, but a step updates it in place: pass a writeable array",
+    ),
+    (
+        "twice the same",
+        {"a": BUFFER, "b": BUFFER},
+        ValueError,
+        "params['b']: shares memory with params['a']; every array must have its own, "
+        "and appear once",
+    ),
+    (
+        "overlapping",
+        [BUFFER[:5], np.ones(2), BUFFER[4:]],
+        ValueError,
+        "params['2']: shares memory with params['0']; every array must have its own, "
+        "and appear once",
+    ),
+    (
+        "equal paths",
+        {"a": {"b": np.ones(1)}, "a/b": np.ones(1)},
+        ValueError,
+        "params: two arrays have the path 'a/b'; rename one of the keys",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [b[1:] for b in BAD_PARAMETERS],
+    ids=[b[0] for b in BAD_PARAMETERS],
+)
+def test_a_parameter_that_cannot_be_updated_in_place_is_refused(
+    params: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        fs.AdamW(params)
+    assert str(caught.value) == message
+
+
+@pytest.mark.skipif(np.dtype(">f8").isnative, reason="the message names the foreign byte order")
+def test_the_foreign_byte_order_is_the_big_one() -> None:
+    assert np.dtype(np.float64).newbyteorder() == np.dtype(">f8")
+
+
+def model() -> dict[str, Any]:
+    return {"d": {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}}
+
+
+def good() -> dict[str, Any]:
+    return {"d": {"w": np.full((2, 3), 0.5, np.float32), "b": np.full(3, 0.5, np.float32)}}
+
+
+def with_leaf(name: str, leaf: Any) -> Callable[[Any], Any]:
+    def change(_: Any) -> Any:
+        grads = good()
+        grads["d"][name] = leaf
+        return grads
+
+    return change
+
+
+BAD_GRADIENTS: list[tuple[str, Callable[[Any], Any], type[Exception], str]] = [
+    (
+        "shape",
+        with_leaf("w", np.ones((3, 2), np.float32)),
+        ValueError,
+        "params['d/w']: gradient has shape (3, 2), the parameter has (2, 3)",
+    ),
+    (
+        "number of dimensions",
+        with_leaf("b", np.ones((3, 1), np.float32)),
+        ValueError,
+        "params['d/b']: gradient has shape (3, 1), the parameter has (3,)",
+    ),
+    (
+        "dtype",
+        with_leaf("b", np.ones(3)),
+        TypeError,
+        "params['d/b']: gradient has dtype float64, the parameter has float32",
+    ),
+    (
+        "not an array",
+        with_leaf("b", [1.0, 2.0, 3.0]),
+        TypeError,
+        "params['d/b']: gradient must be a numpy.ndarray, not list",
+    ),
+    (
+        "transposed",
+        with_leaf("w", np.ones((3, 2), np.float32).T),
+        ValueError,
+        "params['d/w']: gradient must be C-contiguous, it has shape (2, 3) and strides (4, 8): "
+        "pass numpy.ascontiguousarray(...)",
+    ),
+    (
+        "unaligned",
+        with_leaf("b", view(np.ones(3, np.float32), "f4")),
+        ValueError,
+        "params['d/b']: gradient must be aligned to its element size: pass a copy of it",
+    ),
+    (
+        "the parameter itself",
+        lambda opt: {"d": opt["params"]["d"]},
+        ValueError,
+        "params['d/w']: gradient shares memory with params['d/w'], which the step writes: "
+        "pass an array of its own",
+    ),
+    (
+        "a state array",
+        lambda opt: {"d": {"w": None, "b": opt["state"]["d/b"]["v"]}},
+        ValueError,
+        "params['d/b']: gradient shares memory with params['d/b'] state 'v', which the step "
+        "writes: pass an array of its own",
+    ),
+    (
+        "missing key",
+        lambda _: {"d": {"w": None}},
+        ValueError,
+        "grads['d']: must have the keys of params; missing ['b'], unexpected []",
+    ),
+    (
+        "other key",
+        lambda _: {"e": good()["d"]},
+        ValueError,
+        "grads: must have the keys of params; missing ['d'], unexpected ['e']",
+    ),
+    (
+        "other nesting",
+        lambda _: {"d": [None, None]},
+        TypeError,
+        "grads['d']: must be a dict as in params, not list",
+    ),
+    (
+        "none for a whole part",
+        lambda _: {"d": None},
+        TypeError,
+        "grads['d']: must be a dict as in params, not NoneType",
+    ),
+]
+
+
+@pytest.mark.parametrize("how", ["step", "bind"])
+@pytest.mark.parametrize(
+    ("grads", "error", "message"), [b[1:] for b in BAD_GRADIENTS], ids=[b[0] for b in BAD_GRADIENTS]
+)
+def test_a_bad_gradient_is_refused_before_anything_is_written(
+    grads: Callable[[Any], Any], error: type[Exception], message: str, how: str
+) -> None:
+    params = model()
+    opt = fs.AdamW(params)
+    opt.step(good())
+    before = repr((params, opt.state_dict()))
+    bad = grads({"params": params, "state": opt.state})
+    with pytest.raises(error) as caught:
+        getattr(opt, how)(bad)
+    assert str(caught.value) == message
+    assert repr((params, opt.state_dict())) == before
+    opt.step(good())
+
+
+def test_a_list_of_gradients_must_be_as_long_as_the_parameters() -> None:
+    opt = fs.SGD([np.ones(2), np.ones(3)])
+    with pytest.raises(ValueError, match=r"^grads: must have 2 entries as in params, not 1$"):
+        opt.step([np.ones(2)])
+    with pytest.raises(
+        TypeError, match=r"^grads: must be a list or tuple as in params, not ndarray"
+    ):
+        opt.step(np.ones(2))
+
+
+BAD_SETTINGS: list[tuple[type[fs.optim.Optimizer], dict[str, Any], type[Exception], str]] = [
+    (fs.SGD, {"lr": -0.1}, ValueError, "lr must be finite and at least 0, not -0.1"),
+    (fs.SGD, {"lr": math.nan}, ValueError, "lr must be finite and at least 0, not nan"),
+    (fs.SGD, {"lr": math.inf}, ValueError, "lr must be finite and at least 0, not inf"),
+    (fs.SGD, {"lr": "0.1"}, TypeError, "lr must be a number, not '0.1'"),
+    (fs.SGD, {"lr": True}, TypeError, "lr must be a number, not True"),
+    (fs.SGD, {"lr": None}, TypeError, "lr must be a number, not None"),
+    (fs.SGD, {"lr": 1j}, TypeError, "lr must be a number, not 1j"),
+    (fs.SGD, {"momentum": -1}, ValueError, "momentum must be finite and at least 0, not -1"),
+    (fs.SGD, {"dampening": math.inf}, ValueError, "dampening must be finite, not inf"),
+    (
+        fs.SGD,
+        {"weight_decay": -1},
+        ValueError,
+        "weight_decay must be finite and at least 0, not -1",
+    ),
+    (fs.SGD, {"nesterov": 1}, TypeError, "nesterov must be True or False, not 1"),
+    (
+        fs.SGD,
+        {"nesterov": True},
+        ValueError,
+        "nesterov needs momentum above 0 and dampening 0, not momentum=0.0, dampening=0.0",
+    ),
+    (fs.Adam, {"betas": (0.9, 1.0)}, ValueError, "betas[1] must be in [0, 1), not 1"),
+    (fs.Adam, {"betas": (-0.1, 0.9)}, ValueError, "betas[0] must be in [0, 1), not -0.1"),
+    (fs.Adam, {"betas": 0.9}, TypeError, "betas must be two numbers (beta1, beta2), not 0.9"),
+    (fs.Adam, {"betas": (0.9,)}, TypeError, "betas must be two numbers (beta1, beta2), not (0.9,)"),
+    (fs.Adam, {"eps": -1e-8}, ValueError, "eps must be finite and at least 0, not -1e-08"),
+    (
+        fs.Adam,
+        {"eps_mode": "before"},
+        ValueError,
+        "eps_mode must be one of after, hat, not 'before'",
+    ),
+    (fs.AdamW, {"amsgrad": "yes"}, TypeError, "amsgrad must be True or False, not 'yes'"),
+    (
+        fs.AdamW,
+        {"clip_norm": 0},
+        ValueError,
+        "clip_norm must be greater than 0, not 0; None switches it off",
+    ),
+    (fs.AdamW, {"clip_norm": -1}, ValueError, "clip_norm must be finite and at least 0, not -1"),
+    (
+        fs.AdamW,
+        {"clip_value": math.nan},
+        ValueError,
+        "clip_value must be finite and at least 0, not nan",
+    ),
+    (fs.AdamW, {"clip_value": "1"}, TypeError, "clip_value must be a number, not '1'"),
+    (
+        fs.AdamW,
+        {"nonfinite": "ignore"},
+        ValueError,
+        "nonfinite must be 'propagate', 'skip' or 'raise', not 'ignore'",
+    ),
+    (fs.AdaBelief, {"eps_root": -1}, ValueError, "eps_root must be finite and at least 0, not -1"),
+    (fs.AdamW, {"groups": {"match": "*"}}, TypeError, "groups must be a list of dicts, not dict"),
+    (
+        fs.AdamW,
+        {"groups": ["*/b"]},
+        ValueError,
+        "groups[0]: must be a dict with the key 'match', not '*/b'",
+    ),
+    (
+        fs.AdamW,
+        {"groups": [{"match": 3}]},
+        TypeError,
+        "groups[0]['match'] must be a pattern or a list of patterns, not 3",
+    ),
+    (
+        fs.AdamW,
+        {"groups": [{"match": "d/b"}, {"match": "*/b"}]},
+        ValueError,
+        "groups[1]: no parameter matches ['*/b'] that an earlier group has not; "
+        "the paths are 'd/w', 'd/b'",
+    ),
+    (
+        fs.AdamW,
+        {"groups": [{"match": "*", "wd": 0.0}]},
+        ValueError,
+        "groups[0]: no setting 'wd'; known are lr, betas, eps, weight_decay, amsgrad, "
+        "bias_correction, eps_mode, maximize",
+    ),
+    (
+        fs.AdamW,
+        {"groups": [{"match": "*", "lr": -1}]},
+        ValueError,
+        "lr must be finite and at least 0, not -1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "options", "error", "message"), BAD_SETTINGS)
+def test_a_setting_out_of_range_is_refused(
+    optimizer: type[fs.optim.Optimizer],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error) as caught:
+        optimizer(model(), **options)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", -1.0), ("betas", (2.0, 0.9)), ("clip_norm", -1.0), ("nonfinite", "x")],
+)
+def test_a_setting_assigned_out_of_range_leaves_the_old_one(name: str, value: Any) -> None:
+    opt = fs.AdamW(model())
+    before = getattr(opt, name)
+    with pytest.raises(ValueError, match=name):
+        setattr(opt, name, value)
+    assert getattr(opt, name) == before
+
+
+def test_groups_come_in_one_form_at_a_time() -> None:
+    with pytest.raises(ValueError, match="use one form, not both"):
+        fs.SGD([{"params": np.ones(2)}], groups=[{"match": "*"}])
+    with pytest.raises(ValueError, match=r"^params\[1\]: must be a dict with the key 'params'"):
+        fs.SGD([{"params": np.ones(2)}, {"parms": np.ones(2)}])
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
+def test_grad_scale_must_be_positive_and_finite(scale: float) -> None:
+    w = np.ones(3)
+    with pytest.raises(ValueError, match=r"^grad_scale must be finite and greater than 0, not "):
+        fs.SGD(w).step(np.ones(3), grad_scale=scale)
+    assert (w == 1).all()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2000])
+def test_the_number_of_threads_is_checked(threads: int) -> None:
+    with pytest.raises(ValueError, match=r"^n must be a whole number from 1 to 1024, not "):
+        fs.set_num_threads(threads)
