@@ -17,6 +17,7 @@ constexpr std::size_t kBlock = 1024;
 // Threads take chunks of blocks. Measured: fewer elements are done sooner on the calling thread
 // than shared out, and chunks this large keep the hardware's read-ahead busy.
 constexpr std::size_t kParallelElements = 32 * 1024;
+constexpr std::size_t kWorthWaking = 192 * 1024;
 constexpr std::size_t kSmallestChunk = 8;
 constexpr std::size_t kLargestChunk = 128;
 constexpr std::size_t kChunksPerThread = 8;
@@ -96,7 +97,7 @@ void Plan::for_chunks(std::size_t count, std::size_t minimum, Visit visit) const
     const std::size_t shares = static_cast<std::size_t>(thread_count()) * kChunksPerThread;
     const std::size_t chunk = std::clamp(divide_up(count, shares), kSmallestChunk, kLargestChunk);
     auto task = [&](std::size_t i) { visit(i * chunk, std::min(count, (i + 1) * chunk)); };
-    run_parallel(divide_up(count, chunk), task);
+    run_parallel(divide_up(count, chunk), total_ >= kWorthWaking, task);
 }
 
 double Plan::sum_of_squares() noexcept {

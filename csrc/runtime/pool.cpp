@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -30,9 +31,14 @@
 namespace fusestep {
 namespace {
 
-// How long a helper watches for the next job before it sleeps: about 50 microseconds. Waking a
-// sleeping thread costs as much as a whole step of 100,000 elements.
+using Clock = std::chrono::steady_clock;
+
+// How long a helper watches for the next job before it sleeps: about 50 microseconds.
 constexpr int kWatchRounds = 1500;
+
+// Calls this close to each other are taken for a loop of steps, once there have been some of them.
+constexpr std::chrono::microseconds kClose{50};
+constexpr int kLoop = 4;
 
 // One call of run_parallel. Each thread has its own part of the range and takes over what is left
 // of the others' when done: from step to step an array stays in the cache, or the memory, of its
@@ -88,6 +94,21 @@ class Job {
 
 class Pool {
  public:
+    // Whether helpers are awake, or worth waking because calls come in a loop.
+    bool is_warm() {
+        if (awake_.load(std::memory_order_relaxed) > 0) return true;
+        const Clock::duration latest(latest_.load(std::memory_order_relaxed));
+        if (Clock::now().time_since_epoch() - latest > kClose) {
+            close_calls_.store(0, std::memory_order_relaxed);
+            return false;
+        }
+        return close_calls_.fetch_add(1, std::memory_order_relaxed) >= kLoop;
+    }
+
+    void note_end() {
+        latest_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
+    }
+
     void run(Job& job) {
         int wake;
         {
@@ -96,7 +117,8 @@ class Pool {
             job.following = jobs_;
             jobs_ = &job;
             posted_.fetch_add(1, std::memory_order_release);
-            wake = std::min(sleeping_, job.helper_limit());
+            const int helpers = static_cast<int>(threads_.size());
+            wake = std::min(helpers - awake_.load(std::memory_order_relaxed), job.helper_limit());
         }
         for (; wake > 0; --wake) posted_signal_.notify_one();
         job.work(0);
@@ -121,6 +143,7 @@ class Pool {
         try {
             for (int thread = static_cast<int>(threads_.size()) + 1; thread <= wanted; ++thread) {
                 threads_.emplace_back([this, thread] { help(thread); });
+                awake_.fetch_add(1, std::memory_order_relaxed);
             }
         } catch (const std::system_error&) {
             // the system gives no more threads: the calling thread does their share
@@ -136,17 +159,17 @@ class Pool {
                 FUSESTEP_RELAX();
             }
             std::unique_lock<std::mutex> lock(mutex_);
-            ++sleeping_;
+            awake_.fetch_sub(1, std::memory_order_relaxed);
             posted_signal_.wait(lock,
                                 [&] { return posted_.load(std::memory_order_relaxed) != seen; });
-            --sleeping_;
+            awake_.fetch_add(1, std::memory_order_relaxed);
             seen = posted_.load(std::memory_order_relaxed);
             while (Job* job = first_that_wants_help()) {
                 job->helpers.fetch_add(1, std::memory_order_relaxed);
                 lock.unlock();
                 job->work(thread);
-                job->helpers.fetch_sub(
-                    1, std::memory_order_release);  // the job may be gone after this
+                // the job may be gone after this
+                job->helpers.fetch_sub(1, std::memory_order_release);
                 lock.lock();
             }
         }
@@ -162,7 +185,9 @@ class Pool {
     std::condition_variable posted_signal_;
     std::atomic<std::uint64_t> posted_{0};
     Job* jobs_ = nullptr;
-    int sleeping_ = 0;
+    std::atomic<int> awake_{0};
+    std::atomic<Clock::rep> latest_{0};
+    std::atomic<int> close_calls_{0};
     std::vector<std::thread> threads_;
 };
 
@@ -208,14 +233,16 @@ int thread_count() {
 
 void set_thread_count(int threads) { configured_threads.store(threads, std::memory_order_relaxed); }
 
-void run_parallel(std::size_t count, Task task, void* context) {
+void run_parallel(std::size_t count, bool worth_waking, Task task, void* context) {
     const int threads = thread_count();
-    if (threads == 1 || count < 2) {
+    const bool shared = threads > 1 && count > 1;
+    if (shared && (worth_waking || pool().is_warm())) {
+        Job job(count, threads, task, context);
+        pool().run(job);
+    } else {
         for (std::size_t i = 0; i < count; ++i) task(context, i);
-        return;
     }
-    Job job(count, threads, task, context);
-    pool().run(job);
+    if (shared) pool().note_end();
 }
 
 }  // namespace fusestep

@@ -15,13 +15,17 @@ using Task = void (*)(void* context, std::size_t index);
 // Calls task(context, i) once for every i in [0, count), on the calling thread and up to
 // thread_count() - 1 helpers, and returns when all calls have returned. Tasks must not throw.
 // Several threads may call this at once; they share the helpers.
-void run_parallel(std::size_t count, Task task, void* context);
+//
+// Helpers stay awake for a moment after a call, then sleep, and waking one takes as long as it
+// takes to update some 200,000 elements. So a call that is not `worth_waking` is shared only with
+// helpers that are awake, unless such calls follow one another closely.
+void run_parallel(std::size_t count, bool worth_waking, Task task, void* context);
 
 template <class Function>
-void run_parallel(std::size_t count, Function& function) {
+void run_parallel(std::size_t count, bool worth_waking, Function& function) {
     run_parallel(
-        count, [](void* context, std::size_t i) { (*static_cast<Function*>(context))(i); },
-        &function);
+        count, worth_waking,
+        [](void* context, std::size_t i) { (*static_cast<Function*>(context))(i); }, &function);
 }
 
 }  // namespace fusestep

@@ -1,0 +1,139 @@
+"""Beside torch and optax, where they are installed: the same algorithms, to rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusestep as fs
+from models import DTYPES, Array, arrays
+from registry import ROWS, Row
+
+SIZES = (5, 100, 1000)
+STEPS = 50
+
+# relative to the largest value that an element had on its way: that is what rounding scales with
+TOLERANCE = {np.float32: 2e-6, np.float64: 1e-12}
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+class Path:
+    """Parameters on their way through the steps."""
+
+    def __init__(self, params: list[Array]) -> None:
+        self.params = params
+        self.largest = [np.abs(p) for p in params]
+
+    def note(self) -> None:
+        for largest, p in zip(self.largest, self.params, strict=True):
+            np.maximum(largest, np.abs(p), out=largest)
+
+    def assert_agrees(self, expected: list[Array]) -> None:
+        for found, there, largest in zip(self.params, expected, self.largest, strict=True):
+            error = np.abs(found - there) / largest
+            assert error.max() <= TOLERANCE[found.dtype.type]
+
+
+def gradients(dtype: type) -> list[list[Array]]:
+    return [arrays(SIZES, dtype, seed) for seed in range(1, STEPS + 1)]
+
+
+def in_torch(row: Row) -> tuple[str, dict[str, Any]] | None:
+    """The torch optimizer and options that mean the same, if there is one."""
+    h = row.full
+    decoupled_sgd = row.rule == "sgd" and h["decoupled"] and h["weight_decay"] != 0
+    if row.rule == "adabelief" or decoupled_sgd:
+        return None
+    if h.get("eps_mode") == "hat" or not h.get("bias_correction", True):
+        return None
+    same = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize", "eps", "betas")
+    options = {name: h[name] for name in (*same, "amsgrad") if name in h}
+    return row.optimizer.__name__, options
+
+
+TORCH_ROWS = [row for row in ROWS if in_torch(row) is not None]
+
+
+@every_dtype
+@pytest.mark.parametrize("row", TORCH_ROWS, ids=lambda row: row.id)
+def test_fifty_steps_agree_with_torch(row: Row, dtype: type) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    name, options = in_torch(row) or ("", {})
+    params = arrays(SIZES, dtype, 0)
+    tensors = [torch.from_numpy(p.copy()).requires_grad_() for p in params]
+    theirs = getattr(torch.optim, name)(tensors, **options, foreach=False)
+    ours, path = row.build(params), Path(params)
+    for grads in gradients(dtype):
+        ours.step(grads)
+        path.note()
+        for tensor, grad in zip(tensors, grads, strict=True):
+            tensor.grad = torch.from_numpy(grad)
+        theirs.step()
+    path.assert_agrees([tensor.detach().numpy() for tensor in tensors])
+
+
+@every_dtype
+def test_clipping_to_a_norm_agrees_with_torch(dtype: type) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    params = arrays(SIZES, dtype, 0)
+    tensors = [torch.from_numpy(p.copy()).requires_grad_() for p in params]
+    theirs, ours = torch.optim.AdamW(tensors, lr=0.01), fs.AdamW(params, lr=0.01, clip_norm=5.0)
+    path = Path(params)
+    for grads in gradients(dtype):
+        for tensor, grad in zip(tensors, grads, strict=True):
+            tensor.grad = torch.from_numpy(grad.copy())
+        norm = torch.nn.utils.clip_grad_norm_(tensors, 5.0)
+        theirs.step()
+        assert ours.step(grads).grad_norm == pytest.approx(float(norm), rel=1e-6)
+        path.note()
+    path.assert_agrees([tensor.detach().numpy() for tensor in tensors])
+
+
+@every_dtype
+def test_a_parameter_frozen_for_some_steps_agrees_with_torch(dtype: type) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    params = arrays(SIZES, dtype, 0)
+    tensors = [torch.from_numpy(p.copy()).requires_grad_() for p in params]
+    theirs, ours = torch.optim.AdamW(tensors, lr=0.01), fs.AdamW(params, lr=0.01)
+    path = Path(params)
+    for step, grads in enumerate(gradients(dtype)):
+        frozen = 1 if 3 <= step <= 20 else None
+        for i, (tensor, grad) in enumerate(zip(tensors, grads, strict=True)):
+            tensor.grad = None if i == frozen else torch.from_numpy(grad)
+        theirs.step()
+        ours.step([None if i == frozen else g for i, g in enumerate(grads)])
+        path.note()
+    path.assert_agrees([tensor.detach().numpy() for tensor in tensors])
+
+
+OPTAX = [
+    ("adamw", fs.AdamW, {"weight_decay": 0.1}, {"weight_decay": 0.1}),
+    ("adam", fs.Adam, {"betas": (0.8, 0.95)}, {"b1": 0.8, "b2": 0.95}),
+    ("sgd", fs.SGD, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "nesterov": True}),
+    ("adabelief", fs.AdaBelief, {}, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "optimizer", "options", "theirs"), OPTAX, ids=lambda v: str(v))
+def test_fifty_steps_agree_with_optax(
+    name: str, optimizer: Any, options: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    optax = pytest.importorskip("optax", reason="optax is not installed")
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    dtype = np.float64
+    with jax.enable_x64(True):
+        params = arrays(SIZES, dtype, 0)
+        tree = [jax.numpy.asarray(p) for p in params]
+        transform = getattr(optax, name)(0.01, **theirs)
+        state = transform.init(tree)
+        ours = optimizer(params, lr=0.01, **options)
+        for grads in gradients(dtype):
+            ours.step(grads)
+            updates, state = transform.update([jax.numpy.asarray(g) for g in grads], state, tree)
+            tree = optax.apply_updates(tree, updates)
+        for found, expected in zip(params, tree, strict=True):
+            # optax takes 1 - beta^t from float32 powers in places, so it is not followed to 1e-12
+            assert np.abs(found - np.asarray(expected)).max() < 1e-9

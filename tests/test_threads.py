@@ -1,0 +1,206 @@
+"""Threads, forks and memory: nothing hangs, nothing leaks, nobody's step disturbs another's."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusestep as fs
+from models import Array, arrays, assert_same_bits
+
+LARGE = (70_000, 3, 33_000)  # together above the size where a step goes to several threads
+STEPS = 30
+
+
+def run(seed: int, threads: int) -> list[Array]:
+    fs.set_num_threads(threads)
+    params = arrays(LARGE, np.float32, seed)
+    opt = fs.AdamW(params, lr=0.1, clip_norm=1.0)
+    grads = arrays(LARGE, np.float32, seed + 100)
+    for _ in range(STEPS):
+        opt.step(grads)
+    return params
+
+
+def test_eight_python_threads_stepping_their_own_models_get_the_serial_bits() -> None:
+    expected = [run(seed, threads=1) for seed in range(8)]
+    found: list[list[Array]] = [[] for _ in range(8)]
+    barrier = threading.Barrier(8)
+
+    def work(seed: int) -> None:
+        barrier.wait()
+        found[seed] = run(seed, threads=4)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for a, b in zip(found, expected, strict=True):
+        assert_same_bits(a, b)
+
+
+def test_a_second_thread_in_the_same_optimizer_is_refused() -> None:
+    opt = fs.AdamW(np.zeros(3_000_000))
+    grads = np.ones(3_000_000)
+    outcomes: list[str] = []
+    barrier = threading.Barrier(2)
+
+    def work() -> None:
+        for _ in range(30):
+            barrier.wait()
+            try:
+                opt.step(grads)
+            except fs.StateError as error:
+                outcomes.append(str(error))
+            else:
+                outcomes.append("stepped")
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert set(outcomes) == {
+        "stepped",
+        "this optimizer is already inside a call of another thread",
+    }
+    assert opt.applied == outcomes.count("stepped")
+
+
+def _digest(params: list[Array]) -> str:
+    return hashlib.sha256(b"".join(p.tobytes() for p in params)).hexdigest()
+
+
+def _child(queue: Any) -> None:
+    queue.put(_digest(run(5, threads=4)))
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_started_after_a_parallel_step_steps_in_parallel_too(method: str) -> None:
+    expected = _digest(run(5, threads=4))
+    context = multiprocessing.get_context(method)
+    for _ in range(20 if method == "fork" else 2):
+        run(6, threads=4)
+        queue = context.SimpleQueue()
+        child = context.Process(target=_child, args=(queue,))
+        child.start()
+        child.join(timeout=60)
+        assert child.exitcode == 0, "the child hangs or has died"
+        assert queue.get() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_fork_in_the_middle_of_another_threads_step_does_not_hang() -> None:
+    stop = threading.Event()
+    busy = threading.Thread(target=lambda: [run(1, threads=4) for _ in iter(stop.is_set, True)])
+    busy.start()
+    try:
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                run(2, threads=4)
+                os._exit(0)
+            deadline = time.monotonic() + 60
+            while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert done == (pid, 0), "the child hangs or has died"
+    finally:
+        stop.set()
+        busy.join()
+
+
+def test_threads_may_be_raised_and_lowered_between_steps() -> None:
+    expected = run(3, threads=1)
+    params = arrays(LARGE, np.float32, 3)
+    opt = fs.AdamW(params, lr=0.1, clip_norm=1.0)
+    grads = arrays(LARGE, np.float32, 103)
+    for step in range(STEPS):
+        fs.set_num_threads(1 + step % 5)
+        opt.step(grads)
+    assert_same_bits(params, expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
+@pytest.mark.unsanitized
+def test_ten_thousand_steps_leak_nothing() -> None:
+    params = {"w": np.zeros((100, 100), np.float32), "b": [np.zeros(50), np.zeros(3)]}
+    opt = fs.AdamW(params, clip_norm=1.0, nonfinite="skip")
+    w, b, c = np.ones((100, 100), np.float32), np.ones(50), np.ones(3)
+
+    def steps(count: int) -> None:
+        for k in range(count):
+            opt.step({"w": w, "b": [b, None if k % 2 else c]})
+            with contextlib.suppress(TypeError):
+                opt.step({"w": b, "b": [b, c]})
+        gc.collect()
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    steps(1000)
+    before, references = resident(), sys.getrefcount(w)
+    steps(10_000)
+    assert resident() - before < 1 << 20
+    assert sys.getrefcount(w) == references
+
+
+def test_gradients_dropped_by_another_thread_during_a_step_stay_alive() -> None:
+    params = [np.zeros(2_000_000)]
+    opt = fs.SGD(params, lr=1.0)
+    for _ in range(5):
+        grads = [np.full(2_000_000, 0.5)]
+        dropper = threading.Thread(target=grads.clear)
+        stepper = threading.Thread(target=lambda given=grads: opt.step(given))
+        stepper.start()
+        dropper.start()
+        stepper.join()
+        dropper.join()
+    assert set(np.unique(params[0])) == {-0.5 * opt.applied}
+
+
+FLUSH = """
+import sys
+import numpy as np
+import torch
+import fusestep as fs
+
+def flushes():
+    return bool((tiny * one == 0).all())
+
+one, tiny = np.ones(8, np.float32), np.full(8, 1e-40, np.float32)
+w, g = np.full({size}, 1e-40, np.float32), np.full({size}, 5e-41, np.float32)
+expected = w - g
+opt = fs.SGD(w, lr=1.0)
+if not torch.set_flush_denormal(True) or not flushes():
+    sys.exit(3)
+fs.set_num_threads(2)
+opt.step(g)
+assert flushes(), "a step restores the mode it found"
+torch.set_flush_denormal(False)
+assert not flushes()
+assert (w == expected).all()
+"""
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_a_thread_that_flushes_subnormals_gets_the_same_bits(size: int) -> None:
+    pytest.importorskip("torch", reason="torch switches the mode of the processor")
+    done = subprocess.run([sys.executable, "-c", FLUSH.format(size=size)], check=False)
+    if done.returncode == 3:
+        pytest.skip("torch cannot flush subnormals on this processor")
+    assert done.returncode == 0
