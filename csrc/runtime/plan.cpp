@@ -72,10 +72,8 @@ bool Plan::is_large() const { return total_ >= kParallelElements; }
 // Calls visit(leaf index, first element, elements) for the pieces of leaves that lie in the range.
 template <class Visit>
 void Plan::walk(Range range, Visit visit) const {
-    std::size_t i =
-        static_cast<std::size_t>(std::upper_bound(begins_.begin(), begins_.end(), range.begin) -
-                                 begins_.begin()) -
-        1;
+    const auto next = std::upper_bound(begins_.begin(), begins_.end(), range.begin);
+    std::size_t i = static_cast<std::size_t>(next - begins_.begin()) - 1;
     while (range.begin < range.end) {
         const Leaf& leaf = leaves_[i];
         const std::size_t first = range.begin - begins_[i];
@@ -86,46 +84,50 @@ void Plan::walk(Range range, Visit visit) const {
     }
 }
 
-// Calls visit(first, last) for chunks of [0, count), on several threads where count reaches
-// minimum.
+Plan::Range Plan::block_range(std::size_t begin, std::size_t end) const {
+    return {begin * kBlock, std::min(total_, end * kBlock)};
+}
+
+// Calls visit(begin, end) for chunks of all blocks, on several threads where the model is large.
 template <class Visit>
-void Plan::for_chunks(std::size_t count, std::size_t minimum, Visit visit) const {
-    if (count < minimum) {
-        visit(0, count);
+void Plan::for_chunks(Visit visit) const {
+    const std::size_t blocks = partial_sums_.size();
+    if (!is_large()) {
+        visit(std::size_t{0}, blocks);
         return;
     }
     const std::size_t shares = static_cast<std::size_t>(thread_count()) * kChunksPerThread;
-    const std::size_t chunk = std::clamp(divide_up(count, shares), kSmallestChunk, kLargestChunk);
-    auto task = [&](std::size_t i) { visit(i * chunk, std::min(count, (i + 1) * chunk)); };
-    run_parallel(divide_up(count, chunk), total_ >= kWorthWaking, task);
+    const std::size_t chunk = std::clamp(divide_up(blocks, shares), kSmallestChunk, kLargestChunk);
+    auto task = [&](std::size_t i) { visit(i * chunk, std::min(blocks, (i + 1) * chunk)); };
+    run_parallel(divide_up(blocks, chunk), total_ >= kWorthWaking, task);
+}
+
+double Plan::block_sum_of_squares(std::size_t block) const {
+    const KernelTable& kernels = active_kernels();
+    const Range range = block_range(block, block + 1);
+    double lanes[kLanes] = {};
+    walk(range, [&](std::size_t i, std::size_t first, std::size_t count) {
+        const Leaf& leaf = leaves_[i];
+        const char* data = static_cast<const char*>(leaf.gradient) + first * item_size(leaf.type);
+        kernels.sum_squares[leaf.type](count, data, (begins_[i] + first) % kLanes, lanes);
+    });
+    return add_lanes(lanes);
 }
 
 double Plan::sum_of_squares() noexcept {
-    const KernelTable& kernels = active_kernels();
-    const auto sum_blocks = [&](std::size_t first, std::size_t last) {
-        for (std::size_t block = first; block < last; ++block) {
-            double lanes[kLanes] = {};
-            const std::size_t begin = block * kBlock;
-            walk({begin, std::min(total_, begin + kBlock)},
-                 [&](std::size_t i, std::size_t at, std::size_t count) {
-                     const Leaf& leaf = leaves_[i];
-                     const char* data =
-                         static_cast<const char*>(leaf.gradient) + at * item_size(leaf.type);
-                     kernels.sum_squares[leaf.type](count, data, (begins_[i] + at) % kLanes, lanes);
-                 });
-            partial_sums_[block] = add_lanes(lanes);
-        }
-    };
-    std::size_t count = partial_sums_.size();
-    for_chunks(count, kParallelElements / kBlock, sum_blocks);
+    for_chunks([&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) partial_sums_[i] = block_sum_of_squares(i);
+    });
     // the same lanes and blocks over the sums of blocks, until one is left
+    std::size_t count = partial_sums_.size();
     while (count > 1) {
         const std::size_t blocks = divide_up(count, kBlock);
         for (std::size_t block = 0; block < blocks; ++block) {
             double lanes[kLanes] = {};
             const std::size_t end = std::min(count, (block + 1) * kBlock);
-            for (std::size_t i = block * kBlock; i < end; ++i)
+            for (std::size_t i = block * kBlock; i < end; ++i) {
                 lanes[i % kLanes] += partial_sums_[i];
+            }
             partial_sums_[block] = add_lanes(lanes);
         }
         count = blocks;
@@ -171,23 +173,22 @@ void Plan::prepare(const StepOptions& options, double factor) noexcept {
     }
 }
 
+void Plan::update_piece(const Leaf& leaf, std::size_t first, std::size_t count) const {
+    const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
+    const std::size_t bytes = first * item_size(leaf.type);
+    const void* gradient = static_cast<const char*>(leaf.gradient) + bytes;
+    void* state[kMaxStates];
+    for (int k = 0; k < kMaxStates; ++k) state[k] = advance(leaf.state[k], bytes);
+    prepared.update(prepared.scalars, prepared.gradient_scalars, count,
+                    advance(leaf.parameter, bytes), gradient, state);
+}
+
 void Plan::update() noexcept {
-    for_chunks(divide_up(total_, kBlock), kParallelElements / kBlock,
-               [&](std::size_t first, std::size_t last) {
-                   walk({first * kBlock, std::min(total_, last * kBlock)},
-                        [&](std::size_t i, std::size_t at, std::size_t count) {
-                            const Leaf& leaf = leaves_[i];
-                            const Prepared& prepared =
-                                prepared_[static_cast<std::size_t>(leaf.prepared)];
-                            const std::size_t bytes = at * item_size(leaf.type);
-                            void* state[kMaxStates];
-                            for (int k = 0; k < kMaxStates; ++k)
-                                state[k] = advance(leaf.state[k], bytes);
-                            prepared.update(prepared.scalars, prepared.gradient_scalars, count,
-                                            advance(leaf.parameter, bytes),
-                                            static_cast<const char*>(leaf.gradient) + bytes, state);
-                        });
-               });
+    for_chunks([&](std::size_t begin, std::size_t end) {
+        walk(block_range(begin, end), [&](std::size_t i, std::size_t first, std::size_t count) {
+            update_piece(leaves_[i], first, count);
+        });
+    });
 }
 
 StepResult Plan::step(const StepOptions& options) noexcept {

@@ -72,12 +72,15 @@ class Plan {
     struct Range;
 
     double sum_of_squares() noexcept;
+    double block_sum_of_squares(std::size_t block) const;
     void prepare(const StepOptions& options, double factor) noexcept;
     void update() noexcept;
+    void update_piece(const Leaf& leaf, std::size_t first, std::size_t count) const;
+    Range block_range(std::size_t begin, std::size_t end) const;
     template <class Visit>
     void walk(Range range, Visit visit) const;
     template <class Visit>
-    void for_chunks(std::size_t count, std::size_t minimum, Visit visit) const;
+    void for_chunks(Visit visit) const;
 
     struct Prepared {
         alignas(64) unsigned char scalars[kScalarBytes];

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-
-if TYPE_CHECKING:
-    from .base import Optimizer
 
 T = TypeVar("T")
 
@@ -41,16 +38,20 @@ def check_number(
     raise ValueError(f"{name} must be {expected}, not {number:g}")
 
 
+class _Owner(Protocol):
+    _settings: Settings
+
+
 class Setting(Generic[T]):
     """A hyper-parameter as an attribute of an optimizer: the value for groups without their own."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, optimizer: Optimizer, owner: type) -> T:
+    def __get__(self, optimizer: _Owner, owner: type) -> T:
         return cast("T", optimizer._settings.get(self._name))
 
-    def __set__(self, optimizer: Optimizer, value: T) -> None:
+    def __set__(self, optimizer: _Owner, value: T) -> None:
         optimizer._settings.set(self._name, value)
 
 
