@@ -24,6 +24,16 @@ LARGE = (70_000, 3, 33_000)  # together above the size where a step goes to seve
 STEPS = 30
 
 
+def quiet_fork(test: Any) -> Any:
+    """Python warns of a fork with threads running, and so does JAX if an earlier test loaded it."""
+    for warning in (
+        "ignore:.*multi-threaded.*:DeprecationWarning",
+        "ignore:os.fork:RuntimeWarning",
+    ):
+        test = pytest.mark.filterwarnings(warning)(test)
+    return test
+
+
 def run(seed: int, threads: int) -> list[Array]:
     fs.set_num_threads(threads)
     params = arrays(LARGE, np.float32, seed)
@@ -89,7 +99,7 @@ def _child(queue: Any) -> None:
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@quiet_fork
 def test_a_child_started_after_a_parallel_step_steps_in_parallel_too(method: str) -> None:
     expected = _digest(run(5, threads=4))
     context = multiprocessing.get_context(method)
@@ -104,7 +114,7 @@ def test_a_child_started_after_a_parallel_step_steps_in_parallel_too(method: str
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@quiet_fork
 def test_a_fork_in_the_middle_of_another_threads_step_does_not_hang() -> None:
     stop = threading.Event()
     busy = threading.Thread(target=lambda: [run(1, threads=4) for _ in iter(stop.is_set, True)])

@@ -9,7 +9,10 @@ void register_plan(pybind11::module_& module);
 
 PYBIND11_MODULE(_core, module) {
     module.doc() = "The native part of fusestep. Its names are private; use those of the package.";
-    pybind11::register_exception<fusestep::StateError>(module, "StateError", PyExc_RuntimeError);
+    pybind11::register_exception<fusestep::StateError>(module, "StateError", PyExc_RuntimeError)
+        .attr("__doc__") =
+        "An object is in the wrong state for a call: nothing bound, or a state of another "
+        "optimizer.";
     fusestep::register_runtime(module);
     fusestep::register_plan(module);
 }

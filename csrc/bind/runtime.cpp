@@ -85,15 +85,23 @@ int states_used(const std::string& name, const std::vector<double>& hyper) {
 }  // namespace
 
 void register_runtime(py::module_& module) {
-    module.def("build_info", &build_info);
-    module.def("rules", &rules);
-    module.def("states_used", &states_used, py::arg("rule"), py::arg("hyper"));
     module.def(
-        "use_isa", [](const std::string& name) { choose_isa(name, "isa"); }, py::arg("name"));
-    module.def("get_num_threads", &thread_count);
+        "build_info", &build_info,
+        "Version, compiler, threads, and the instruction sets compiled, supported and active.");
+    module.def("rules", &rules,
+               "For each rule its hyper-parameters (name, lower and upper bound, whether the upper "
+               "is excluded, whether it is a flag), and the names of its state arrays.");
+    module.def("states_used", &states_used, py::arg("rule"), py::arg("hyper"),
+               "How many state arrays a parameter needs under these hyper-parameters.");
+    module.def(
+        "use_isa", [](const std::string& name) { choose_isa(name, "isa"); }, py::arg("name"),
+        "Forces an instruction set; the empty name stands for the widest one.");
+    module.def("get_num_threads", &thread_count, "How many threads a large step uses.");
     module.def(
         "set_num_threads",
-        [](long threads) { choose_threads(threads, "n", std::to_string(threads)); }, py::arg("n"));
+        [](long threads) { choose_threads(threads, "n", std::to_string(threads)); }, py::arg("n"),
+        "Sets how many threads a large step uses, from 1 to 1024. Results do not depend on it.\n\n"
+        "By default as many as the process may use processors, or FUSESTEP_NUM_THREADS.");
     try {
         read_environment();
     } catch (const py::value_error& error) {

@@ -1,0 +1,31 @@
+"""`python -m bench COMMAND`: every command is a module of this package with a function `run`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMANDS = {
+    "step": "the time of one optimizer step on the CPU, beside other libraries",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        add = commands.add_parser(name, help=summary, description=summary).add_argument
+        add("--out", type=Path, help="folder for JSON and PNG (default: print only)")
+        add("--quick", action="store_true", help="small and short, as a smoke test")
+        add("--markdown", action="store_true", help="print tables in Markdown")
+        add("--only", nargs="+", default=[], metavar="NAME", help="some parts, or some models")
+    options = parser.parse_args(arguments)
+    run = importlib.import_module(f"bench.{options.command}").run
+    return int(run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

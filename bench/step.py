@@ -1,0 +1,185 @@
+"""The time of one optimizer step: fusestep, its peers and the streaming limit of the machine."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from . import contestants as who
+from . import picture, report, sweeps
+from .agreement import ADAMW, ADAMW_CLIPPED, SGD, TOLERANCE, Disagreement, Rule
+from .contestants import Entry
+from .measure import FULL, QUICK, Effort, Timing, in_turns
+from .models import MODELS, Model, Problem
+from .models import QUICK as QUICK_MODELS
+from .report import Column, Table
+
+# Beyond this many parameters not all contestants fit into memory together. Then the fast ones run
+# side by side, and the others beside another fusestep.
+_LARGE = 100_000_000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One rule and who computes it; bytes are those that a step must move for each parameter."""
+
+    name: str
+    rule: Rule
+    entries: Sequence[Entry]
+    bytes_moved: int
+
+    def __call__(self, models: Sequence[Model], effort: Effort) -> Table:
+        entries, absent = who.usable(self.entries)
+        rows: list[dict[str, Any]] = []
+        timings: dict[str, dict[str, Timing]] = {}
+        worst: dict[str, float] = {}
+        for model in models:
+            print(f"{self.rule.title}: {model.title}", file=sys.stderr, flush=True)
+            times: dict[str, Timing] = {}
+            relative: dict[str, float] = {}
+            for group in _groups(entries, model):
+                contestants, deviations = who.build(Problem(model), self.rule, group)
+                measured = in_turns({name: c.step for name, c in contestants.items()}, effort)
+                del contestants
+                for name, timing in measured.items():
+                    times.setdefault(name, timing)
+                    relative.setdefault(name, timing.median / measured["fusestep"].median)
+                for name, deviation in deviations.items():
+                    worst[name] = max(worst.get(name, 0.0), deviation)
+            rows.append(self._row(model, times, relative))
+            timings[model.title] = times
+        return Table(
+            self.name,
+            f"{self.rule.title}, float32: time of one step",
+            self._columns(absent),
+            rows,
+            [*report.absences(absent), self._agreement(worst), _spread(timings)],
+            {
+                "timings": {
+                    title: {name: asdict(timing) for name, timing in times.items()}
+                    for title, times in timings.items()
+                },
+                "absent": absent,
+                "largest deviations": worst,
+            },
+        )
+
+    def _row(
+        self, model: Model, times: Mapping[str, Timing], relative: Mapping[str, float]
+    ) -> dict[str, Any]:
+        own = times["fusestep"].median
+        peers = {entry.name for entry in self.entries if entry.peer}
+        best = min(peers & relative.keys(), key=lambda name: relative[name])
+        row: dict[str, Any] = {
+            "model": model.title,
+            "arrays": model.arrays,
+            "parameters": model.parameters,
+            **{name: timing.median for name, timing in times.items()},
+            "relative": dict(relative),
+            "best peer": best,
+            "ratio": relative[best],
+            "ratio bound": relative[best] / relative["fusestep bound"],
+            "rate": self.bytes_moved * model.parameters / own / 1e9,
+        }
+        if who.LIMIT.name in times:
+            row["share"] = 100 * times[who.LIMIT.name].median / own
+        return row
+
+    def _columns(self, absent: Mapping[str, str]) -> list[Column]:
+        columns = [
+            Column("model", "model"),
+            Column("arrays", "arrays", report.count),
+            Column("parameters", "parameters", report.count),
+            *report.time_columns([entry.name for entry in self.entries], absent),
+            Column("best peer", "best peer"),
+            Column("ratio", "best peer / fusestep", report.ratio),
+            Column("ratio bound", "/ bound", report.ratio),
+            Column("rate", "GB/s", report.gigabytes),
+        ]
+        if who.LIMIT in self.entries:
+            columns.append(Column("share", "of limit", report.percent))
+        return columns
+
+    def _agreement(self, worst: Mapping[str, float]) -> str:
+        largest = max(worst, key=lambda name: worst[name])
+        return (
+            f"All agree with float64 NumPy after 3 steps: largest deviation {worst[largest]:.0e} "
+            f"({largest}), allowed {TOLERANCE:.0e}. GB/s are fusestep's, at {self.bytes_moved} "
+            "bytes for each parameter."
+        )
+
+
+def _spread(timings: Mapping[str, Mapping[str, Timing]]) -> str:
+    spreads = {
+        f"{name}, {title}": 100 * (timing.upper - timing.lower) / timing.median
+        for title, times in timings.items()
+        for name, timing in times.items()
+    }
+    widest = max(spreads, key=lambda name: spreads[name])
+    rounds = {timing.rounds for times in timings.values() for timing in times.values()}
+    return (
+        f"Medians of {' to '.join(map(str, sorted({min(rounds), max(rounds)})))} rounds. "
+        "The quartiles are apart by "
+        f"{statistics.median(spreads.values()):.0f} % of the median, mostly; by "
+        f"{spreads[widest]:.0f} % at most ({widest})."
+    )
+
+
+def _groups(entries: Sequence[Entry], model: Model) -> list[list[Entry]]:
+    if model.parameters < _LARGE:
+        return [list(entries)]
+    fast = [entry for entry in entries if entry.fast]
+    return [fast, [who.FUSESTEP, *(entry for entry in entries if not entry.fast)]]
+
+
+_OWN = (who.FUSESTEP, who.BOUND)
+_NUMPY = (who.NUMPY, who.NUMPY_OUT)
+_TORCH = (who.TORCH_FOREACH, who.TORCH_FUSED)
+_ALL = (*_OWN, *_NUMPY, *_TORCH, who.DEEPSPEED, who.OPTAX, who.LIMIT)
+_CLIPPING = (*_OWN, *_NUMPY, who.TORCH_FUSED, who.OPTAX)
+
+# Clipping reads the gradients once more.
+PARTS: dict[str, Callable[[Sequence[Model], Effort], Table]] = {
+    "adamw": Comparison("adamw", ADAMW, _ALL, bytes_moved=28),
+    "sgd": Comparison("sgd", SGD, (*_OWN, *_NUMPY, *_TORCH), bytes_moved=20),
+    "clip": Comparison("clip", ADAMW_CLIPPED, _CLIPPING, bytes_moved=32),
+    "threads": sweeps.threads,
+    "isa": sweeps.instruction_sets,
+    "cost": sweeps.cost,
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures what the options ask for; 1 where a contestant computed something else."""
+    models = QUICK_MODELS if options.quick else MODELS
+    known = [*PARTS, *(model.name for model in models)]
+    if unknown := [name for name in options.only if name not in known]:
+        print(f"--only: no {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    parts = [name for name in PARTS if name in options.only] or list(PARTS)
+    chosen = [model for model in models if model.name in options.only] or list(models)
+
+    write = report.as_markdown if options.markdown else report.as_text
+    facts = report.machine()
+    print(report.machine_line(facts), flush=True)
+    tables: list[Table] = []
+    for name in parts:
+        try:
+            table = PARTS[name](chosen, QUICK if options.quick else FULL)
+        except Disagreement as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        if table.rows:
+            print(f"\n{write(table)}", flush=True)
+            tables.append(table)
+
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        report.write_json(options.out / "step.json", facts, tables)
+        drawn = picture.draw(options.out / "step.png", tables, facts)
+        print(f"\nstep.json: written; step.png: {drawn}")
+    return 0

@@ -1,0 +1,254 @@
+// Works the thread pool and the plans from several threads at once. The thread sanitizer watches
+// for races; the program itself checks that every result has the bits of the serial run.
+#include "../../csrc/runtime/pool.h"
+
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../../csrc/runtime/isa.h"
+#include "../../csrc/runtime/plan.h"
+
+namespace fusestep {
+namespace {
+
+constexpr int kCallers = 4;
+constexpr int kMostThreads = 6;
+constexpr int kSteps = 4;
+// around blocks, chunks and the size from which a step is shared out, with an empty array inside
+constexpr std::size_t kSizes[] = {1, 40'000, 7, 1023, 1025, 0, 65'537, 3};
+
+using Bytes = std::vector<unsigned char>;
+
+// Changes the thread count all the time while it lives.
+class Meddler {
+ public:
+    Meddler() : thread_([this] { meddle(); }) {}
+    ~Meddler() {
+        done_.store(true);
+        thread_.join();
+        set_thread_count(1);
+    }
+    Meddler(const Meddler&) = delete;
+    Meddler& operator=(const Meddler&) = delete;
+
+ private:
+    void meddle() {
+        for (int threads = 1; !done_.load(); threads = threads % kMostThreads + 1) {
+            set_thread_count(threads);
+            std::this_thread::yield();
+        }
+    }
+
+    std::atomic<bool> done_{false};
+    std::thread thread_;
+};
+
+// Values between -1 and 1 that depend on the seed alone.
+class Noise {
+ public:
+    explicit Noise(std::uint64_t seed) : state_(seed) {}
+    double next() {
+        state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+        return static_cast<double>(state_ >> 11) / 4503599627370496.0 - 1.0;
+    }
+
+ private:
+    std::uint64_t state_;
+};
+
+// An optimizer with arrays of its own: float32 and float64 in turn, all flags of the rule off or
+// on.
+class Model {
+ public:
+    Model(const RuleEntry& rule, bool flags) : flags_(flags) {
+        for (int i = 0; i < rule.columns; ++i) {
+            const Column& column = rule.column[i];
+            const double number = column.upper == 1.0 ? 0.9 : 0.01;
+            hyper_.push_back(column.flag ? (flags ? 1.0 : 0.0) : number);
+        }
+        hyper_.push_back(flags ? 1.0 : 0.0);  // maximize
+        Noise noise(7);
+        std::vector<Leaf> leaves;
+        for (const std::size_t size : kSizes) {
+            Leaf leaf;
+            leaf.size = size;
+            leaf.type = leaves.size() % 2 == 0 ? kFloat32 : kFloat64;
+            leaf.parameter = array(leaf, &noise);
+            for (int k = 0; k < rule.states_used(hyper_.data()); ++k) {
+                leaf.state[k] = array(leaf, nullptr);
+            }
+            leaves.push_back(leaf);
+        }
+        const std::size_t written = arrays_.size();
+        for (const Leaf& leaf : leaves) gradients_.push_back(array(leaf, &noise));
+        plan_ = std::make_unique<Plan>(rule, std::move(leaves), 1, hyper_.data());
+        written_ = written;
+    }
+
+    void train() {
+        StepOptions options;
+        options.clip_by_norm = true;
+        options.clip_norm = 5.0;
+        options.nonfinite = NonFinite::kSkip;
+        if (flags_) options.grad_scale = 3.0;
+        if (flags_) options.clip_value = 0.01;
+        for (int step = 0; step < kSteps; ++step) {
+            for (std::size_t i = 0; i < gradients_.size(); ++i) {
+                const bool absent = step == 2 && i == 1;
+                plan_->set_gradient(i, absent ? nullptr : gradients_[i]);
+            }
+            norms_.push_back(plan_->step(options).grad_norm);
+        }
+    }
+
+    // All that the steps wrote: parameters, state, reported norms.
+    Bytes bytes() const {
+        Bytes all(norms_.size() * sizeof(double));
+        std::memcpy(all.data(), norms_.data(), all.size());
+        for (std::size_t i = 0; i < written_; ++i) {
+            all.insert(all.end(), arrays_[i].begin(), arrays_[i].end());
+        }
+        return all;
+    }
+
+ private:
+    // Memory of the leaf's size and type, random or zero.
+    void* array(const Leaf& leaf, Noise* noise) {
+        const std::size_t item = leaf.type == kFloat32 ? sizeof(float) : sizeof(double);
+        arrays_.emplace_back((leaf.size + 1) * item);  // one more: its address is never null
+        unsigned char* const data = arrays_.back().data();
+        for (std::size_t i = 0; noise != nullptr && i < leaf.size; ++i) {
+            const double value = noise->next();
+            const float narrow = static_cast<float>(value);
+            const void* const source = leaf.type == kFloat32 ? static_cast<const void*>(&narrow)
+                                                             : static_cast<const void*>(&value);
+            std::memcpy(data + i * item, source, item);
+        }
+        return data;
+    }
+
+    bool flags_;
+    std::vector<double> hyper_;
+    std::vector<Bytes> arrays_;
+    std::size_t written_ = 0;
+    std::vector<void*> gradients_;
+    std::vector<double> norms_;
+    std::unique_ptr<Plan> plan_;
+};
+
+// One model for every rule without and one with its flags.
+std::vector<std::unique_ptr<Model>> models() {
+    std::vector<std::unique_ptr<Model>> all;
+    for (const RuleEntry& rule : kRuleEntries) {
+        all.push_back(std::make_unique<Model>(rule, false));
+        all.push_back(std::make_unique<Model>(rule, true));
+    }
+    return all;
+}
+
+// The visits are plain integers: a race, or a task still running at return, is the sanitizer's to
+// report.
+bool every_index_is_visited_once() {
+    const Meddler meddler;
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> callers;
+    for (int caller = 0; caller < kCallers; ++caller) {
+        callers.emplace_back([&wrong, caller] {
+            constexpr std::size_t counts[] = {0, 1, 2, 3, 64, 1000};
+            for (std::size_t round = 0; round < 400; ++round) {
+                const std::size_t count = counts[(round + static_cast<std::size_t>(caller)) % 6];
+                std::vector<int> visits(count);
+                auto visit = [&visits](std::size_t i) { ++visits[i]; };
+                run_parallel(count, true, visit);
+                for (const int n : visits) wrong += n != 1;
+            }
+        });
+    }
+    for (std::thread& caller : callers) caller.join();
+    return wrong == 0;
+}
+
+// What one call wrote on any thread, the next call may read on any other.
+bool later_calls_see_what_earlier_ones_wrote() {
+    set_thread_count(kMostThreads);
+    std::vector<std::size_t> values(5000);
+    for (int round = 0; round < 200; ++round) {
+        std::vector<std::size_t> next(values.size());
+        auto task = [&](std::size_t i) { next[i] = values[values.size() - 1 - i] + 1; };
+        run_parallel(values.size(), true, task);
+        values.swap(next);
+    }
+    for (const std::size_t value : values) {
+        if (value != 200) return false;
+    }
+    return true;
+}
+
+std::vector<Bytes> serial_results() {
+    set_thread_count(1);
+    std::vector<Bytes> results;
+    for (const auto& model : models()) {
+        model->train();
+        results.push_back(model->bytes());
+    }
+    return results;
+}
+
+bool one_after_another_has_the_serial_bits(const std::vector<Bytes>& expected) {
+    for (int threads = 2; threads <= kMostThreads; threads += 2) {
+        set_thread_count(threads);
+        const auto all = models();
+        for (std::size_t k = 0; k < all.size(); ++k) {
+            all[k]->train();
+            if (all[k]->bytes() != expected[k]) return false;
+        }
+    }
+    return true;
+}
+
+bool all_at_once_have_the_serial_bits(const std::vector<Bytes>& expected) {
+    const Meddler meddler;
+    const auto all = models();
+    std::vector<std::thread> trainers;
+    for (const auto& model : all) trainers.emplace_back([&model] { model->train(); });
+    for (std::thread& trainer : trainers) trainer.join();
+    for (std::size_t k = 0; k < all.size(); ++k) {
+        if (all[k]->bytes() != expected[k]) return false;
+    }
+    return true;
+}
+
+int passed = 0;
+int failed = 0;
+
+void check(const std::string& what, bool holds) {
+    std::printf("%s: %s\n", holds ? "ok" : "FAILED", what.c_str());
+    std::fflush(stdout);
+    ++(holds ? passed : failed);
+}
+
+}  // namespace
+}  // namespace fusestep
+
+int main() {
+    using namespace fusestep;
+    check("every index is visited once", every_index_is_visited_once());
+    check("later calls see what earlier ones wrote", later_calls_see_what_earlier_ones_wrote());
+    use_isa("baseline");
+    const std::vector<Bytes> expected = serial_results();
+    for (const std::string& isa : supported_isas()) {
+        check(isa + " is active", use_isa(isa) && isa == active_isa());
+        check(isa + ", one plan after another: the serial bits",
+              one_after_another_has_the_serial_bits(expected));
+        check(isa + ", all plans at once: the serial bits",
+              all_at_once_have_the_serial_bits(expected));
+    }
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed == 0 ? 0 : 1;
+}
