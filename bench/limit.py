@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ class Limit(Contestant):
         self.count = problem.model.parameters
         # so small that sums over thousands of steps stay small
         self.arrays = [np.full(self.count, 1e-6, np.float32) for _ in range(4)]
-        self.set_threads(fs.get_num_threads())
+        self.step = self.on(fs.get_num_threads())
 
-    def set_threads(self, threads: int) -> None:
+    def on(self, threads: int) -> Callable[[], object]:
+        """The step on so many threads."""
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in self.arrays]
         count = ctypes.c_ssize_t(self.count)
-        self.step = functools.partial(_stream(), count, ctypes.c_int(threads), *pointers)
+        return functools.partial(_stream(), count, ctypes.c_int(threads), *pointers)
 
 
 @functools.cache

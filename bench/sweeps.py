@@ -6,7 +6,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from fusestep import _core
 
 from . import contestants as who
 from . import report
-from .agreement import ADAMW, Contestant, assert_agreement
+from .agreement import ADAMW, assert_agreement
 from .limit import Limit
 from .measure import Effort, in_turns
 from .models import Model, Problem
@@ -33,24 +33,33 @@ def threads(models: Sequence[Model], effort: Effort) -> Table:
     counts = sorted({1 << k for k in range(everything.bit_length())} | {everything})
     rows: list[dict[str, Any]] = []
     for model in (model for model in models if model.name in ("1e5", "1e7", "gpt2")):
+        print(f"threads: {model.title}", file=sys.stderr, flush=True)
         contestants, _ = who.build(Problem(model), ADAMW, entries)
-        alone = 0.0
+        # everybody on every number of threads in turns
+        steps = {
+            f"{name} {count}": c.on(count) if isinstance(c, Limit) else c.step
+            for name, c in contestants.items()
+            for count in counts
+        }
+        before: dict[str, Callable[[], object]] = {
+            f"{name} {count}": functools.partial(_set_threads, count)
+            for name in contestants
+            for count in counts
+        }
+        try:
+            timings = in_turns(steps, replace(effort, seconds=effort.seconds * len(counts)), before)
+        finally:
+            _set_threads(everything)
+        alone = timings[f"{who.BOUND.name} 1"].median
         for count in counts:
-            print(f"threads: {model.title}, {count}", file=sys.stderr, flush=True)
-            try:
-                _set_threads(count, contestants)
-                timings = in_turns({name: c.step for name, c in contestants.items()}, effort)
-            finally:
-                _set_threads(everything, contestants)
-            times = {name: timing.median for name, timing in timings.items()}
+            times = {name: timings[f"{name} {count}"].median for name in contestants}
             own = times[who.BOUND.name]
-            alone = alone or own
             row = {"model": model.title, "threads": count, **times, "speed-up": alone / own}
             row["rate"] = _BYTES * model.parameters / own / 1e9
             if who.LIMIT.name in times:
                 row["share"] = 100 * times[who.LIMIT.name] / own
             rows.append(row)
-        del contestants
+        del contestants, steps
     columns = [
         Column("model", "model"),
         Column("threads", "threads"),
@@ -63,13 +72,10 @@ def threads(models: Sequence[Model], effort: Effort) -> Table:
     return Table("threads", title, columns, rows, report.absences(absent))
 
 
-def _set_threads(count: int, contestants: Mapping[str, Contestant]) -> None:
+def _set_threads(count: int) -> None:
     fs.set_num_threads(count)
-    if who.TORCH_FUSED.name in contestants:
+    if not who.TORCH_FUSED.absent():
         importlib.import_module("torch").set_num_threads(count)  # DeepSpeed's too: one OpenMP
-    for contestant in contestants.values():
-        if isinstance(contestant, Limit):
-            contestant.set_threads(count)
 
 
 def instruction_sets(models: Sequence[Model], effort: Effort) -> Table:

@@ -2,33 +2,44 @@
 // subnormals kept. Other libraries may have switched the thread to flush them to zero, which would
 // change bits.
 #pragma once
+#include <cstdint>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <xmmintrin.h>
-#define FUSESTEP_FP_GET() _mm_getcsr()
-#define FUSESTEP_FP_SET(word) _mm_setcsr(word)
-#define FUSESTEP_FP_DEFAULT 0x1F80u
-#elif defined(__aarch64__) && !defined(_MSC_VER)
-#define FUSESTEP_FP_GET() __builtin_aarch64_get_fpcr()
-#define FUSESTEP_FP_SET(word) __builtin_aarch64_set_fpcr(word)
-#define FUSESTEP_FP_DEFAULT 0u
-#else
-#define FUSESTEP_FP_GET() 0u
-#define FUSESTEP_FP_SET(word) static_cast<void>(word)
-#define FUSESTEP_FP_DEFAULT 0u
 #endif
 
 namespace fusestep {
 
 class FloatEnvironment {
  public:
-    FloatEnvironment() : saved_(FUSESTEP_FP_GET()) { FUSESTEP_FP_SET(FUSESTEP_FP_DEFAULT); }
-    ~FloatEnvironment() { FUSESTEP_FP_SET(saved_); }
+    FloatEnvironment() : saved_(get()) { set(kDefault); }
+    ~FloatEnvironment() { set(saved_); }
     FloatEnvironment(const FloatEnvironment&) = delete;
     FloatEnvironment& operator=(const FloatEnvironment&) = delete;
 
  private:
-    unsigned saved_;
+#if defined(__x86_64__) || defined(_M_X64)
+    using Word = unsigned;
+    static constexpr Word kDefault = 0x1F80;  // all exceptions masked
+    static Word get() { return _mm_getcsr(); }
+    static void set(Word word) { _mm_setcsr(word); }
+#elif defined(__aarch64__) && !defined(_MSC_VER)
+    using Word = std::uint64_t;
+    static constexpr Word kDefault = 0;
+    static Word get() {
+        Word word;
+        __asm__ __volatile__("mrs %0, fpcr" : "=r"(word));
+        return word;
+    }
+    static void set(Word word) { __asm__ __volatile__("msr fpcr, %0" : : "r"(word)); }
+#else
+    using Word = unsigned;
+    static constexpr Word kDefault = 0;
+    static Word get() { return kDefault; }
+    static void set(Word) {}
+#endif
+
+    Word saved_;
 };
 
 }  // namespace fusestep

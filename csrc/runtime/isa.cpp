@@ -22,16 +22,16 @@ bool always() { return true; }
 #ifdef FUSESTEP_X86_KERNELS
 #ifdef _MSC_VER
 // Leaf 7 of CPUID, and whether the operating system saves the wide registers (XCR0).
-bool has(int ebx_bits, unsigned long long saved_registers) {
+bool has(unsigned ebx_bits, unsigned long long saved_registers) {
     int regs[4];
     __cpuid(regs, 1);
     const int osxsave = 1 << 27;
     if (!(regs[2] & osxsave) || (_xgetbv(0) & saved_registers) != saved_registers) return false;
     __cpuidex(regs, 7, 0);
-    return (regs[1] & ebx_bits) == ebx_bits;
+    return (static_cast<unsigned>(regs[1]) & ebx_bits) == ebx_bits;
 }
-bool has_avx2() { return has(1 << 5, 0x6); }
-bool has_avx512() { return has((1 << 16) | (1 << 17) | (1 << 30) | (1 << 31), 0xE6); }
+bool has_avx2() { return has(1u << 5, 0x6); }
+bool has_avx512() { return has((1u << 16) | (1u << 17) | (1u << 30) | (1u << 31), 0xE6); }
 #else
 bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 bool has_avx512() {
