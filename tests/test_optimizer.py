@@ -246,6 +246,16 @@ def test_bound_gradients_are_read_at_every_step() -> None:
     assert_same_bits(params, expected)
 
 
+def test_a_refused_binding_leaves_the_one_before() -> None:
+    params = [np.ones(3), np.ones(2)]
+    opt = fs.SGD(params, lr=0.25)
+    opt.bind([np.ones(3), np.ones(2)])
+    with pytest.raises(ValueError, match="gradient has shape"):
+        opt.bind([np.full(3, 7.0), np.ones(5)])
+    opt.step()
+    assert [p.tolist() for p in params] == [[0.75] * 3, [0.75] * 2]
+
+
 def test_bound_gradients_are_kept_alive() -> None:
     w = np.ones(100_000)
     opt = fs.SGD(w, lr=1.0)

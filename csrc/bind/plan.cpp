@@ -78,10 +78,17 @@ class PlanObject {
     // Gradients to use at every later step() without arguments; None lets go of them.
     void bind(py::handle gradients) {
         const Busy busy(*this);
-        bound_ = py::none();
-        if (gradients.is_none()) return;
+        if (gradients.is_none()) {
+            bound_ = py::none();
+            return;
+        }
         const py::tuple fixed = py::tuple(py::reinterpret_borrow<py::object>(gradients));
-        take(fixed);
+        try {
+            take(fixed);
+        } catch (...) {
+            if (!bound_.is_none()) take(bound_);
+            throw;
+        }
         bound_ = fixed;
     }
 

@@ -1,7 +1,8 @@
-from typing import Any, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
+from _typeshed import structseq
 
 # name, lower bound, upper bound, whether the upper bound is excluded, whether it is a flag
 Column: TypeAlias = tuple[str, float, float, bool, bool]
@@ -9,7 +10,8 @@ Column: TypeAlias = tuple[str, float, float, bool, bool]
 class StateError(RuntimeError): ...
 
 @final
-class StepInfo(tuple[float, float | None, bool]):
+class StepInfo(structseq[float | None], tuple[float, float | None, bool]):
+    __match_args__: Final = ("lr", "grad_norm", "applied")
     @property
     def lr(self) -> float: ...
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class Optimizer:
     Every setting is an attribute: assigning ``opt.lr`` between steps holds for all groups without a
     value of their own, assigning ``opt.groups[1].lr`` for that group. What decides the arithmetic
     itself (True or False, and ``eps_mode``) is fixed when the optimizer is built.
+
+    Parameters are checked when the optimizer is built, and kept alive by it.
 
     Raises:
         TypeError, ValueError: a parameter that cannot be updated in place, or a setting out of
@@ -123,7 +125,8 @@ class Optimizer:
     def bind(self, grads: Any) -> None:
         """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.
 
-        They are checked now and kept alive. ``bind(None)`` lets go of them.
+        They are checked now and kept alive; if one is refused, those bound before stay.
+        ``bind(None)`` lets go of them.
         """
         if grads is not None:
             grads = self._structure.leaves(grads, "grads")
@@ -203,7 +206,7 @@ class Optimizer:
         fixed = [name for name in self._settings.defaults if self._settings.is_fixed(name)]
         found = saved.differences(state, self._saved_form(), fixed)
         if found:
-            raise _core.StateError("\n  ".join(["the state is of another optimizer:", *found]))
+            raise _core.StateError("\n  ".join(["the state does not fit this optimizer:", *found]))
         before = {name: getattr(self, name) for name in _OPTIONS}
         try:
             for name in _OPTIONS:
@@ -240,6 +243,12 @@ class Optimizer:
                 path: {"updates": count, "state": arrays} for (path, arrays), count in updates
             },
         }
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be copied or pickled: it writes arrays that others "
+            "hold; build a new one and load_state_dict(state_dict())"
+        )
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self._settings.defaults.items())

@@ -9,57 +9,92 @@ import numpy as np
 
 FORMAT = 1
 
+_LARGEST_COUNT = 2**63 - 1
 
-def differences(
-    saved: Mapping[str, Any], present: Mapping[str, Any], fixed: Collection[str]
-) -> list[str]:
+
+def differences(saved: Any, present: Mapping[str, Any], fixed: Collection[str]) -> list[str]:
     """What keeps the saved state from fitting the present one; ``fixed`` settings must be equal."""
+    malformed = _malformed(saved, present)
+    if malformed:
+        return malformed
     found: list[str] = []
-
-    def compare(what: str, there: Any, here: Any) -> None:
-        if there != here:
-            found.append(f"{what}: saved {there!r}, present {here!r}")
-
-    for name in ("format", "rule"):
-        compare(name, saved.get(name), present[name])
-    found += [f"{name}: not saved" for name in present if name not in saved]
-    if found:
-        return found
     patterns = [[group["match"] for group in state["groups"]] for state in (saved, present)]
-    compare("groups", *patterns)
+    found += _unequal("groups", *patterns)
     for name in fixed:
-        compare(name, saved["settings"].get(name), present["settings"][name])
-    for name in ("attempted", "applied"):
-        if not _is_count(saved[name]):
-            found.append(f"{name}: must be a whole number of at least 0, not {saved[name]!r}")
+        found += _unequal(name, saved["settings"][name], present["settings"][name])
+    if saved["applied"] > saved["attempted"]:
+        found.append(f"applied: {saved['applied']} is more than attempted, {saved['attempted']}")
     there, here = saved["parameters"], present["parameters"]
     for path in [*here, *(path for path in there if path not in here)]:
-        where = f"params[{path!r}]" if path else "params"
+        where = _where(path)
         if path not in there or path not in here:
             found.append(f"{where}: {'not saved' if path in here else 'not present'}")
         else:
-            found += _entry_differences(where, there[path], here[path])
+            found += _array_differences(where, there[path]["state"], here[path]["state"])
     return found
 
 
-def _entry_differences(
-    where: str, saved: Mapping[str, Any], present: Mapping[str, Any]
-) -> list[str]:
+def _malformed(saved: Any, present: Mapping[str, Any]) -> list[str]:
+    """What the saved state lacks to be of the form that ``state_dict`` gives."""
+    if not isinstance(saved, Mapping):
+        return [f"it must be a dict as state_dict() gives, not {type(saved).__name__}"]
+    found = [f"{name}: not saved" for name in present if name not in saved]
+    for name in ("format", "rule"):
+        found += _unequal(name, saved.get(name), present[name])
+    if found:
+        return found
+    for name in ("attempted", "applied"):
+        found += _bad_count(name, saved[name])
+    settings, groups, parameters = (saved[name] for name in ("settings", "groups", "parameters"))
+    known = present["settings"].keys()
+    if not isinstance(settings, Mapping) or settings.keys() != known:
+        found.append(f"settings: must be a dict of {', '.join(known)}, not {settings!r}")
+    if not isinstance(groups, (list, tuple)) or not all(_is_group(g, known) for g in groups):
+        found.append(f"groups: must be a list of dicts with match and settings, not {groups!r}")
+    if not isinstance(parameters, Mapping):
+        return [*found, f"parameters: must be a dict, not {type(parameters).__name__}"]
+    for path, entry in parameters.items():
+        if isinstance(entry, Mapping) and isinstance(entry.get("state"), Mapping):
+            found += _bad_count(f"{_where(path)} updates", entry.get("updates"))
+        else:
+            found.append(f"{_where(path)}: must be a dict with updates and state, not {entry!r}")
+    return found
+
+
+def _is_group(group: Any, known: Collection[str]) -> bool:
+    return (
+        isinstance(group, Mapping)
+        and group.keys() == {"match", "settings"}
+        and isinstance(group["settings"], Mapping)
+        and all(name in known for name in group["settings"])
+    )
+
+
+def _array_differences(where: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     found = []
-    if not _is_count(saved.get("updates")):
-        updates = saved.get("updates")
-        found.append(f"{where} updates: must be a whole number of at least 0, not {updates!r}")
-    there, here = saved.get("state", {}), present["state"]
     if sorted(there) != sorted(here):
         found.append(f"{where} state arrays: saved {sorted(there)}, present {sorted(here)}")
     for name in (name for name in here if name in there):
-        array = np.asarray(there[name])
+        if not isinstance(there[name], np.ndarray):
+            given = type(there[name]).__name__
+            found.append(f"{where} {name}: must be an array, not {given}")
+            continue
         for what in ("shape", "dtype"):
-            a, b = getattr(array, what), getattr(here[name], what)
+            a, b = getattr(there[name], what), getattr(here[name], what)
             if a != b:
                 found.append(f"{where} {name} {what}: saved {a}, present {b}")
     return found
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _unequal(what: str, there: Any, here: Any) -> list[str]:
+    return [] if there == here else [f"{what}: saved {there!r}, present {here!r}"]
+
+
+def _bad_count(what: str, value: Any) -> list[str]:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT:
+        return []
+    return [f"{what}: must be a whole number from 0 to 2^63 - 1, not {value!r}"]
+
+
+def _where(path: str) -> str:
+    return f"params[{path!r}]" if path else "params"
