@@ -72,21 +72,18 @@ void require_layout(const std::string& what, py::handle object) {
     }
 }
 
-std::string shape_text(const std::vector<py::ssize_t>& shape) {
-    py::tuple dims(shape.size());
-    for (std::size_t i = 0; i < shape.size(); ++i) dims[i] = shape[i];
-    return text(dims);
+std::string shape_text(const ArrayView& view) {
+    py::tuple shape(view.dimensions);
+    for (int i = 0; i < view.dimensions; ++i) shape[i] = view.extents[i];
+    return text(shape);
 }
 
 const char* dtype_text(DataType type) { return type == kFloat32 ? "float32" : "float64"; }
 
-bool shape_equals(py::handle object, const std::vector<py::ssize_t>& shape) {
+bool has_shape_of(py::handle object, const ArrayView& view) {
     const auto* proxy = array_proxy(object.ptr());
-    if (static_cast<std::size_t>(proxy->nd) != shape.size()) return false;
-    for (std::size_t i = 0; i < shape.size(); ++i) {
-        if (proxy->dimensions[i] != shape[i]) return false;
-    }
-    return true;
+    return proxy->nd == view.dimensions &&
+           std::equal(proxy->dimensions, proxy->dimensions + proxy->nd, view.extents);
 }
 
 }  // namespace
@@ -113,16 +110,26 @@ ArrayView check_writeable(const std::string& name, py::handle object) {
     }
     const auto* proxy = array_proxy(object.ptr());
     view.data = proxy->data;
-    view.shape.assign(proxy->dimensions, proxy->dimensions + proxy->nd);
+    view.dimensions = proxy->nd;
+    view.extents = proxy->dimensions;
     view.size = 1;
-    for (const py::ssize_t extent : view.shape) view.size *= static_cast<std::size_t>(extent);
+    for (int i = 0; i < view.dimensions; ++i) {
+        view.size *= static_cast<std::size_t>(view.extents[i]);
+    }
     return view;
+}
+
+void prefetch_array(PyObject* object) { FUSESTEP_PREFETCH(object); }
+
+void prefetch_extents(PyObject* object) {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(object)) != dtypes().array_type) return;
+    FUSESTEP_PREFETCH(array_proxy(object)->dimensions);
 }
 
 const void* check_gradient(const std::string& path, const ArrayView& parameter, py::handle object) {
     constexpr int layout = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_;
     const bool good = is_array(object) && type_of(object) == parameter.type &&
-                      has_flags(object, layout) && shape_equals(object, parameter.shape);
+                      has_flags(object, layout) && has_shape_of(object, parameter);
     if (good) return array_proxy(object.ptr())->data;
     const std::string what = parameter_name(path) + ": gradient";
     require_array(what, object);
@@ -130,9 +137,9 @@ const void* check_gradient(const std::string& path, const ArrayView& parameter, 
         throw py::type_error(what + " has dtype " + text(object.attr("dtype")) +
                              ", the parameter has " + dtype_text(parameter.type));
     }
-    if (!shape_equals(object, parameter.shape)) {
+    if (!has_shape_of(object, parameter)) {
         throw py::value_error(what + " has shape " + text(object.attr("shape")) +
-                              ", the parameter has " + shape_text(parameter.shape));
+                              ", the parameter has " + shape_text(parameter));
     }
     require_layout(what, object);
     throw py::value_error(what + " cannot be read");

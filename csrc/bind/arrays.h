@@ -18,12 +18,14 @@ class StateError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// A checked array: memory that may be read or written as `size` elements of `type`.
+// A checked array: memory that may be read or written as `size` elements of `type`. The extents
+// are the array's own.
 struct ArrayView {
     void* data = nullptr;
     std::size_t size = 0;
     DataType type = kFloat32;
-    std::vector<py::ssize_t> shape;
+    int dimensions = 0;
+    const py::ssize_t* extents = nullptr;
 };
 
 // How an error names a parameter: params['dense1/w'], or params for a lone array.
@@ -32,6 +34,11 @@ std::string parameter_name(const std::string& path);
 // A parameter or state array: float32 or float64, C-contiguous, aligned, writeable, native byte
 // order.
 ArrayView check_writeable(const std::string& name, py::handle object);
+
+// Asks for the memory that check_gradient will read of an array: one after the other in two calls,
+// a few arrays ahead. Where a model has thousands of small arrays, each of them is a cache miss.
+void prefetch_array(PyObject* object);
+void prefetch_extents(PyObject* object);
 
 // The data of a gradient for that parameter: same dtype and shape, C-contiguous, aligned. Throws
 // what is wrong.

@@ -72,6 +72,7 @@ class PlanObject {
           hyper_(std::move(hyper)),
           limits_(std::move(limits)),
           plan_(make_plan(rule, states, groups)),
+          extents_(own_extents()),
           checked_(paths_.size()),
           held_(paths_.size()) {}
 
@@ -201,6 +202,20 @@ class PlanObject {
         return Plan(*entry, std::move(leaves), static_cast<int>(hyper_.shape(0)), hyper_.data());
     }
 
+    // A copy of all extents side by side, which a reshaped parameter does not change.
+    std::vector<py::ssize_t> own_extents() {
+        std::vector<py::ssize_t> extents;
+        for (const ArrayView& view : views_) {
+            extents.insert(extents.end(), view.extents, view.extents + view.dimensions);
+        }
+        const py::ssize_t* next = extents.data();
+        for (ArrayView& view : views_) {
+            view.extents = next;
+            next += view.dimensions;
+        }
+        return extents;
+    }
+
     // Checks one gradient per parameter, None allowed, and remembers where they are. Returns the
     // gradients as a list or tuple.
     py::object take(py::handle gradients) {
@@ -214,6 +229,8 @@ class PlanObject {
         }
         PyObject** item = PySequence_Fast_ITEMS(items.ptr());
         for (std::size_t i = 0; i < count; ++i) {
+            if (i + kAhead < count) prefetch_array(item[i + kAhead]);
+            if (i + kAhead / 2 < count) prefetch_extents(item[i + kAhead / 2]);
             const void* gradient = nullptr;
             if (item[i] != Py_None) {
                 gradient = check_gradient(paths_[i], views_[i], item[i]);
@@ -268,6 +285,8 @@ class PlanObject {
                               "(nonfinite=\"skip\" skips such steps)");
     }
 
+    static constexpr std::size_t kAhead = 16;  // arrays
+
     std::vector<std::string> paths_;
     std::vector<ArrayView> views_;
     py::object kept_;  // the arrays whose memory the plan writes
@@ -275,6 +294,7 @@ class PlanObject {
     py::array_t<double> limits_;
     MemoryMap memory_;
     Plan plan_;
+    std::vector<py::ssize_t> extents_;
     std::vector<const void*> checked_;
     std::vector<PyObject*> held_;
     py::object bound_ = py::none();

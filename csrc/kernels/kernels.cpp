@@ -21,12 +21,6 @@
 #define FUSESTEP_UNROLL_LANES _Pragma("GCC unroll 16")
 #endif
 
-#if defined(_MSC_VER)
-#define FUSESTEP_PREFETCH(address) static_cast<void>(0)
-#else
-#define FUSESTEP_PREFETCH(address) __builtin_prefetch(address)
-#endif
-
 namespace fusestep {
 namespace {
 

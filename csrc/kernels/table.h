@@ -4,6 +4,12 @@
 
 #include "../rules/all.h"
 
+#if defined(_MSC_VER)
+#define FUSESTEP_PREFETCH(address) static_cast<void>(0)
+#else
+#define FUSESTEP_PREFETCH(address) __builtin_prefetch(address)
+#endif
+
 namespace fusestep {
 
 enum DataType : int { kFloat32, kFloat64, kDataTypes };
