@@ -17,7 +17,7 @@ constexpr std::size_t kBlock = 1024;
 // Threads take chunks of blocks. Measured: fewer elements are done sooner on the calling thread
 // than shared out, and chunks this large keep the hardware's read-ahead busy.
 constexpr std::size_t kParallelElements = 32 * 1024;
-constexpr std::size_t kWorthWaking = 192 * 1024;
+constexpr std::size_t kWorthWaking = 320 * 1024;
 constexpr std::size_t kSmallestChunk = 8;
 constexpr std::size_t kLargestChunk = 128;
 constexpr std::size_t kChunksPerThread = 8;

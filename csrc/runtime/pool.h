@@ -17,7 +17,7 @@ using Task = void (*)(void* context, std::size_t index);
 // Several threads may call this at once; they share the helpers.
 //
 // Helpers stay awake for a moment after a call, then sleep, and waking one takes as long as it
-// takes to update some 200,000 elements. So a call that is not `worth_waking` is shared only with
+// takes to update some 300,000 elements. So a call that is not `worth_waking` is shared only with
 // helpers that are awake, unless such calls follow one another closely.
 void run_parallel(std::size_t count, bool worth_waking, Task task, void* context);
 
