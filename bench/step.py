@@ -11,7 +11,7 @@ from typing import Any
 
 from . import contestants as who
 from . import picture, report, sweeps
-from .agreement import ADAMW, ADAMW_CLIPPED, SGD, TOLERANCE, Disagreement, Rule
+from .agreement import ADAMW, ADAMW_CLIPPED, SGD, Disagreement, Rule
 from .contestants import Entry
 from .measure import FULL, QUICK, Effort, Timing, in_turns
 from .models import MODELS, Model, Problem
@@ -108,8 +108,8 @@ class Comparison:
         largest = max(worst, key=lambda name: worst[name])
         return (
             f"All agree with float64 NumPy after 3 steps: largest deviation {worst[largest]:.0e} "
-            f"({largest}), allowed {TOLERANCE:.0e}. GB/s are fusestep's, at {self.bytes_moved} "
-            "bytes for each parameter."
+            f"({largest}), allowed {self.rule.tolerance:.0e}. GB/s are fusestep's, at "
+            f"{self.bytes_moved} bytes for each parameter."
         )
 
 

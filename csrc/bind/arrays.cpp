@@ -88,8 +88,6 @@ bool has_shape_of(py::handle object, const ArrayView& view) {
 
 }  // namespace
 
-std::size_t item_bytes(DataType type) { return type == kFloat32 ? sizeof(float) : sizeof(double); }
-
 std::string parameter_name(const std::string& path) {
     return path.empty() ? "params" : "params['" + path + "']";
 }

@@ -62,6 +62,4 @@ class MemoryMap {
     std::vector<Interval> intervals_;
 };
 
-std::size_t item_bytes(DataType type);
-
 }  // namespace fusestep

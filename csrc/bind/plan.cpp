@@ -7,38 +7,10 @@
 #include <cmath>
 
 #include "arrays.h"
+#include "step_info.h"
 
 namespace fusestep {
 namespace {
-
-PyTypeObject* step_info_type = nullptr;
-
-// What a step reports: a named tuple made in C, since a step of a small model takes two
-// microseconds.
-void register_step_info(py::module_& module) {
-    static PyStructSequence_Field fields[] = {
-        {"lr", "learning rate of the first group in this step"},
-        {"grad_norm", "norm of all gradients before clipping, or None where nothing asked for it"},
-        {"applied", "False if the step was skipped for a non-finite gradient"},
-        {nullptr, nullptr}};
-    static PyStructSequence_Desc description = {"fusestep.StepInfo", "What one step did.", fields,
-                                                3};
-    step_info_type = PyStructSequence_NewType(&description);
-    if (step_info_type == nullptr) throw py::error_already_set();
-    module.attr("StepInfo") =
-        py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(step_info_type));
-}
-
-py::object step_info(double lr, const StepResult& result) {
-    PyObject* info = PyStructSequence_New(step_info_type);
-    if (info == nullptr) throw py::error_already_set();
-    PyStructSequence_SetItem(info, 0, PyFloat_FromDouble(lr));
-    PyStructSequence_SetItem(
-        info, 1,
-        result.has_norm ? PyFloat_FromDouble(result.grad_norm) : py::none().release().ptr());
-    PyStructSequence_SetItem(info, 2, py::bool_(result.applied).release().ptr());
-    return py::reinterpret_steal<py::object>(info);
-}
 
 struct NonFiniteName {
     const char* name;
@@ -55,7 +27,7 @@ std::vector<ArrayView> check_parameters(const std::vector<std::string>& paths,
     for (std::size_t i = 0; i < paths.size(); ++i) {
         const std::string name = parameter_name(paths[i]);
         views.push_back(check_writeable(name, parameters[i]));
-        memory.add(views[i].data, views[i].size * item_bytes(views[i].type), name);
+        memory.add(views[i].data, views[i].size * item_size(views[i].type), name);
     }
     memory.close();
     return views;
@@ -73,8 +45,9 @@ class PlanObject {
           limits_(std::move(limits)),
           plan_(make_plan(rule, states, groups)),
           extents_(own_extents()),
-          checked_(paths_.size()),
-          held_(paths_.size()) {}
+          checked_(paths_.size()) {
+        held_.reserve(paths_.size());
+    }
 
     // Gradients to use at every later step() without arguments; None lets go of them.
     void bind(py::handle gradients) {
@@ -120,8 +93,8 @@ class PlanObject {
         options.clip_value = limits_.data()[1];
         options.nonfinite = nonfinite_;
         const double lr = plan_.hyper(0)[0];
-        const StepResult result =
-            plan_.is_large() ? run_unlocked(options, passed) : plan_.step(options);
+        const Held held(held_, plan_.is_large() ? passed : py::object());
+        const StepResult result = plan_.is_large() ? step_unlocked(options) : plan_.step(options);
         if (!result.finite && nonfinite_ == NonFinite::kRaise) raise_nonfinite();
         ++attempted_;
         if (result.applied) ++applied_;
@@ -174,6 +147,27 @@ class PlanObject {
         PlanObject& owner_;
     };
 
+    // Keeps the gradients passed alive while other threads may drop them from the caller's list.
+    class Held {
+     public:
+        Held(std::vector<PyObject*>& kept, const py::object& gradients) : kept_(kept) {
+            if (!gradients) return;
+            for (py::ssize_t i = 0; i < PySequence_Fast_GET_SIZE(gradients.ptr()); ++i) {
+                kept_.push_back(PySequence_Fast_ITEMS(gradients.ptr())[i]);
+                Py_INCREF(kept_.back());
+            }
+        }
+        ~Held() {
+            for (PyObject* gradient : kept_) Py_DECREF(gradient);
+            kept_.clear();
+        }
+        Held(const Held&) = delete;
+        Held& operator=(const Held&) = delete;
+
+     private:
+        std::vector<PyObject*>& kept_;
+    };
+
     Plan make_plan(const std::string& rule, const py::list& states,
                    const std::vector<int>& groups) {
         const RuleEntry* entry = find_rule(rule);
@@ -186,7 +180,7 @@ class PlanObject {
             leaves[i].type = view.type;
             leaves[i].group = groups.at(i);
             const std::string name = parameter_name(paths_[i]);
-            memory_.add(view.data, view.size * item_bytes(view.type), name);
+            memory_.add(view.data, view.size * item_size(view.type), name);
             int k = 0;
             for (const py::handle array : py::list(states[i])) {
                 const std::string state_name = name + " state '" + entry->state_names[k] + "'";
@@ -195,7 +189,7 @@ class PlanObject {
                     throw py::value_error(state_name + " must have the parameter's dtype and size");
                 }
                 leaves[i].state[k++] = state.data;
-                memory_.add(state.data, state.size * item_bytes(state.type), state_name);
+                memory_.add(state.data, state.size * item_size(state.type), state_name);
             }
         }
         memory_.close();
@@ -245,7 +239,7 @@ class PlanObject {
         // memory once found apart from the parameters stays so, since those are kept alive
         if (gradient == checked_[i]) return;
         const ArrayView& view = views_[i];
-        const std::string* other = memory_.overlapping(gradient, view.size * item_bytes(view.type));
+        const std::string* other = memory_.overlapping(gradient, view.size * item_size(view.type));
         if (other != nullptr) {
             throw py::value_error(parameter_name(paths_[i]) + ": gradient shares memory with " +
                                   *other + ", which the step writes: pass an array of its own");
@@ -254,21 +248,10 @@ class PlanObject {
     }
 
     // The GIL is released where a step takes long enough for other Python threads to gain from it;
-    // taking it back can cost milliseconds, so a small step keeps it. Gradients passed are held
-    // meanwhile: another thread may drop them from the caller's list.
-    StepResult run_unlocked(const StepOptions& options, const py::object& passed) {
-        const std::size_t count = passed ? held_.size() : 0;
-        for (std::size_t i = 0; i < count; ++i) {
-            held_[i] = PySequence_Fast_ITEMS(passed.ptr())[i];
-            Py_INCREF(held_[i]);
-        }
-        StepResult result;
-        {
-            const py::gil_scoped_release unlocked;
-            result = plan_.step(options);
-        }
-        for (std::size_t i = 0; i < count; ++i) Py_DECREF(held_[i]);
-        return result;
+    // taking it back can cost milliseconds, so a small step keeps it.
+    StepResult step_unlocked(const StepOptions& options) {
+        const py::gil_scoped_release unlocked;
+        return plan_.step(options);
     }
 
     [[noreturn]] void raise_nonfinite() const {

@@ -14,6 +14,10 @@ namespace fusestep {
 
 enum DataType : int { kFloat32, kFloat64, kDataTypes };
 
+constexpr size_t item_size(DataType type) {
+    return type == kFloat32 ? sizeof(float) : sizeof(double);
+}
+
 #define FUSESTEP_RULE_INDEX(Rule) k##Rule,
 enum RuleIndex : int { FUSESTEP_RULES(FUSESTEP_RULE_INDEX) kRules };
 #undef FUSESTEP_RULE_INDEX

@@ -14,17 +14,17 @@ namespace {
 // alone.
 constexpr std::size_t kBlock = 1024;
 
-// Threads take chunks of blocks. Measured: fewer elements are done sooner on the calling thread
-// than shared out, and chunks this large keep the hardware's read-ahead busy.
+// Measured on two cores. Fewer elements than the first are done sooner by the calling thread alone;
+// from the second on, waking helpers pays even beside a BLAS whose threads spin.
 constexpr std::size_t kParallelElements = 32 * 1024;
 constexpr std::size_t kWorthWaking = 320 * 1024;
+
+// Threads take chunks of this many blocks: many for balance, but long enough for memory to stream.
 constexpr std::size_t kSmallestChunk = 8;
 constexpr std::size_t kLargestChunk = 128;
 constexpr std::size_t kChunksPerThread = 8;
 
 std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
-
-std::size_t item_size(DataType type) { return type == kFloat32 ? sizeof(float) : sizeof(double); }
 
 void* advance(void* pointer, std::size_t bytes) {
     return pointer == nullptr ? nullptr : static_cast<char*>(pointer) + bytes;
