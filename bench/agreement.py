@@ -14,13 +14,14 @@ from .models import Problem
 # From step to step the gradients change by powers of two, which is exact: with constant gradients
 # Adam's steps are the signs of the gradients, whatever the betas. Clipped, all have one norm and
 # keep their sign: opposite ones would cancel, but for the error of a peer that takes the norm in
-# float32 (1e-4 of it, for 5e7 elements). An eps beside which gradients are small would show it too.
+# float32. An eps beside which gradients are small would show it too.
 FACTORS, CLIPPED_FACTORS = (1.0, -0.5, 2.0), (1.0, 0.5, 2.0)
 
 # A contestant may be off by this much of the parameter, or of SMALL where the parameter is smaller.
 # Float32 itself makes 3e-7; a missing weight decay would be off by 3e-4. With clipping more is
-# allowed, for the peers' norms in float32: torch's makes 1.4e-5 of it with GPT-2's 124 million.
-TOLERANCE, CLIPPED_TOLERANCE = 1e-5, 1e-4
+# allowed, for peers that take the norm in float32: torch's is 0.4 % short for one array of 5e7,
+# which makes 1.3e-4. No clipping at all would be off by 1e-2.
+TOLERANCE, CLIPPED_TOLERANCE = 1e-5, 1e-3
 SMALL = 0.01
 
 _SLICE = 1 << 20
