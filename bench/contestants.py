@@ -27,6 +27,8 @@ from .peers import (
 class Fusestep(Contestant):
     """Gradients passed at every step."""
 
+    exact_norm = True
+
     def __init__(self, problem: Problem, rule: Rule) -> None:
         self.parameters = problem.fresh_parameters()
         self.optimizer: fs.AdamW | fs.SGD

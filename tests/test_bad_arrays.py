@@ -59,7 +59,8 @@ BAD_PARAMETERS: list[tuple[str, Any, type[Exception], str]] = [
         "byte order",
         {"w": np.ones(3, np.dtype(np.float64).newbyteorder())},
         TypeError,
-        "params['w']: dtype must be float32 or float64 in native byte order, not >f8",
+        "params['w']: dtype must be float32 or float64 in native byte order, not "
+        f"{np.dtype(np.float64).newbyteorder()}",
     ),
     (
         "transposed",
@@ -121,11 +122,6 @@ def test_a_parameter_that_cannot_be_updated_in_place_is_refused(
     with pytest.raises(error) as caught:
         fs.AdamW(params)
     assert str(caught.value) == message
-
-
-@pytest.mark.skipif(np.dtype(">f8").isnative, reason="the message names the foreign byte order")
-def test_the_foreign_byte_order_is_the_big_one() -> None:
-    assert np.dtype(np.float64).newbyteorder() == np.dtype(">f8")
 
 
 def model() -> dict[str, Any]:

@@ -56,7 +56,6 @@ class Plan {
     }
 
     const double* hyper(int group) const { return hyper_ + group * (rule_.columns + 1); }
-    const RuleEntry& rule() const { return rule_; }
 
     // Whether a step is large enough for more than one thread.
     bool is_large() const;
@@ -68,7 +67,6 @@ class Plan {
     static bool is_finite(const Leaf& leaf);
 
  private:
-    struct Prepared;
     struct Range;
 
     double sum_of_squares() noexcept;
