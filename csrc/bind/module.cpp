@@ -5,6 +5,7 @@
 namespace fusestep {
 void register_runtime(pybind11::module_& module);
 void register_plan(pybind11::module_& module);
+void register_program(pybind11::module_& module);
 }  // namespace fusestep
 
 PYBIND11_MODULE(_core, module) {
@@ -14,5 +15,6 @@ PYBIND11_MODULE(_core, module) {
         "An object is in the wrong state for a call: nothing bound, or a state of another "
         "optimizer.";
     fusestep::register_runtime(module);
+    fusestep::register_program(module);
     fusestep::register_plan(module);
 }

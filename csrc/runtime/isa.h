@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../kernels/table.h"
+#include "../schedule/instruction.h"
 
 namespace fusestep {
 
@@ -13,6 +14,7 @@ std::vector<std::string> supported_isas();
 
 const char* active_isa();
 const KernelTable& active_kernels();
+Evaluate active_evaluate();
 
 // Selects an instruction set by name; "" selects the widest supported one. Returns false, and
 // changes nothing, if the name is unknown or this processor lacks it.

@@ -9,7 +9,10 @@ One native call updates a whole model, with the same bits on every instruction s
     True
 """
 
+from . import expression, schedules
 from ._core import StateError, StepInfo, build_info, get_num_threads, set_num_threads
+from .clock import Clock
+from .expression import Expression
 from .optim import SGD, AdaBelief, Adam, AdamW
 
 __version__: str = str(build_info()["version"])
@@ -19,9 +22,13 @@ __all__ = [
     "AdaBelief",
     "Adam",
     "AdamW",
+    "Clock",
+    "Expression",
     "StateError",
     "StepInfo",
     "build_info",
+    "expression",
     "get_num_threads",
+    "schedules",
     "set_num_threads",
 ]

@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .. import _core, trees
+from ..arguments import check_number
 from ..engines import cpu
 from . import saved
 from .groups import Group, divide
-from .settings import Setting, Settings, check_number
+from .settings import Setting, Settings
 
 _OPTIONS = ("clip_norm", "clip_value", "nonfinite")  # settings of the whole, not of groups
 

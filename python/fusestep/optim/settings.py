@@ -6,36 +6,19 @@ This is the one seam through which values reach a step.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ..arguments import check_number
 
 T = TypeVar("T")
 
-_LARGEST = float(np.finfo(np.float64).max)
 _MAXIMIZE: _core.Column = ("maximize", 0.0, 1.0, False, True)  # follows the columns of every rule
 _PAIRS = {"betas": ("beta1", "beta2")}
 _CHOICES = {"eps_mode": ("eps_hat", ("after", "hat"))}
-
-
-def check_number(
-    name: str, value: Any, lower: float, upper: float = _LARGEST, *, below_upper: bool = False
-) -> float:
-    """The value as a float in [lower, upper], or below upper; raises a message that names it."""
-    if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    number = float(value)
-    if lower <= number <= upper and not (below_upper and number == upper):
-        return number
-    if upper < _LARGEST:
-        expected = f"in [{lower:g}, {upper:g}{')' if below_upper else ']'}"
-    else:
-        expected = "finite" if lower == -_LARGEST else f"finite and at least {lower:g}"
-    raise ValueError(f"{name} must be {expected}, not {number:g}")
 
 
 class _Owner(Protocol):

@@ -1,0 +1,67 @@
+"""Checks of what a user passes: each names the argument, what must hold and what was given."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any
+
+_LARGEST = sys.float_info.max
+
+
+def check_number(
+    name: str, value: Any, lower: float = 0.0, upper: float = _LARGEST, *, below_upper: bool = False
+) -> float:
+    """The value as a float in [lower, upper], or below upper; raises a message that names it."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    number = float(value)
+    if lower <= number <= upper and not (below_upper and number == upper):
+        return number
+    if upper < _LARGEST:
+        expected = f"in [{lower:g}, {upper:g}{')' if below_upper else ']'}"
+    else:
+        expected = "finite" if lower == -_LARGEST else f"finite and at least {lower:g}"
+    raise ValueError(f"{name} must be {expected}, not {number:g}")
+
+
+def check_finite(name: str, value: Any) -> float:
+    """The value as a finite float of either sign."""
+    return check_number(name, value, -_LARGEST)
+
+
+def check_positive(name: str, value: Any) -> float:
+    """The value as a finite float above 0."""
+    number = check_number(name, value)
+    if number == 0.0:
+        raise ValueError(f"{name} must be greater than 0, not 0")
+    return number
+
+
+def check_whole(name: str, value: Any, lower: int, upper: int = 2**63 - 1) -> int:
+    """The value as an int in [lower, upper]."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if not lower <= value <= upper:
+        limit = "" if upper == 2**63 - 1 else f" and at most {upper}"
+        raise ValueError(f"{name} must be at least {lower}{limit}, not {value!r}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """The value if it is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+def check_rising(name: str, values: Any) -> list[float]:
+    """The values as a list of floats above 0, each greater than the one before."""
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise TypeError(f"{name} must be a list of numbers, not {values!r}")
+    numbers = [check_positive(f"{name}[{i}]", value) for i, value in enumerate(values)]
+    if any(a >= b for a, b in pairwise(numbers)):
+        raise ValueError(f"{name} must rise from each number to the next, not {list(values)}")
+    return numbers

@@ -1,0 +1,31 @@
+"""The clock that schedules read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Clock(NamedTuple):
+    """How far training is: what an expression may read. None stands for "not told".
+
+    Args:
+        step: updates applied so far; 0 for the first update. An optimizer counts them itself, so
+            its ``step`` needs this only to be told otherwise.
+        samples: samples consumed before this update.
+        epoch: epochs passed before this update, with the fraction of the present one.
+        batch_size: samples of this update.
+
+    All must be from 0 to 2^53, up to which whole numbers are exact. They are checked where the clock
+    is used.
+
+    Example:
+        >>> import fusestep as fs
+        >>> lr = fs.schedules.linear(start=1.0, end=0.0, length=10, by="epoch")
+        >>> lr(fs.Clock(epoch=2.5))
+        0.75
+    """
+
+    step: float | None = None
+    samples: float | None = None
+    epoch: float | None = None
+    batch_size: float | None = None

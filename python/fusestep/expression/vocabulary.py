@@ -1,0 +1,207 @@
+"""The names that expressions are typed with."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any, ParamSpec, TypeVar
+
+from .nodes import Constant, Expression, Function, Input, Named, Operation, expression
+
+P = ParamSpec("P")
+C = TypeVar("C", bound=Callable[..., Expression])
+
+VOCABULARY: dict[str, Callable[..., Expression]] = {}
+step, samples, epoch, batch_size = map(Input, ("step", "samples", "epoch", "batch_size"))
+# two doubles are all of pi that the precision of an expression can tell
+pi = Named("pi", None, Constant(3.141592653589793) + Constant(1.2246467991473532e-16))
+NAMES: dict[str, Expression] = {
+    "step": step,
+    "samples": samples,
+    "epoch": epoch,
+    "batch_size": batch_size,
+    "pi": pi,
+}
+
+
+def typed_as_itself(call: C) -> C:
+    """Adds a name to the vocabulary: what it gives is typed as the operation that it gives."""
+    VOCABULARY[call.__name__] = call
+    return call
+
+
+def named(build: Callable[P, Expression]) -> Callable[P, Named]:
+    """Adds a function to the vocabulary: what it gives keeps the function's name and arguments."""
+    signature = inspect.signature(build)
+    defaults = {name: p.default for name, p in signature.parameters.items()}
+
+    @functools.wraps(build)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Named:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = {name: plain(value) for name, value in bound.arguments.items()}
+        return Named(build.__name__, arguments, build(*bound.args, **bound.kwargs), defaults)
+
+    VOCABULARY[build.__name__] = call
+    return call
+
+
+def plain(value: Any) -> Any:
+    """An argument as JSON knows it: NumPy's numbers and arrays become Python's."""
+    if isinstance(value, (Expression, str, bool, type(None))):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Sequence) or hasattr(value, "tolist"):
+        return [plain(entry) for entry in value]
+    return value
+
+
+@typed_as_itself
+def minimum(first: Any, *others: Any) -> Expression:
+    """The smallest of numbers and expressions.
+
+    >>> import fusestep.expression as fe
+    >>> fe.minimum(fe.step, 3)(step=5)
+    3.0
+    """
+    return functools.reduce(lambda a, b: Operation("minimum", (a, b)), others, expression(first))
+
+
+@typed_as_itself
+def maximum(first: Any, *others: Any) -> Expression:
+    """The largest of numbers and expressions.
+
+    >>> import fusestep.expression as fe
+    >>> fe.maximum(fe.step, 3)(step=5)
+    5.0
+    """
+    return functools.reduce(lambda a, b: Operation("maximum", (a, b)), others, expression(first))
+
+
+@named
+def clip(value: Any, lower: Any, upper: Any) -> Expression:
+    """The value, at least ``lower`` and at most ``upper``.
+
+    >>> import fusestep.expression as fe
+    >>> fe.clip(fe.step, 2, 4)(step=7)
+    4.0
+    """
+    return minimum(maximum(value, lower), upper)
+
+
+@typed_as_itself
+def where(condition: Any, value: Any, otherwise: Any) -> Expression:
+    """One of two values: the second where the condition is 0.
+
+    >>> import fusestep.expression as fe
+    >>> fe.where(fe.step < 3, 1.0, 0.5)(step=3)
+    0.5
+    """
+    return Operation("where", (condition, value, otherwise))
+
+
+@typed_as_itself
+def floor(value: Any) -> Expression:
+    """The largest whole number that is not above the value.
+
+    >>> import fusestep.expression as fe
+    >>> fe.floor(fe.epoch)(epoch=2.75)
+    2.0
+    """
+    return Operation("floor", (value,))
+
+
+@typed_as_itself
+def sqrt(value: Any) -> Expression:
+    """The square root; NaN for a negative value.
+
+    >>> import fusestep.expression as fe
+    >>> fe.sqrt(fe.step)(step=16)
+    4.0
+    """
+    return Operation("sqrt", (value,))
+
+
+@typed_as_itself
+def exp(value: Any) -> Expression:
+    """e to the power of the value.
+
+    >>> import fusestep.expression as fe
+    >>> fe.exp(-fe.step)(step=0)
+    1.0
+    """
+    return Operation("exp", (value,))
+
+
+@typed_as_itself
+def log(value: Any) -> Expression:
+    """The natural logarithm; -infinity for 0, NaN for a negative value.
+
+    >>> import fusestep.expression as fe
+    >>> fe.log(fe.step)(step=1)
+    0.0
+    """
+    return Operation("log", (value,))
+
+
+@typed_as_itself
+def cospi(value: Any) -> Expression:
+    """The cosine of pi times the value: exact where it is 1, 0 or -1.
+
+    >>> import fusestep.expression as fe
+    >>> fe.cospi(fe.step / 2)(step=1)
+    0.0
+    """
+    return Operation("cospi", (value,))
+
+
+@named
+def cos(value: Any) -> Expression:
+    """The cosine of an angle in radians.
+
+    >>> import fusestep.expression as fe
+    >>> fe.cos(fe.step * fe.pi / 3)(step=1)
+    0.5
+    """
+    return cospi(expression(value) / pi)
+
+
+@named
+def sin(value: Any) -> Expression:
+    """The sine of an angle in radians.
+
+    >>> import fusestep.expression as fe
+    >>> fe.sin(fe.step * fe.pi / 6)(step=1)
+    0.5
+    """
+    return cospi(expression(value) / pi - 0.5)
+
+
+def function(call: Callable[[Any], float], time: Expression = step) -> Function:
+    """A Python function, for what has no formula: it is called once for each clock.
+
+    Args:
+        call: takes one number, an int where it is whole, and gives one.
+        time: what to call it with: ``step``, ``epoch`` or any other expression.
+
+    It can't be saved. Settings of an optimizer take a bare Python function as this, by step.
+
+    Raises:
+        TypeError: ``call`` can't be called, or, later, gives no number.
+
+    Example:
+        >>> import fusestep.expression as fe
+        >>> (fe.function(lambda t: [3.0, 2.0, 1.0][t]) * 2)(step=1)
+        4.0
+    """
+    if not callable(call):
+        raise TypeError(f"call must be a function of one number, not {call!r}")
+    return Function(call, expression(time))
+
+
+VOCABULARY["abs"] = lambda value: abs(expression(value))

@@ -1,0 +1,67 @@
+"""Named curves: each function returns an expression that keeps the function's name and arguments.
+
+Conventions: the first update has t = 0, and negative times are refused; after its length a curve
+holds its last value; at a boundary the later piece rules; a total includes its warm-up; arguments
+are values, not fractions of others, unless they are called factor.
+"""
+
+from .callables import as_lambda
+from .cycles import cosine_restarts, cyclic, one_cycle, random
+from .decays import (
+    constant,
+    cosine,
+    exponential,
+    inverse_offset,
+    inverse_sqrt,
+    inverse_time,
+    linear,
+    noam,
+    polynomial,
+    power,
+    rex,
+    tanh,
+)
+from .initial import initial_lr
+from .pieces import interpolate, multistep, piecewise, sequence, staircase_linear, step, table
+from .warmups import (
+    gradual_warmup,
+    warmup,
+    warmup_constant,
+    warmup_cosine,
+    warmup_linear,
+    wsd,
+)
+
+__all__ = [
+    "as_lambda",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "cyclic",
+    "exponential",
+    "gradual_warmup",
+    "initial_lr",
+    "interpolate",
+    "inverse_offset",
+    "inverse_sqrt",
+    "inverse_time",
+    "linear",
+    "multistep",
+    "noam",
+    "one_cycle",
+    "piecewise",
+    "polynomial",
+    "power",
+    "random",
+    "rex",
+    "sequence",
+    "staircase_linear",
+    "step",
+    "table",
+    "tanh",
+    "warmup",
+    "warmup_constant",
+    "warmup_cosine",
+    "warmup_linear",
+    "wsd",
+]

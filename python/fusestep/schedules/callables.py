@@ -1,0 +1,53 @@
+"""Schedules for libraries that ask for a function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..expression import Expression
+from ..expression.nodes import expression as as_expression
+
+
+def as_lambda(expression: Expression | float, by: str = "step") -> Callable[..., Any]:
+    """A function of the step (or of the epoch) alone, as other libraries take schedules.
+
+    It gives a float for a number, and an array for an array. Inside a function that jax traces (as
+    optax' schedules are under ``jax.jit``) the native evaluation is called back from the program,
+    and gives float32, or float64 where jax is told to use it.
+
+    Args:
+        expression: what reads no other input of the clock than ``by``.
+        by: what the function's argument is: "step", "samples" or "epoch".
+
+    ::
+
+        lr = fs.schedules.warmup_cosine(peak=1e-3, warmup=500, total=10_000)
+        torch.optim.lr_scheduler.LambdaLR(torch_optimizer, fs.schedules.as_lambda(lr))
+            # multiplies: give the torch optimizer lr=1.0
+        keras.callbacks.LearningRateScheduler(fs.schedules.as_lambda(lr.by("epoch"), by="epoch"))
+        optax.adamw(learning_rate=fs.schedules.as_lambda(lr))
+
+    Example:
+        >>> import fusestep as fs
+        >>> f = fs.schedules.as_lambda(fs.schedules.linear(start=1.0, end=0.0, length=10))
+        >>> f(5)
+        0.5
+    """
+    curve = as_expression(expression)
+
+    def value(t: Any) -> Any:
+        if hasattr(t, "aval") and not hasattr(t, "addressable_shards"):
+            return _called_back(t)
+        return curve(**{by: t})
+
+    def _called_back(t: Any) -> Any:
+        import jax
+
+        result = jax.ShapeDtypeStruct(t.shape, jax.numpy.result_type(float))
+        call = jax.pure_callback
+        return call(lambda t: np.asarray(value(np.asarray(t)), result.dtype), result, t)
+
+    return value

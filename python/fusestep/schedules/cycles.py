@@ -1,0 +1,217 @@
+"""Curves that come back: restarts, cycles, random values."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+
+from ..arguments import (
+    check_choice,
+    check_finite,
+    check_number,
+    check_positive,
+    check_whole,
+)
+from ..expression import Expression, exp, floor, log, minimum, where
+from ..expression.nodes import Operation, expression, time
+from ..expression.vocabulary import named
+from .decays import between, cosine_weight
+from .pieces import count, look_up
+
+_MOST_CYCLES = 4096
+_LAST_TIME = 2**63
+
+
+@named
+def cosine_restarts(
+    start: float,
+    end: float = 0.0,
+    *,
+    length: float,
+    t_mult: float = 1,
+    decay: float = 1.0,
+    by: str = "step",
+) -> Expression:
+    """Cosine curves from ``start`` to ``end``, one after another.
+
+    Cycle i is ``length * t_mult^i`` long and begins at ``start * decay^i``. The boundaries are
+    known exactly, so every cycle begins at its first value.
+
+    Args:
+        start, end: any finite numbers.
+        length: of the first cycle, above 0, in the unit of ``by``.
+        t_mult: each cycle is that many times longer than the one before: 1, or at least 1.01.
+        decay: at least 0; each cycle begins at that fraction of the start before.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> lr = fs.schedules.cosine_restarts(start=1.0, length=10, t_mult=2)
+        >>> lr([0, 5, 10, 20, 30])
+        array([1. , 0.5, 1. , 0.5, 1. ])
+
+    Source: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017.
+    """
+    first = Fraction(check_positive("length", length))
+    check_number("t_mult", t_mult, 1)
+    shrink = expression(check_number("decay", decay))
+    t = time(by)
+    if t_mult == 1:
+        cycle = floor(t / length)
+        begin, duration = cycle * length, expression(length)
+    else:
+        begins, durations = [Fraction(0)], [first]
+        while begins[-1] + durations[-1] < _LAST_TIME:
+            begins.append(begins[-1] + durations[-1])
+            durations.append(durations[-1] * Fraction(t_mult))
+            if len(begins) > _MOST_CYCLES:
+                raise ValueError(f"t_mult must be 1 or at least 1.01, not {t_mult!r}")
+        cycle = count(t, list(map(float, begins))) - 1
+        begin = look_up(cycle, list(map(float, begins)))
+        duration = look_up(cycle, list(map(float, durations)))
+    x = minimum((t - begin) / duration, 1)
+    last = expression(check_finite("end", end))
+    highest = check_finite("start", start) * (shrink**cycle if decay != 1 else expression(1))
+    return last + (highest - last) * cosine_weight(x)
+
+
+@named
+def one_cycle(
+    peak: float,
+    total: float,
+    warm: float = 0.3,
+    start_div: float = 25.0,
+    end_div: float = 1e4,
+    anneal: str = "cosine",
+    three_phase: bool = False,
+    by: str = "step",
+) -> Expression:
+    """One rise to a high peak and one long fall far below the start.
+
+    From ``peak / start_div`` at 0 to ``peak`` at ``warm * total - 1``, then to
+    ``peak / start_div / end_div`` at ``total - 1``, held from then on. With ``three_phase`` it
+    falls to the first value at ``2 * warm * total - 2``, then to the last one.
+
+    Args:
+        peak: any finite number.
+        total: the whole length, in the unit of ``by``.
+        warm: the fraction of it that rises; ``warm * total`` must be above 1.
+        start_div, end_div: above 0.
+        anneal: "cosine" or "linear" between those values.
+        three_phase: as said above; the rise and the first fall must end before the last.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.one_cycle(peak=1.0, total=10)([0, 2, 9])
+        array([4.e-02, 1.e+00, 4.e-06])
+
+    Source: Smith and Topin, "Super-convergence", 2019; the phases are those of torch's OneCycleLR,
+    which fails after ``total``.
+    """
+    check_choice("anneal", anneal, ("cosine", "linear"))
+    high = expression(check_finite("peak", peak))
+    first = high / check_positive("start_div", start_div)
+    last = first / check_positive("end_div", end_div)
+    up = check_positive("warm", warm) * check_positive("total", total) - 1
+    ends = [0.0, up, 2 * up, total - 1.0] if three_phase else [0.0, up, total - 1.0]
+    if any(a >= b for a, b in pairwise(ends)):
+        raise ValueError(
+            f"warm * total must be above 1 and leave time to fall, not warm={warm!r}, "
+            f"total={total!r}"
+        )
+    values = [first, high, first, last] if three_phase else [first, high, last]
+    t = time(by)
+    result = values[-1]
+    for k in reversed(range(len(ends) - 1)):
+        x = (t - ends[k]) / (expression(ends[k + 1]) - ends[k])
+        weight = 1 - x if anneal == "linear" else cosine_weight(x)
+        phase = values[k + 1] + (values[k] - values[k + 1]) * weight
+        result = where(t < ends[k + 1], phase, result)
+    return result
+
+
+@named
+def cyclic(
+    low: float,
+    high: float,
+    up: float,
+    down: float | None = None,
+    mode: str = "triangular",
+    gamma: float = 1.0,
+    by: str = "step",
+) -> Expression:
+    """Straight from ``low`` to ``high`` and back, again and again.
+
+    ``low + (high - low) * h * scale``, where h rises from 0 to 1 over ``up`` and falls back over
+    ``down``. The scale is 1 for "triangular", halves with every cycle for "triangular2", and is
+    ``gamma^t`` for "exp_range".
+
+    Args:
+        low, high: any finite numbers.
+        up, down: above 0, in the unit of ``by``; ``down`` None is as long as ``up``.
+        mode: "triangular", "triangular2" or "exp_range".
+        gamma: above 0; for "exp_range".
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.cyclic(low=0.0, high=1.0, up=4)([0, 2, 4, 6, 8])
+        array([0. , 0.5, 1. , 0.5, 0. ])
+
+    Source: Smith, "Cyclical learning rates for training neural networks", 2017; torch's CyclicLR.
+    """
+    check_choice("mode", mode, ("triangular", "triangular2", "exp_range"))
+    rise = check_positive("up", up)
+    fall = rise if down is None else check_positive("down", down)
+    t = time(by)
+    total = expression(rise) + fall
+    cycle = floor(t / total)
+    within = t - cycle * total
+    height = where(within < rise, within / rise, (total - within) / fall)
+    base = expression(check_positive("gamma", gamma))
+    scales = {"triangular": expression(1), "triangular2": expression(0.5) ** cycle}
+    return between(high, low, height * scales.get(mode, base**t))
+
+
+@named
+def random(
+    low: float,
+    high: float,
+    distribution: str = "uniform",
+    every: float = 1,
+    seed: int = 0,
+    by: str = "step",
+) -> Expression:
+    """A random value that depends on the seed and the time alone.
+
+    Number ``floor(t / every)`` of a counter-based generator (Philox4x32-10), so any order of
+    evaluation, and a run that was stopped and resumed, see the same values.
+
+    Args:
+        low, high: the values lie in [low, high).
+        distribution: "uniform", or "loguniform", for which both must be above 0.
+        every: how long a value is kept, above 0, in the unit of ``by``.
+        seed: a whole number from 0 to 2^63 - 1.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> lr = fs.schedules.random(low=0.0, high=1.0, every=10, seed=1)
+        >>> lr(0) == lr(9), lr(9) == lr(10)
+        (True, False)
+
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
+    """
+    check_choice("distribution", distribution, ("uniform", "loguniform"))
+    logarithmic = distribution == "loguniform"
+    for name, value in (("low", low), ("high", high)):
+        check_positive(name, value) if logarithmic else check_finite(name, value)
+    if not low < high:
+        raise ValueError(f"low must be below high, not low={low!r}, high={high!r}")
+    number = check_whole("seed", seed, 0)
+    index = time(by) / check_positive("every", every)
+    uniform = Operation("random", (index, number % 2**32, number // 2**32))
+    if logarithmic:
+        return low * exp(uniform * log(expression(high) / low))
+    return low + (expression(high) - low) * uniform

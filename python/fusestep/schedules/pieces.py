@@ -1,0 +1,204 @@
+"""Curves made of pieces. At a boundary the later piece rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..arguments import check_choice, check_finite, check_number, check_positive, check_rising
+from ..expression import Expression, clip, floor, minimum, where
+from ..expression.nodes import Operation, expression, time
+from ..expression.substitution import substituted
+from ..expression.vocabulary import named
+from .decays import cosine_weight
+
+
+def count(t: Expression, boundaries: Sequence[float]) -> Expression:
+    """How many of the rising boundaries are at most t."""
+    return Operation("count", (t,), tuple(boundaries)) if boundaries else expression(0)
+
+
+def look_up(index: Expression, values: Sequence[float]) -> Expression:
+    """The value at an index, rounded down; the first or last one beyond the ends."""
+    return Operation("table", (index,), tuple(values))
+
+
+def _numbers(name: str, values: Sequence[float]) -> list[float]:
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise TypeError(f"{name} must be a list of numbers, not {values!r}")
+    if len(values) == 0:
+        raise ValueError(f"{name} must hold at least one number")
+    return [check_finite(f"{name}[{i}]", value) for i, value in enumerate(values)]
+
+
+@named
+def step(start: float, factor: float, every: float, by: str = "step") -> Expression:
+    """Multiplied by ``factor`` after every span of ``every``.
+
+    ``start * factor^floor(t / every)``.
+
+    Args:
+        start: any finite number.
+        factor: at least 0.
+        every: above 0, in the unit of ``by``.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.step(start=1.0, factor=0.5, every=10)([9, 10, 29])
+        array([1.  , 0.5 , 0.25])
+    """
+    base = expression(check_number("factor", factor))
+    spans = floor(time(by) / check_positive("every", every))
+    return check_finite("start", start) * base**spans
+
+
+@named
+def multistep(start: float, factor: float, at: Sequence[float], by: str = "step") -> Expression:
+    """Multiplied by ``factor`` at each of some times.
+
+    ``start * factor^n`` with n the number of times in ``at`` that have come.
+
+    Args:
+        start: any finite number.
+        factor: at least 0.
+        at: rising times above 0, in the unit of ``by``.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.multistep(start=1.0, factor=0.5, at=[30, 60])([29, 30, 60])
+        array([1.  , 0.5 , 0.25])
+    """
+    base = expression(check_number("factor", factor))
+    return check_finite("start", start) * base ** count(time(by), check_rising("at", at))
+
+
+@named
+def staircase_linear(
+    start: float, decay: float, every: float, length: float, by: str = "step"
+) -> Expression:
+    """A straight fall in steps: in all by the fraction ``decay`` over ``length``, then held.
+
+    ``start * (1 - decay * floor(t / every) * every / length)`` with t at most ``length``.
+
+    Args:
+        start, decay: any finite numbers.
+        every: how long a step is, above 0, in the unit of ``by``.
+        length: above 0, in the unit of ``by``.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.staircase_linear(start=1.0, decay=0.5, every=10, length=40)([9, 10, 99])
+        array([1.   , 0.875, 0.5  ])
+    """
+    t = minimum(time(by), check_positive("length", length))
+    passed = floor(t / check_positive("every", every)) * every / length
+    return check_finite("start", start) * (1 - check_finite("decay", decay) * passed)
+
+
+@named
+def piecewise(values: Sequence[float], at: Sequence[float], by: str = "step") -> Expression:
+    """One value after another.
+
+    Args:
+        values: any finite numbers, one more than there are boundaries.
+        at: rising times above 0 where the next value begins, in the unit of ``by``.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.piecewise([1.0, 0.5, 0.1], at=[30, 60])([29, 30, 60])
+        array([1. , 0.5, 0.1])
+
+    In Keras' PiecewiseConstantDecay the boundary itself belongs to the earlier value.
+    """
+    numbers, boundaries = _numbers("values", values), check_rising("at", at)
+    if len(numbers) != len(boundaries) + 1:
+        raise ValueError(
+            f"values must be one more than the times in at, not {len(numbers)} for "
+            f"{len(boundaries)}"
+        )
+    return look_up(count(time(by), boundaries), numbers)
+
+
+@named
+def interpolate(
+    points: Sequence[tuple[float, float]], kind: str = "linear", by: str = "step"
+) -> Expression:
+    """Through given points; the first and the last value are held beyond them.
+
+    Args:
+        points: two or more pairs (time, value), in the unit of ``by``; times rise from 0 or later.
+        kind: "linear", or "cosine" for half a cosine wave between points.
+        by: what the times are: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.interpolate([(0, 0.0), (10, 1.0), (20, 0.5)])([5, 10, 15, 99])
+        array([0.5 , 1.  , 0.75, 0.5 ])
+    """
+    if len(points) < 2 or any(len(point) != 2 for point in points):
+        raise ValueError(f"points must be two or more pairs (time, value), not {points!r}")
+    check_choice("kind", kind, ("linear", "cosine"))
+    first = check_number("points[0] time", points[0][0])
+    later = [
+        check_number(f"points[{i}] time", t) - first for i, (t, _) in enumerate(points) if i > 0
+    ]
+    check_rising("times from the first point on", later)
+    times = [float(t) for t, _ in points]
+    values = _numbers("values of points", [value for _, value in points])
+    t = time(by)
+    i = clip(count(t, times) - 1, 0, len(points) - 2)
+    left, right = look_up(i, times), look_up(i + 1, times)
+    x = clip((t - left) / (right - left), 0, 1)
+    weight = x if kind == "linear" else cosine_weight(1 - x)
+    begin, end = look_up(i, values), look_up(i + 1, values)
+    return begin + (end - begin) * weight
+
+
+@named
+def table(values: Sequence[float], by: str = "step") -> Expression:
+    """A value for every step; the last one is held.
+
+    ``values[min(floor(t), n - 1)]``.
+
+    Args:
+        values: one or more finite numbers.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.table([0.3, 0.2, 0.1])([0, 1, 99])
+        array([0.3, 0.2, 0.1])
+    """
+    return look_up(time(by), _numbers("values", values))
+
+
+@named
+def sequence(pieces: Sequence[Expression], at: Sequence[float], by: str = "step") -> Expression:
+    """One curve after another, each in its own time from 0.
+
+    Args:
+        pieces: expressions or numbers, one more than there are boundaries.
+        at: rising times above 0 where the next piece begins, in the unit of ``by``.
+        by: "step", "samples" or "epoch": what ``at`` is, and the input whose time begins anew in
+            each piece. Other inputs that a piece reads go on as they are.
+
+    Example:
+        >>> import fusestep as fs
+        >>> lr = fs.schedules.sequence([0.5, fs.schedules.linear(1.0, 0.0, length=10)], at=[100])
+        >>> lr([99, 100, 105])
+        array([0.5, 1. , 0.5])
+    """
+    boundaries = check_rising("at", at)
+    if len(pieces) != len(boundaries) + 1:
+        raise ValueError(
+            f"pieces must be one more than the times in at, not {len(pieces)} for {len(boundaries)}"
+        )
+    t = time(by)
+    result = expression(pieces[0])
+    for piece, boundary in zip(pieces[1:], boundaries, strict=True):
+        later = substituted(expression(piece), {by: t - boundary})
+        result = where(t < boundary, result, later)
+    return result
