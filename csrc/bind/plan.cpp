@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "arrays.h"
+#include "program.h"
 #include "step_info.h"
 
 namespace fusestep {
@@ -32,6 +33,20 @@ std::vector<ArrayView> check_parameters(const std::vector<std::string>& paths,
     memory.close();
     return views;
 }
+
+// Where a value of the schedule goes, and what it may be.
+struct Target {
+    double* place;
+    std::string name;
+    double lower;
+    double upper;
+    bool upper_open;
+    std::string expected;
+
+    bool accepts(double value) const {
+        return value >= lower && value <= upper && !(upper_open && value == upper);
+    }
+};
 
 class PlanObject {
  public:
@@ -66,7 +81,34 @@ class PlanObject {
         bound_ = fixed;
     }
 
-    py::object step(py::handle gradients, double grad_scale) {
+    // The program whose outputs every step writes to the targets, in their order; None for none. A
+    // target is (0 for the table of hyper-parameters, 1 for the limits; the place in it; name;
+    // lower bound; upper bound; whether the upper is excluded; what is expected, in words).
+    void set_schedule(const py::object& program, const py::list& targets) {
+        const Busy busy(*this);
+        py::array_t<double>* const arrays[] = {&hyper_, &limits_};
+        std::vector<Target> taken;
+        for (const py::handle entry : targets) {
+            const py::tuple fields = py::reinterpret_borrow<py::tuple>(entry);
+            py::array_t<double>& array = *arrays[fields[0].cast<int>() != 0];
+            const py::ssize_t at = fields[1].cast<py::ssize_t>();
+            if (at < 0 || at >= array.size()) throw py::value_error("no such place");
+            taken.push_back({array.mutable_data() + at, fields[2].cast<std::string>(),
+                             fields[3].cast<double>(), fields[4].cast<double>(),
+                             fields[5].cast<bool>(), fields[6].cast<std::string>()});
+        }
+        ProgramObject* const compiled =
+            program.is_none() ? nullptr : program.cast<ProgramObject*>();
+        if ((compiled == nullptr ? 0 : compiled->outputs()) != taken.size()) {
+            throw py::value_error("expected one target for each output");
+        }
+        schedule_object_ = program;
+        schedule_ = compiled;
+        values_.resize(taken.size());
+        targets_ = std::move(taken);
+    }
+
+    py::object step(py::handle gradients, double grad_scale, py::handle clock) {
         const Busy busy(*this);
         if (!(grad_scale > 0.0) || !std::isfinite(grad_scale)) {
             throw py::value_error("grad_scale must be finite and greater than 0, not " +
@@ -86,6 +128,7 @@ class PlanObject {
             }
             passed = take(gradients);
         }
+        if (schedule_ != nullptr || !clock.is_none()) follow_schedule(clock);
         StepOptions options;
         options.grad_scale = grad_scale;
         options.clip_by_norm = !std::isnan(limits_.data()[0]);
@@ -235,6 +278,32 @@ class PlanObject {
         return items;
     }
 
+    // Evaluates the schedule, checks all values, then writes them where the step reads them.
+    void follow_schedule(py::handle given) {
+        Clock clock = {{-1.0, -1.0, -1.0, -1.0}};
+        if (!given.is_none()) {
+            if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != kClockInputs) {
+                throw py::type_error("clock must be a fusestep.Clock, not " +
+                                     py::repr(given).cast<std::string>());
+            }
+            for (int i = 0; i < kClockInputs; ++i) {
+                clock.input[i] = clock_number(i, PyTuple_GET_ITEM(given.ptr(), i));
+            }
+        }
+        if (schedule_ == nullptr) return;
+        if (clock.input[kStep] < 0.0) clock.input[kStep] = static_cast<double>(applied_);
+        schedule_->check(clock, "a schedule of this optimizer", "clock=fusestep.Clock(");
+        schedule_->run(clock, values_.data());
+        for (std::size_t i = 0; i < targets_.size(); ++i) {
+            if (targets_[i].accepts(values_[i])) continue;
+            const auto text = [](double x) { return py::repr(py::float_(x)).cast<std::string>(); };
+            throw py::value_error(targets_[i].name + " must be " + targets_[i].expected +
+                                  ", but its schedule gives " + text(values_[i]) + " at step " +
+                                  std::to_string(static_cast<long long>(clock.input[kStep])) + "; nothing was updated");
+        }
+        for (std::size_t i = 0; i < targets_.size(); ++i) *targets_[i].place = values_[i];
+    }
+
     void check_apart(std::size_t i, const void* gradient) {
         // memory once found apart from the parameters stays so, since those are kept alive
         if (gradient == checked_[i]) return;
@@ -275,6 +344,10 @@ class PlanObject {
     py::object kept_;  // the arrays whose memory the plan writes
     py::array_t<double> hyper_;
     py::array_t<double> limits_;
+    py::object schedule_object_ = py::none();
+    ProgramObject* schedule_ = nullptr;
+    std::vector<Target> targets_;
+    std::vector<double> values_;
     MemoryMap memory_;
     Plan plan_;
     std::vector<py::ssize_t> extents_;
@@ -302,7 +375,9 @@ void register_plan(py::module_& module) {
             py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
             py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert())
         .def("bind", &PlanObject::bind, py::arg("gradients"))
-        .def("step", &PlanObject::step, py::arg("gradients"), py::arg("grad_scale"))
+        .def("set_schedule", &PlanObject::set_schedule, py::arg("program"), py::arg("targets"))
+        .def("step", &PlanObject::step, py::arg("gradients"), py::arg("grad_scale"),
+             py::arg("clock"))
         .def_property("nonfinite", &PlanObject::nonfinite, &PlanObject::set_nonfinite)
         .def_property("updates", &PlanObject::updates, &PlanObject::set_updates)
         .def_readwrite("attempted", &PlanObject::attempted_)

@@ -110,8 +110,8 @@ void ProgramObject::check(const Clock& clock, const std::string& what,
     for (int i = 0; i < kClockInputs; ++i) {
         if (!reads_[i] || clock.input[i] >= 0.0) continue;
         const std::string name = kClockInputNames[i];
-        throw py::value_error(what + " reads " + name + ": pass " + how + name +
-                              (how.empty() ? "=..." : "=...)"));
+        throw py::value_error(what + " reads " + name + ": pass " + how + name + "=..." +
+                              (how.empty() ? "" : ")"));
     }
 }
 

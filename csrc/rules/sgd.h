@@ -10,10 +10,11 @@ struct Sgd {
     static constexpr int kStates = 1;
     static constexpr const char* kStateNames[kStates] = {"momentum"};
 
-    enum : int { kLr, kMomentum, kDampening, kWeightDecay, kNesterov, kDecoupled, kColumnCount };
+    enum : int { kLr, kMomentum, kDampening, kWeightDecay, kNesterov, kDecoupled, kBuffered, kColumnCount };
     static constexpr Column kColumns[kColumnCount] = {
         number("lr"),           number("momentum"), number("dampening", -kUnbounded),
         number("weight_decay"), flag("nesterov"),   flag("decoupled"),
+        flag("buffered"),  // keep the buffer going where momentum, as it changes, is 0
     };
 
     enum Variant : unsigned { kWithMomentum = 1, kFirst = 2, kLookAhead = 4, kCoupled = 8 };
@@ -28,7 +29,9 @@ struct Sgd {
         T lr;
     };
 
-    static int states_used(const double* h) { return h[kMomentum] != 0.0 ? 1 : 0; }
+    static bool has_buffer(const double* h) { return h[kMomentum] != 0.0 || h[kBuffered] != 0.0; }
+
+    static int states_used(const double* h) { return has_buffer(h) ? 1 : 0; }
 
     template <unsigned variant>
     static constexpr int states_touched() {
@@ -44,7 +47,7 @@ struct Sgd {
         s.gain = static_cast<T>(1.0 - h[kDampening]);
         s.lr = static_cast<T>(h[kLr]);
         unsigned variant = 0;
-        if (h[kMomentum] != 0.0) {
+        if (has_buffer(h)) {
             variant |= kWithMomentum;
             if (update_number == 1) variant |= kFirst;
             if (h[kNesterov] != 0.0) variant |= kLookAhead;

@@ -9,7 +9,7 @@ One native call updates a whole model, with the same bits on every instruction s
     True
 """
 
-from . import expression, schedules
+from . import control, expression, schedules
 from ._core import StateError, StepInfo, build_info, get_num_threads, set_num_threads
 from .clock import Clock
 from .expression import Expression
@@ -27,6 +27,7 @@ __all__ = [
     "StateError",
     "StepInfo",
     "build_info",
+    "control",
     "expression",
     "get_num_threads",
     "schedules",

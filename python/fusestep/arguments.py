@@ -20,11 +20,15 @@ def check_number(
     number = float(value)
     if lower <= number <= upper and not (below_upper and number == upper):
         return number
-    if upper < _LARGEST:
-        expected = f"in [{lower:g}, {upper:g}{')' if below_upper else ']'}"
-    else:
-        expected = "finite" if lower == -_LARGEST else f"finite and at least {lower:g}"
+    expected = range_in_words(lower, upper, below_upper)
     raise ValueError(f"{name} must be {expected}, not {number:g}")
+
+
+def range_in_words(lower: float, upper: float, below_upper: bool) -> str:
+    """What a number must be: "in [0, 1)", "finite and at least 0" or "finite"."""
+    if upper < _LARGEST:
+        return f"in [{lower:g}, {upper:g}{')' if below_upper else ']'}"
+    return "finite" if lower == -_LARGEST else f"finite and at least {lower:g}"
 
 
 def check_finite(name: str, value: Any) -> float:
@@ -44,10 +48,11 @@ def check_whole(name: str, value: Any, lower: int, upper: int = 2**63 - 1) -> in
     """The value as an int in [lower, upper]."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if not lower <= value <= upper:
+    number = int(value)
+    if not lower <= number <= upper:
         limit = "" if upper == 2**63 - 1 else f" and at most {upper}"
         raise ValueError(f"{name} must be at least {lower}{limit}, not {value!r}")
-    return int(value)
+    return number
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -15,8 +15,8 @@ class Clock(NamedTuple):
         epoch: epochs passed before this update, with the fraction of the present one.
         batch_size: samples of this update.
 
-    All must be from 0 to 2^53, up to which whole numbers are exact. They are checked where the clock
-    is used.
+    All must be from 0 to 2^53, up to which whole numbers are exact. They are checked where the
+    clock is used.
 
     Example:
         >>> import fusestep as fs

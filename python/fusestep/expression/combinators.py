@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ..arguments import check_choice, check_number, check_positive
 from .arithmetic import Arithmetic
+
+S = TypeVar("S", bound="Combinators")
 
 
 class Combinators(Arithmetic):
@@ -14,7 +16,7 @@ class Combinators(Arithmetic):
 
     __slots__ = ()
 
-    def shifted(self, n: float) -> Any:
+    def shifted(self: S, n: float) -> S:
         """The same, ``n`` later in its own time: it holds its first value until then.
 
         >>> import fusestep as fs
@@ -26,7 +28,7 @@ class Combinators(Arithmetic):
             "shifted", {"n": n}, lambda by: self._combine("maximum", self._input(by) - n, 0)
         )
 
-    def repeated(self, n: float) -> Any:
+    def repeated(self: S, n: float) -> S:
         """The same, beginning anew every ``n`` of its own time; ``n`` above 0.
 
         >>> import fusestep as fs
@@ -36,7 +38,7 @@ class Combinators(Arithmetic):
         check_positive("n", n)
         return self._retimed("repeated", {"n": n}, lambda by: self._input(by) % n)
 
-    def by(self, unit: str) -> Any:
+    def by(self: S, unit: str) -> S:
         """The same, reading "step", "samples" or "epoch" wherever it reads one of them now.
 
         >>> import fusestep as fs
@@ -46,7 +48,9 @@ class Combinators(Arithmetic):
         check_choice("unit", unit, ("step", "samples", "epoch"))
         return self._retimed("by", {"unit": unit}, lambda by: self._input(unit))
 
-    def _retimed(self, name: str, arguments: Mapping[str, Any], clock: Callable[[str], Any]) -> Any:
+    def _retimed(
+        self: S, name: str, arguments: Mapping[str, Any], clock: Callable[[str], Any]
+    ) -> S:
         """What was typed as this method, with ``clock(by)`` for each input that is a time."""
         raise NotImplementedError
 

@@ -26,8 +26,8 @@ def draw(expression: Any, stop: float, *, by: str, ax: Any, label: str) -> Any:
     else:
         times = np.linspace(0.0, stop, _POINTS + 1)
         times = np.floor(times) if by != "epoch" else times
-    clock = Clock(step=1, samples=1, epoch=1, batch_size=1)._replace(**{by: times})
-    values = np.broadcast_to(expression(clock), times.shape)
+    inputs = {**dict.fromkeys(Clock._fields, 1.0), by: times}
+    values = np.broadcast_to(expression(**inputs), times.shape)
     ax.plot(times, values, label=label)
     ax.set_xlabel(by)
     ax.set_xlim(0.0, stop)

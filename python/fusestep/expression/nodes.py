@@ -18,7 +18,7 @@ from .combinators import METHODS, Combinators
 from .drawing import draw
 from .program import compiled, values, values_with_functions
 from .saved import saved
-from .substitution import substituted
+from .traversal import substituted
 from .typed import typed
 
 TIMES = ("step", "samples", "epoch")
@@ -110,9 +110,6 @@ class Expression(Combinators):
 
     def __hash__(self) -> int:
         return hash(self._key())
-
-    def _key(self) -> Any:
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return typed(self)
@@ -283,18 +280,6 @@ def constant_or_expression(value: Any) -> Expression | None:
 def time(by: str, argument: str = "by") -> Expression:
     """The input of the clock that a curve reads."""
     return Input(check_choice(argument, by, TIMES))
-
-
-def walk(node: Expression) -> Iterator[Expression]:
-    """An expression and all that it was made of, each once, in the order they are typed."""
-    seen: set[int] = set()
-    pending = [node]
-    while pending:
-        node = pending.pop()
-        if id(node) not in seen:
-            seen.add(id(node))
-            yield node
-            pending += reversed(list(node.parts()))
 
 
 def _expressions(item: Any) -> Iterator[Expression]:

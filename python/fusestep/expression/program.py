@@ -121,7 +121,9 @@ def _column(name: str, value: Any) -> npt.NDArray[Any] | None:
     if array.dtype.kind == "f":
         return array.astype(np.float64, copy=False)
     if array.dtype == np.uint64 and array.size and array.max() > 2**53:
-        raise ValueError(f"{name} must be from 0 to 2^53, up to which whole numbers are exact, not {array.max()}")
+        raise ValueError(
+            f"{name} must be from 0 to 2^53, up to which whole numbers are exact, not {array.max()}"
+        )
     return array.astype(np.int64, copy=False)
 
 

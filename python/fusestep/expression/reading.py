@@ -84,8 +84,8 @@ def _node(value: Any) -> Any:
         return _known(name, NAMES, "name")
     arguments = {k: _node(v) for k, v in value["with"].items()}
     if name in METHODS:
-        receiver = expression(arguments.pop("expression", None))
-        return METHODS[name](receiver, **arguments)
+        method = _known(name, METHODS, "method")
+        return method(expression(arguments.pop("expression", None)), **arguments)
     return _known(name, VOCABULARY, "function")(**arguments)
 
 

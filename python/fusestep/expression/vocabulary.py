@@ -26,8 +26,8 @@ NAMES: dict[str, Expression] = {
 }
 
 
-def typed_as_itself(call: C) -> C:
-    """Adds a name to the vocabulary: what it gives is typed as the operation that it gives."""
+def in_vocabulary(call: C) -> C:
+    """Adds a name to the vocabulary; what it gives knows by itself how it is typed."""
     VOCABULARY[call.__name__] = call
     return call
 
@@ -61,7 +61,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-@typed_as_itself
+@in_vocabulary
 def minimum(first: Any, *others: Any) -> Expression:
     """The smallest of numbers and expressions.
 
@@ -72,7 +72,7 @@ def minimum(first: Any, *others: Any) -> Expression:
     return functools.reduce(lambda a, b: Operation("minimum", (a, b)), others, expression(first))
 
 
-@typed_as_itself
+@in_vocabulary
 def maximum(first: Any, *others: Any) -> Expression:
     """The largest of numbers and expressions.
 
@@ -94,7 +94,7 @@ def clip(value: Any, lower: Any, upper: Any) -> Expression:
     return minimum(maximum(value, lower), upper)
 
 
-@typed_as_itself
+@in_vocabulary
 def where(condition: Any, value: Any, otherwise: Any) -> Expression:
     """One of two values: the second where the condition is 0.
 
@@ -105,7 +105,7 @@ def where(condition: Any, value: Any, otherwise: Any) -> Expression:
     return Operation("where", (condition, value, otherwise))
 
 
-@typed_as_itself
+@in_vocabulary
 def floor(value: Any) -> Expression:
     """The largest whole number that is not above the value.
 
@@ -116,7 +116,7 @@ def floor(value: Any) -> Expression:
     return Operation("floor", (value,))
 
 
-@typed_as_itself
+@in_vocabulary
 def sqrt(value: Any) -> Expression:
     """The square root; NaN for a negative value.
 
@@ -127,7 +127,7 @@ def sqrt(value: Any) -> Expression:
     return Operation("sqrt", (value,))
 
 
-@typed_as_itself
+@in_vocabulary
 def exp(value: Any) -> Expression:
     """e to the power of the value.
 
@@ -138,7 +138,7 @@ def exp(value: Any) -> Expression:
     return Operation("exp", (value,))
 
 
-@typed_as_itself
+@in_vocabulary
 def log(value: Any) -> Expression:
     """The natural logarithm; -infinity for 0, NaN for a negative value.
 
@@ -149,7 +149,7 @@ def log(value: Any) -> Expression:
     return Operation("log", (value,))
 
 
-@typed_as_itself
+@in_vocabulary
 def cospi(value: Any) -> Expression:
     """The cosine of pi times the value: exact where it is 1, 0 or -1.
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-import numpy as np
-
 from .. import _core, trees
-from ..arguments import check_number
+from ..clock import Clock
 from ..engines import cpu
+from ..expression import Expression
 from . import saved
 from .groups import Group, divide
+from .limits import LIMITS, Limits
+from .schedule import Schedule, is_scheduled
 from .settings import Setting, Settings
-
-_OPTIONS = ("clip_norm", "clip_value", "nonfinite")  # settings of the whole, not of groups
 
 
 class Optimizer:
@@ -48,7 +47,16 @@ class Optimizer:
             range. No array has changed.
     """
 
-    __slots__ = ("__weakref__", "_limits", "_plan", "_settings", "_states", "_structure", "groups")
+    __slots__ = (
+        "__weakref__",
+        "_limits",
+        "_plan",
+        "_schedule",
+        "_settings",
+        "_states",
+        "_structure",
+        "groups",
+    )
 
     _rule: str
     groups: tuple[Group, ...]
@@ -72,12 +80,13 @@ class Optimizer:
         self._structure, leaves = trees.flatten(division.tree)
         paths = self._structure.paths
         assigned = division.assign(paths)
-        self._settings = Settings(self._rule, settings, division.own, fixed or {})
+        self._schedule = Schedule()
+        self._settings = Settings(self._rule, settings, division.own, fixed or {}, self._schedule)
         for own in division.own:
             self._check_together({**settings, **own})
-        self._limits = np.empty(2)
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
+        self._limits = Limits(self._schedule)
+        self._limits.set("clip_norm", clip_norm)
+        self._limits.set("clip_value", clip_value)
         self._plan, states = cpu.build(
             self._rule,
             paths,
@@ -85,8 +94,9 @@ class Optimizer:
             assigned,
             self._settings.states,
             self._settings.table,
-            self._limits,
+            self._limits.values,
         )
+        self._schedule.attach(self._plan, self._settings.table, self._limits.values)
         self._states = dict(zip(paths, states, strict=True))
         self.nonfinite = nonfinite
         self.groups = tuple(
@@ -102,7 +112,14 @@ class Optimizer:
     def _check_together(self, settings: Mapping[str, Any]) -> None:
         """Refuses settings that are good one by one but not together."""
 
-    def step(self, grads: Any = None, *, grad_scale: float = 1.0) -> _core.StepInfo:
+    def step(
+        self,
+        grads: Any = None,
+        *,
+        clock: Clock | None = None,
+        loss: Any = None,
+        grad_scale: float = 1.0,
+    ) -> _core.StepInfo:
         """Updates every parameter once.
 
         Args:
@@ -110,18 +127,28 @@ class Optimizer:
                 dtype, C-contiguous, in memory of its own. None in place of an array leaves that
                 parameter, its state and its count of updates as they are. Without ``grads`` the
                 bound ones are used.
+            clock: for schedules that read ``samples``, ``epoch`` or ``batch_size``. Its ``step``
+                is the number of updates applied so far unless it is given.
+            loss: for schedules that follow the loss (`fusestep.control`): they see it after the
+                update, if there was one. Without it they stay as they are.
             grad_scale: what the loss was multiplied by; gradients are divided by it first.
 
         Returns:
-            ``lr`` of the first group; ``grad_norm``, the norm of all gradients before clipping, or
-            None where neither ``clip_norm`` nor ``nonfinite`` asks for it; ``applied``.
+            ``lr`` that was used in the first group; ``grad_norm``, the norm of all gradients before
+            clipping, or None where neither ``clip_norm`` nor ``nonfinite`` asks for it;
+            ``applied``.
 
         Raises:
-            TypeError, ValueError, StateError: no array has changed.
+            TypeError, ValueError, StateError: no array has changed. One is raised, too, where a
+                schedule gives a value that the setting may not have.
         """
         if grads is not None:
             grads = self._structure.leaves(grads, "grads")
-        return self._plan.step(grads, grad_scale)
+        if not self._schedule.controls and not self._schedule.functions:
+            return self._plan.step(grads, grad_scale, clock)
+        return self._schedule.around(
+            lambda now: self._plan.step(grads, grad_scale, now), clock, self.applied, loss
+        )
 
     def bind(self, grads: Any) -> None:
         """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.
@@ -136,23 +163,26 @@ class Optimizer:
     @property
     def clip_norm(self) -> float | None:
         """The largest norm of all gradients together, or None."""
-        limit = float(self._limits[0])
-        return None if np.isnan(limit) else limit
+        return self._limits.get("clip_norm")
 
     @clip_norm.setter
-    def clip_norm(self, value: float | None) -> None:
-        # NaN tells the native step to take no norm, infinity to take it and clip nothing
-        self._limits[0] = np.nan if value is None else _limit("clip_norm", value)
+    def clip_norm(self, value: float | Expression | None) -> None:
+        self._limits.set("clip_norm", value)
 
     @property
     def clip_value(self) -> float | None:
         """The largest absolute value of a gradient element, or None."""
-        limit = float(self._limits[1])
-        return None if np.isinf(limit) else limit
+        return self._limits.get("clip_value")
 
     @clip_value.setter
-    def clip_value(self, value: float | None) -> None:
-        self._limits[1] = np.inf if value is None else _limit("clip_value", value)
+    def clip_value(self, value: float | Expression | None) -> None:
+        self._limits.set("clip_value", value)
+
+    @property
+    def schedules(self) -> dict[str, Any]:
+        """The settings that are expressions, as they were set; groups have theirs likewise."""
+        typed = {**self._settings.defaults, **self._limits.typed}
+        return {name: value for name, value in typed.items() if is_scheduled(value)}
 
     @property
     def nonfinite(self) -> str:
@@ -201,30 +231,40 @@ class Optimizer:
             StateError: names every difference between the two. Nothing has changed.
             TypeError, ValueError: a saved setting is out of range. Nothing has changed.
         """
-        unknown = set(keep) - {*self._settings.defaults, *_OPTIONS}
+        unknown = set(keep) - {*self._settings.defaults, *LIMITS, "nonfinite"}
         if unknown:
             raise ValueError(f"keep: no setting {sorted(unknown)}")
         fixed = [name for name in self._settings.defaults if self._settings.is_fixed(name)]
         found = saved.differences(state, self._saved_form(), fixed)
         if found:
             raise _core.StateError("\n  ".join(["the state does not fit this optimizer:", *found]))
-        before = {name: getattr(self, name) for name in _OPTIONS}
+        values, control_states = saved.read(state, self._typed(), keep)
+        before = {name: self._limits.typed[name] for name in LIMITS}
+        nonfinite = self.nonfinite
         try:
-            for name in _OPTIONS:
-                if name not in keep:
-                    setattr(self, name, state[name])
-            own = [group["settings"] for group in state["groups"]]
-            self._settings.restore(state["settings"], own, keep)
+            for name in LIMITS:
+                self._limits.set(name, values.get(name, before[name]))
+            if "nonfinite" not in keep:
+                self.nonfinite = state["nonfinite"]
+            self._settings.restore(values, keep)
         except (TypeError, ValueError, _core.StateError):
             for name, value in before.items():
-                setattr(self, name, value)
+                self._limits.set(name, value)
+            self.nonfinite = nonfinite
             raise
+        for control, control_state in control_states:
+            control.load_state_dict(control_state)
         parameters = state["parameters"]
         for path, arrays in self._states.items():
             for name, array in arrays.items():
                 array[...] = parameters[path]["state"][name]
         self._plan.updates = [parameters[path]["updates"] for path in self._states]
         self._plan.attempted, self._plan.applied = state["attempted"], state["applied"]
+        self._schedule.refresh()
+
+    def _typed(self) -> dict[str, Any]:
+        """All settings that have values, by where they stand, as they were set."""
+        return {**self._settings.by_place(), **self._limits.typed}
 
     def _saved_form(self) -> dict[str, Any]:
         """The state as it is saved, with the arrays themselves."""
@@ -232,12 +272,14 @@ class Optimizer:
         return {
             "format": saved.FORMAT,
             "rule": self._rule,
-            "settings": dict(self._settings.defaults),
+            "settings": saved.plain(self._settings.defaults),
             "groups": [
-                {"match": group.match and list(group.match), "settings": dict(own)}
+                {"match": group.match and list(group.match), "settings": saved.plain(own)}
                 for group, own in zip(self.groups, self._settings.own, strict=True)
             ],
-            **{name: getattr(self, name) for name in _OPTIONS},
+            **saved.plain(self._limits.typed),
+            "nonfinite": self.nonfinite,
+            "control": saved.controls(self._typed()),
             "attempted": self.attempted,
             "applied": self.applied,
             "parameters": {
@@ -254,10 +296,3 @@ class Optimizer:
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self._settings.defaults.items())
         return f"{type(self).__name__}({len(self._states)} parameters, {settings})"
-
-
-def _limit(name: str, value: Any) -> float:
-    number = float("inf") if value == float("inf") else check_number(name, value, 0.0)
-    if number == 0.0:
-        raise ValueError(f"{name} must be greater than 0, not 0; None switches it off")
-    return number

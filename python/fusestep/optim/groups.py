@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .. import trees
+from .schedule import is_scheduled
 from .settings import Settings
 
 
@@ -27,6 +28,12 @@ class Group:
     ) -> None:
         for name, value in zip(self.__slots__, (index, settings, match, paths), strict=True):
             object.__setattr__(self, name, value)
+
+    @property
+    def schedules(self) -> dict[str, Any]:
+        """The settings in force for the group that are expressions, as they were set."""
+        typed = {name: self._settings.typed(name, self._index) for name in self._settings.defaults}
+        return {name: value for name, value in typed.items() if is_scheduled(value)}
 
     def __getattr__(self, name: str) -> Any:
         return self._settings.get(name, self._index)

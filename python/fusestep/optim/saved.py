@@ -7,9 +7,86 @@ from typing import Any
 
 import numpy as np
 
+from .._core import StateError
+from ..control import Control
+from ..expression import Expression, from_json
+from ..expression.saved import is_saved, saved
+from .limits import LIMITS
+from .schedule import controls_of
+
 FORMAT = 1
 
+_FUNCTION = "fusestep_function"
+
 _LARGEST_COUNT = 2**63 - 1
+
+
+def plain(value: Any) -> Any:
+    """A setting as a JSON value, or a dict of settings; a Python function leaves its name alone."""
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, tuple):
+        return tuple(plain(entry) for entry in value)
+    if not isinstance(value, Expression):
+        return value
+    try:
+        return saved(value)
+    except TypeError:
+        return {_FUNCTION: repr(value)}
+
+
+def controls(typed: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The states of all controls, by where the setting stands that holds them."""
+    found = {where: list(controls_of(value)) for where, value in typed.items()}
+    return {w: [control.state_dict() for control in held] for w, held in found.items() if held}
+
+
+def read(
+    state: Mapping[str, Any], typed: Mapping[str, Any], keep: Collection[str]
+) -> tuple[dict[str, Any], list[tuple[Control, Any]]]:
+    """The saved settings but for those to keep, and their controls, each with its saved state.
+
+    Raises StateError where a setting or the state of a control does not fit.
+    """
+    own = {
+        f"groups[{g}] {name}": value
+        for g, group in enumerate(state["groups"])
+        for name, value in group["settings"].items()
+    }
+    limits = {name: state[name] for name in LIMITS}
+    values = {
+        where: _restored(where, value, typed.get(where))
+        for where, value in {**state["settings"], **own, **limits}.items()
+        if where.split()[-1] not in keep
+    }
+    control_states = []
+    for where, value in values.items():
+        held, saved_states = list(controls_of(value)), state["control"].get(where, [])
+        if len(saved_states) != len(held):
+            raise StateError(
+                f"{where}: has {len(held)} controls, and {len(saved_states)} states are saved"
+            )
+        for control, control_state in zip(held, saved_states, strict=True):
+            control.check_state(control_state)
+            control_states.append((control, control_state))
+    return values, control_states
+
+
+def _restored(where: str, value: Any, present: Any) -> Any:
+    """A setting from its JSON value: the present expression itself if it is the same one."""
+    if isinstance(value, (list, tuple)):
+        others = present if isinstance(present, tuple) else (None,) * len(value)
+        return tuple(_restored(where, *pair) for pair in zip(value, others, strict=False))
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(present, Expression) and plain(present) == value:
+        return present
+    if is_saved(value):
+        return from_json(value)
+    raise StateError(
+        f"{where}: was {value.get(_FUNCTION, value)}, which can't be saved; build the optimizer "
+        f"with it, or keep={(where.split()[-1],)!r}"
+    )
 
 
 def differences(saved: Any, present: Mapping[str, Any], fixed: Collection[str]) -> list[str]:
@@ -34,23 +111,28 @@ def differences(saved: Any, present: Mapping[str, Any], fixed: Collection[str]) 
     return found
 
 
-def _malformed(saved: Any, present: Mapping[str, Any]) -> list[str]:
+def _malformed(state: Any, present: Mapping[str, Any]) -> list[str]:
     """What the saved state lacks to be of the form that ``state_dict`` gives."""
-    if not isinstance(saved, Mapping):
-        return [f"it must be a dict as state_dict() gives, not {type(saved).__name__}"]
-    found = [f"{name}: not saved" for name in present if name not in saved]
+    if not isinstance(state, Mapping):
+        return [f"it must be a dict as state_dict() gives, not {type(state).__name__}"]
+    found = [f"{name}: not saved" for name in present if name not in state]
     for name in ("format", "rule"):
-        found += _unequal(name, saved.get(name), present[name])
+        found += _unequal(name, state.get(name), present[name])
     if found:
         return found
     for name in ("attempted", "applied"):
-        found += _bad_count(name, saved[name])
-    settings, groups, parameters = (saved[name] for name in ("settings", "groups", "parameters"))
+        found += _bad_count(name, state[name])
+    settings, groups, parameters = (state[name] for name in ("settings", "groups", "parameters"))
     known = present["settings"].keys()
     if not isinstance(settings, Mapping) or settings.keys() != known:
         found.append(f"settings: must be a dict of {', '.join(known)}, not {settings!r}")
     if not isinstance(groups, (list, tuple)) or not all(_is_group(g, known) for g in groups):
         found.append(f"groups: must be a list of dicts with match and settings, not {groups!r}")
+    control = state["control"]
+    if not isinstance(control, Mapping) or not all(
+        isinstance(states, (list, tuple)) for states in control.values()
+    ):
+        found.append(f"control: must be a dict of lists, not {control!r}")
     if not isinstance(parameters, Mapping):
         return [*found, f"parameters: must be a dict, not {type(parameters).__name__}"]
     for path, entry in parameters.items():

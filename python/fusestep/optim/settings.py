@@ -5,7 +5,7 @@ This is the one seam through which values reach a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
@@ -13,12 +13,16 @@ import numpy.typing as npt
 
 from .. import _core
 from ..arguments import check_number
+from ..expression import Expression, function
+from .schedule import Place, Range, Schedule, is_scheduled
 
 T = TypeVar("T")
 
 _MAXIMIZE: _core.Column = ("maximize", 0.0, 1.0, False, True)  # follows the columns of every rule
 _PAIRS = {"betas": ("beta1", "beta2")}
 _CHOICES = {"eps_mode": ("eps_hat", ("after", "hat"))}
+# a column that an expression may take through 0, and the flag that then keeps its state going
+_BUFFERED = {"momentum": "buffered"}
 
 
 class _Owner(Protocol):
@@ -43,7 +47,8 @@ class Settings:
 
     ``table[group, column]`` is what the native step reads. A setting is one column, or stands for
     some: ``betas`` for two, ``eps_mode`` for a flag. Flags decide the arithmetic itself and are
-    fixed when the optimizer is built.
+    fixed when the optimizer is built. Anything else may be an expression: ``schedule`` has it, and
+    the table the value that the last step used.
     """
 
     def __init__(
@@ -52,10 +57,12 @@ class Settings:
         defaults: Mapping[str, Any],
         own: Sequence[Mapping[str, Any]],
         fixed: Mapping[str, float],
+        schedule: Schedule,
     ) -> None:
         columns = (*_core.rules()[rule][0], _MAXIMIZE)
         self._rule = rule
         self._fixed = fixed
+        self._schedule = schedule
         self._columns = {column[0]: (i, column) for i, column in enumerate(columns)}
         self.table: npt.NDArray[np.float64] = np.zeros((len(own), len(columns)))
         self.defaults: dict[str, Any] = {}
@@ -71,7 +78,22 @@ class Settings:
         self.states = [self._states_used(row) for row in self.table]
 
     def get(self, name: str, group: int | None = None) -> Any:
-        """The value in force in a group, or the one for groups without their own."""
+        """The value in force in a group, or the one for groups without their own.
+
+        That of an expression is what the last step used; before the first, what it is going to.
+        """
+        value = self.typed(name, group)
+        if not is_scheduled(value):
+            return value
+        if group is None:
+            # with a value of its own in every group, none uses this one
+            group = next((g for g, own in enumerate(self.own) if name not in own), 0)
+        columns = [self._columns[column][0] for column in _PAIRS.get(name, (name,))]
+        numbers = self.table[group, columns].tolist()
+        return tuple(numbers) if name in _PAIRS else numbers[0]
+
+    def typed(self, name: str, group: int | None = None) -> Any:
+        """The number or expression that was set for a group, or for groups without their own."""
         if name not in self.defaults:
             raise AttributeError(f"no setting {name!r}; known are {', '.join(self.defaults)}")
         own = {} if group is None else self.own[group]
@@ -79,7 +101,7 @@ class Settings:
 
     def set(self, name: str, value: Any, group: int | None = None) -> None:
         """Sets a value for a group, or for all groups without their own."""
-        self.get(name)
+        self.typed(name)
         if self.is_fixed(name):
             raise _core.StateError(f"{name} is fixed when the optimizer is built")
         if group is not None:
@@ -87,26 +109,42 @@ class Settings:
         else:
             rows = [g for g, own in enumerate(self.own) if name not in own]
             self._put(name, value, self.defaults, rows)
+        self._schedule.compile()
 
-    def restore(
-        self, defaults: Mapping[str, Any], own: Sequence[Mapping[str, Any]], keep: Sequence[str]
-    ) -> None:
-        """Takes saved settings, except those to keep; checks all of them before it writes any."""
+    def by_place(self) -> dict[str, Any]:
+        """All values as they were set: under "lr" for all groups, "groups[1] lr" for one."""
+        own = {
+            f"groups[{g}] {n}": v for g, values in enumerate(self.own) for n, v in values.items()
+        }
+        return {**self.defaults, **own}
 
-        def merged(saved: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
-            taken = {name: value for name, value in saved.items() if name not in keep}
-            return {**taken, **{name: present[name] for name in keep if name in present}}
+    def restore(self, values: Mapping[str, Any], keep: Collection[str]) -> None:
+        """Takes values as ``by_place`` gives them, in place of all but those to keep.
 
+        Checks all before it writes any.
+        """
+        kept = {w: value for w, value in self.by_place().items() if w.split()[-1] in keep}
+        places = {where: where.rpartition(" ") for where in (values := {**kept, **values})}
         candidate = Settings(
             self._rule,
-            merged(defaults, self.defaults),
-            [merged(*pair) for pair in zip(own, self.own, strict=True)],
+            {name: values[name] for name in self.defaults},
+            [
+                {
+                    name: values[w]
+                    for w, (group, _, name) in places.items()
+                    if group == f"groups[{g}]"
+                }
+                for g in range(len(self.own))
+            ],
             self._fixed,
+            Schedule(),
         )
         for row, limit in zip(candidate.table, self.states, strict=True):
             self._check_states(row, limit, "the saved settings")
         self.table[:] = candidate.table
         self.defaults, self.own = candidate.defaults, candidate.own
+        self._schedule.take_from(candidate._schedule, in_limits=False)
+        self._schedule.compile()
 
     def is_fixed(self, name: str) -> bool:
         return name in _CHOICES or (name not in _PAIRS and self._columns[name][1][4])
@@ -115,11 +153,22 @@ class Settings:
         value, numbers = self._parse(name, value)
         rows = self.table[list(groups)]
         for column, number in numbers.items():
-            rows[:, self._columns[column][0]] = number
+            scheduled = isinstance(number, Expression)
+            first = self._schedule.first_value(number) if scheduled else number
+            rows[:, self._columns[column][0]] = first
+            if column in _BUFFERED:
+                rows[:, self._columns[_BUFFERED[column]][0]] = scheduled
         for g, row in zip(groups, rows, strict=True):
             self._check_states(row, self.states[g], f"{name}={value!r}")
         self.table[list(groups)] = rows
         target[name] = value
+        for g in groups:
+            where = "" if target is self.defaults else f"groups[{g}] "
+            for column, number in numbers.items():
+                i, (_, lower, upper, below_upper, _) = self._columns[column]
+                place = Place(False, g * self.table.shape[1] + i)
+                limits = Range(lower, upper, below_upper)
+                self._schedule.put(place, where + column, number, limits)
 
     def _states_used(self, row: npt.NDArray[np.float64]) -> int:
         return _core.states_used(self._rule, row.tolist())
@@ -131,7 +180,7 @@ class Settings:
                 "the setting above 0"
             )
 
-    def _parse(self, name: str, value: Any) -> tuple[Any, dict[str, float]]:
+    def _parse(self, name: str, value: Any) -> tuple[Any, dict[str, Any]]:
         """A setting in its plain form, and the columns it stands for; raises what is wrong."""
         if name in _PAIRS:
             columns = _PAIRS[name]
@@ -150,9 +199,14 @@ class Settings:
         number = self._check(name, name, value)
         return (bool(number) if self.is_fixed(name) else number), {name: number}
 
-    def _check(self, label: str, column: str, value: Any) -> float:
+    def _check(self, label: str, column: str, value: Any) -> Any:
+        """A number in its range, or an expression, whose values are checked by each step."""
         _, lower, upper, upper_open, flag = self._columns[column][1]
         if not flag:
+            if isinstance(value, Expression):
+                return value
+            if callable(value):
+                return function(value)
             return check_number(label, value, lower, upper, below_upper=upper_open)
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{label} must be True or False, not {value!r}")

@@ -9,20 +9,16 @@ from .callables import as_lambda
 from .cycles import cosine_restarts, cyclic, one_cycle, random
 from .decays import (
     constant,
-    cosine,
     exponential,
     inverse_offset,
     inverse_sqrt,
     inverse_time,
-    linear,
     noam,
-    polynomial,
     power,
-    rex,
-    tanh,
 )
 from .initial import initial_lr
 from .pieces import interpolate, multistep, piecewise, sequence, staircase_linear, step, table
+from .ramps import cosine, linear, polynomial, rex, tanh
 from .warmups import (
     gradual_warmup,
     warmup,

@@ -15,8 +15,8 @@ from ..arguments import (
 from ..expression import Expression, exp, floor, log, minimum, where
 from ..expression.nodes import Operation, expression, time
 from ..expression.vocabulary import named
-from .decays import between, cosine_weight
 from .pieces import count, look_up
+from .ramps import between, cosine_weight
 
 _MOST_CYCLES = 4096
 _LAST_TIME = 2**63

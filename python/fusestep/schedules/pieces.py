@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ..arguments import check_choice, check_finite, check_number, check_positive, check_rising
 from ..expression import Expression, clip, floor, minimum, where
 from ..expression.nodes import Operation, expression, time
-from ..expression.substitution import substituted
+from ..expression.traversal import substituted
 from ..expression.vocabulary import named
-from .decays import cosine_weight
+from .ramps import cosine_weight
 
 
 def count(t: Expression, boundaries: Sequence[float]) -> Expression:

@@ -6,7 +6,7 @@ from ..arguments import check_choice, check_finite, check_number, check_positive
 from ..expression import Expression, clip, minimum, sqrt, where
 from ..expression.nodes import expression, time
 from ..expression.vocabulary import named
-from .decays import between, cosine_weight
+from .ramps import between, cosine_weight
 
 
 @named

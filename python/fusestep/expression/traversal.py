@@ -1,8 +1,8 @@
-"""Expressions with inputs of the clock replaced."""
+"""Walks over expressions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -27,3 +27,15 @@ def substituted(node: Any, inputs: Mapping[str, Any]) -> Any:
         return node
 
     return replaced(node)
+
+
+def walk(node: Any) -> Iterator[Any]:
+    """An expression and all that it was made of, each once, in the order they are typed."""
+    seen: set[int] = set()
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            pending += reversed(list(node.parts()))

@@ -1,0 +1,134 @@
+"""All expressions of an optimizer, as one native program that every step runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ..arguments import range_in_words
+from ..clock import Clock
+from ..control import Control
+from ..expression import Expression
+from ..expression.nodes import Function
+from ..expression.program import compiled
+from ..expression.traversal import walk
+
+Values = npt.NDArray[np.float64]
+
+
+class Place(NamedTuple):
+    """Where the native step reads a value: the table of hyper-parameters, or the limits."""
+
+    in_limits: bool
+    at: int
+
+
+class Range(NamedTuple):
+    """What a value may be."""
+
+    lower: float
+    upper: float
+    below_upper: bool = False
+    in_words: str | None = None
+
+
+class Schedule:
+    """What is an expression, and where its value goes."""
+
+    __slots__ = ("_arrays", "_entries", "_plan", "controls", "functions")
+
+    controls: tuple[Control, ...]  # what a step shows the loss to
+    functions: tuple[Function, ...]  # what a step calls before it evaluates
+
+    def __init__(self) -> None:
+        self._entries: dict[Place, tuple[str, Expression, Range]] = {}
+        self._plan: _core.Plan | None = None
+        self._arrays: tuple[Values, Values] = (np.empty(0), np.empty(0))
+        self.controls = self.functions = ()
+
+    def put(self, place: Place, name: str, value: Any, limits: Range) -> None:
+        """Remembers an expression for a place, or that there is none."""
+        self._entries.pop(place, None)
+        if isinstance(value, Expression):
+            self._entries[place] = (name, value, limits)
+
+    def take_from(self, other: Schedule, in_limits: bool) -> None:
+        """Remembers what another one has for the table or the limits, in place of its own."""
+        kept = {place: e for place, e in self._entries.items() if place.in_limits != in_limits}
+        taken = {p: e for p, e in other._entries.items() if p.in_limits == in_limits}
+        self._entries = {**kept, **taken}
+
+    def attach(self, plan: _core.Plan, table: Values, limits: Values) -> None:
+        """Compiles for this plan and its arrays, now and whenever ``compile`` is called."""
+        self._plan = plan
+        self._arrays = (table, limits)
+        self.compile()
+
+    def refresh(self) -> None:
+        """Puts what the next update is going to use where the values of the last one stand."""
+        for place, (_, expression, _) in self._entries.items():
+            self._arrays[place.in_limits].flat[place.at] = self.first_value(expression)
+
+    def compile(self) -> None:
+        """Gives the plan what is remembered now."""
+        if self._plan is None:
+            return
+        entries = dict(sorted(self._entries.items()))
+        expressions = [expression for _, expression, _ in entries.values()]
+        targets: list[_core.Target] = [
+            (int(place.in_limits), place.at, name, *limits[:3], _words(limits))
+            for place, (name, _, limits) in entries.items()
+        ]
+        program, functions = compiled(expressions) if expressions else (None, ())
+        self._plan.set_schedule(program, targets)
+        self.functions = functions
+        self.controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
+
+    def around(
+        self, step: Callable[[Clock], _core.StepInfo], clock: Clock | None, applied: int, loss: Any
+    ) -> _core.StepInfo:
+        """A step with what Python must do for it: functions before it, losses seen after it."""
+        now = Clock() if clock is None else Clock(*clock)
+        if now.step is None:
+            now = now._replace(step=applied)
+        if loss is not None:
+            for control in self.controls:
+                control.check(loss)
+        for function in self.functions:
+            function.update(now)
+        info = step(now)
+        if loss is not None and info.applied:
+            for control in self.controls:
+                control.observe(loss, step=int(now.step or 0))
+        return info
+
+    def first_value(self, expression: Expression) -> float:
+        """What the next update is going to use, or NaN where that takes more than its number."""
+        if any(isinstance(node, Function) for node in walk(expression)):
+            return math.nan
+        step = 0 if self._plan is None else self._plan.applied
+        try:
+            return float(expression(Clock(step=step, samples=0, epoch=0)))
+        except ValueError:  # it reads the batch size
+            return math.nan
+
+
+def controls_of(value: Any) -> Iterator[Control]:
+    """The controls of a setting, in the order they are typed."""
+    for part in value if isinstance(value, tuple) else (value,):
+        if isinstance(part, Expression):
+            yield from (node for node in walk(part) if isinstance(node, Control))
+
+
+def is_scheduled(value: Any) -> bool:
+    """Whether a setting is an expression, or a pair with one."""
+    return any(isinstance(v, Expression) for v in (value if isinstance(value, tuple) else (value,)))
+
+
+def _words(limits: Range) -> str:
+    return limits.in_words or range_in_words(*limits[:3])
