@@ -124,21 +124,16 @@ class Settings:
         Checks all before it writes any.
         """
         kept = {w: value for w, value in self.by_place().items() if w.split()[-1] in keep}
-        places = {where: where.rpartition(" ") for where in (values := {**kept, **values})}
-        candidate = Settings(
-            self._rule,
-            {name: values[name] for name in self.defaults},
-            [
-                {
-                    name: values[w]
-                    for w, (group, _, name) in places.items()
-                    if group == f"groups[{g}]"
-                }
-                for g in range(len(self.own))
-            ],
-            self._fixed,
-            Schedule(),
-        )
+        defaults: dict[str, Any] = {}
+        own: list[dict[str, Any]] = [{} for _ in self.own]
+        for where, value in {**kept, **values}.items():
+            group, _, name = where.rpartition(" ")
+            if not group:
+                defaults[name] = value
+            else:
+                own[int(group.removeprefix("groups[").removesuffix("]"))][name] = value
+        defaults = {name: defaults[name] for name in self.defaults}
+        candidate = Settings(self._rule, defaults, own, self._fixed, Schedule())
         for row, limit in zip(candidate.table, self.states, strict=True):
             self._check_states(row, limit, "the saved settings")
         self.table[:] = candidate.table
