@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import report
+from .command import pyplot
 from .report import Table
 
 _RED, _BLUE, _ORANGE, _GREEN, _PURPLE = "#c1272d", "#2f6db5", "#e08214", "#2a9d5c", "#8e5bb5"
@@ -32,11 +32,9 @@ def draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
     if not compared:
         return "absent: no comparison was measured"
     try:
-        matplotlib: Any = importlib.import_module("matplotlib")
+        plt = pyplot()
     except ImportError as error:
         return f"absent: {error}"
-    matplotlib.use("agg")
-    plt: Any = importlib.import_module("matplotlib.pyplot")
 
     table = compared[0]
     figure, axes = plt.subplots(figsize=(10, 1.9 + 0.5 * len(table.rows)), layout="constrained")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -16,16 +15,17 @@ import numpy as np
 import fusestep as fs
 from fusestep import _core, schedules
 
+from . import command, report
 from . import contestants as who
-from . import report
 from . import schedule_contestants as curves
 from .agreement import ADAMW, Contestant, Disagreement
+from .command import selected
 from .measure import FULL, QUICK, Effort, Timing, in_turns
 from .models import MODELS, Problem
 from .report import Column, Table
 from .schedule_contestants import LONG, Entry
-from .step import _spread
-from .sweeps import _nanoseconds
+from .step import spread
+from .sweeps import nanoseconds
 
 
 def one(effort: Effort) -> Table:
@@ -69,7 +69,7 @@ def _compare(
         {
             "contestant": entry,
             "time": timing.median,
-            "value": timing.median / steps,
+            **({"value": timing.median / steps} if steps > 1 else {}),
             "relative": timing.median / timings["fusestep"].median,
             "deviation": deviations[entry],
         }
@@ -79,7 +79,7 @@ def _compare(
     columns = [
         Column("contestant", "contestant"),
         Column("time", "time", report.seconds, missing="absent"),
-        *([Column("value", "each", _nanoseconds)] if steps > 1 else []),
+        *([Column("value", "each", nanoseconds)] if steps > 1 else []),
         Column("relative", "/ fusestep", report.ratio),
         Column("deviation", "off by", "{:.0e}".format),
     ]
@@ -87,15 +87,13 @@ def _compare(
         "All agree: off by the largest difference from NumPy's or Python's double, relative to the "
         f"peak; allowed {curves.DOUBLE:.0e}, and {curves.FLOAT32:.0e} for float32 (optax)."
     )
-    notes = [*report.absences(absent), agreement, _spread({name: timings})]
+    notes = [*report.absences(absent), agreement, spread({name: timings})]
     return Table(name, title, columns, rows, notes, _detail(timings, absent))
 
 
 def _detail(timings: Mapping[str, Timing], absent: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "timings": {name: asdict(timing) for name, timing in timings.items()},
-        "absent": dict(absent),
-    }
+    spelled = {name: asdict(timing) for name, timing in timings.items()}
+    return {"timings": spelled, "absent": dict(absent)}
 
 
 _NUMBERS, _CURVE, _CURVES = "numbers", "lr a curve", "lr, weight_decay, betas curves"
@@ -166,13 +164,12 @@ def _step(effort: Effort) -> Table:
         f"{curves.FOLLOWED} steps, relative to the largest parameter; allowed 0 for fusestep and "
         f"{curves.FLOAT32:.0e} for torch."
     )
-    notes = [*report.absences(absent), agreement, _spread({"step": timings})]
+    notes = [*report.absences(absent), agreement, spread({"step": timings})]
     return Table("step", title, columns, rows, notes, _detail(timings, absent))
 
 
 def _typical() -> list[fs.Expression]:
-    s, long, warm = schedules, LONG, LONG // 100
-    third, fifth = LONG // 3, LONG // 5
+    s, long, warm, third, fifth = schedules, LONG, LONG // 100, LONG // 3, LONG // 5
     return [
         s.constant(0.1),
         s.cosine(start=0.1, length=long),
@@ -223,13 +220,10 @@ def each_curve(effort: Effort) -> Table:
         {"curve": name, "clock": one_clock[name].median, "value": at_once[name].median / LONG}
         for name in typical
     ]
-    columns = [
-        Column("curve", "curve"),
-        Column("clock", "one clock", report.seconds),
-        Column("value", "each of many", _nanoseconds),
-    ]
+    clock = Column("clock", "one clock", report.seconds)
+    columns = [Column("curve", "curve"), clock, Column("value", "each of many", nanoseconds)]
     agreement = f"Each gives the same bits for one clock and for many, at {len(some)} steps."
-    notes = [agreement, _spread({"one clock": one_clock, "at once": at_once})]
+    notes = [agreement, spread({"one clock": one_clock, "at once": at_once})]
     names = {name.partition("(")[0] for name in typical} | {"as_lambda", "initial_lr"}
     if missing := sorted(set(schedules.__all__) - names):
         notes.append(f"Not measured: {', '.join(missing)}.")
@@ -247,26 +241,11 @@ PARTS: dict[str, Callable[[Effort], Table]] = {
 
 def run(options: argparse.Namespace) -> int:
     """Measures what the options ask for; 1 where a contestant computed something else."""
-    if unknown := [name for name in options.only if name not in PARTS]:
-        print(f"--only: no {', '.join(unknown)}; there are {', '.join(PARTS)}", file=sys.stderr)
+    parts = selected(options, list(PARTS))
+    if parts is None:
         return 2
-    write = report.as_markdown if options.markdown else report.as_text
-    facts = report.machine()
-    print(report.machine_line(facts), flush=True)
-    tables: list[Table] = []
-    for name in [name for name in PARTS if name in options.only] or PARTS:
-        try:
-            tables.append(PARTS[name](QUICK if options.quick else FULL))
-        except Disagreement as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        print(f"\n{write(tables[-1])}", flush=True)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        report.write_json(options.out / "schedule.json", facts, tables)
-        drawn = _draw(options.out / "schedule.png", tables, facts)
-        print(f"\nschedule.json: written; schedule.png: {drawn}")
-    return 0
+    tables = {name: partial(PARTS[name], QUICK if options.quick else FULL) for name in parts}
+    return command.run(options, "schedule", tables, _draw)
 
 
 def _draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
@@ -275,22 +254,17 @@ def _draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
     if not compared:
         return "absent: no comparison was measured"
     try:
-        matplotlib: Any = importlib.import_module("matplotlib")
+        plt = command.pyplot()
     except ImportError as error:
         return f"absent: {error}"
-    matplotlib.use("agg")
-    plt: Any = importlib.import_module("matplotlib.pyplot")
     figure, panels = plt.subplots(
         len(compared), figsize=(9, 3.3 * len(compared)), layout="constrained", squeeze=False
     )
     for axes, table in zip(panels.flat, compared, strict=True):
-        rows = [row for row in table.rows if "time" in row][::-1]
-        own = [row["contestant"].startswith("fusestep") for row in rows]
-        bars = axes.barh(
-            [row["contestant"] for row in rows],
-            [row["relative"] for row in rows],
-            color=["#c1272d" if mine else "#2f6db5" for mine in own],
-        )
+        rows = [row for row in reversed(table.rows) if "time" in row]
+        names = [row["contestant"] for row in rows]
+        colours = ["#c1272d" if name.startswith("fusestep") else "#2f6db5" for name in names]
+        bars = axes.barh(names, [row["relative"] for row in rows], color=colours)
         labels = [f"{report.ratio(row['relative'])}, {report.seconds(row['time'])}" for row in rows]
         axes.bar_label(bars, labels, padding=4)
         axes.set_xscale("log")

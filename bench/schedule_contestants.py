@@ -19,7 +19,7 @@ from .contestants import Fusestep, FusestepBound
 from .measure import Step
 from .models import Problem
 from .peers import TorchFused, optax_absent, torch_absent
-from .sweeps import _activate
+from .sweeps import activate
 
 Doubles = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
@@ -190,7 +190,7 @@ def _at_once(function: Callable[[], Any], before: Step = lambda: None) -> Evalua
 
 def _fusestep_at_once(isa: str, threads: int) -> Evaluation:
     def before() -> None:
-        _activate(isa)
+        activate(isa)
         fs.set_num_threads(threads)
 
     curve, steps = warmup_cosine(LONG), np.arange(LONG)

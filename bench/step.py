@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from . import command, picture, report, sweeps
 from . import contestants as who
-from . import picture, report, sweeps
-from .agreement import ADAMW, ADAMW_CLIPPED, SGD, Disagreement, Rule
+from .agreement import ADAMW, ADAMW_CLIPPED, SGD, Rule
+from .command import selected
 from .contestants import Entry
 from .measure import FULL, QUICK, Effort, Timing, in_turns
 from .models import MODELS, Model, Problem
@@ -57,7 +59,7 @@ class Comparison:
             f"{self.rule.title}, float32: time of one step",
             self._columns(absent),
             rows,
-            [*report.absences(absent), self._agreement(worst), _spread(timings)],
+            [*report.absences(absent), self._agreement(worst), spread(timings)],
             {
                 "timings": {
                     title: {name: asdict(timing) for name, timing in times.items()}
@@ -113,7 +115,7 @@ class Comparison:
         )
 
 
-def _spread(timings: Mapping[str, Mapping[str, Timing]]) -> str:
+def spread(timings: Mapping[str, Mapping[str, Timing]]) -> str:
     spreads = {
         f"{name}, {title}": 100 * (timing.upper - timing.lower) / timing.median
         for title, times in timings.items()
@@ -156,30 +158,10 @@ PARTS: dict[str, Callable[[Sequence[Model], Effort], Table]] = {
 def run(options: argparse.Namespace) -> int:
     """Measures what the options ask for; 1 where a contestant computed something else."""
     models = QUICK_MODELS if options.quick else MODELS
-    known = [*PARTS, *(model.name for model in models)]
-    if unknown := [name for name in options.only if name not in known]:
-        print(f"--only: no {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+    parts = selected(options, list(PARTS), [model.name for model in models])
+    if parts is None:
         return 2
-    parts = [name for name in PARTS if name in options.only] or list(PARTS)
     chosen = [model for model in models if model.name in options.only] or list(models)
-
-    write = report.as_markdown if options.markdown else report.as_text
-    facts = report.machine()
-    print(report.machine_line(facts), flush=True)
-    tables: list[Table] = []
-    for name in parts:
-        try:
-            table = PARTS[name](chosen, QUICK if options.quick else FULL)
-        except Disagreement as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        if table.rows:
-            print(f"\n{write(table)}", flush=True)
-            tables.append(table)
-
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        report.write_json(options.out / "step.json", facts, tables)
-        drawn = picture.draw(options.out / "step.png", tables, facts)
-        print(f"\nstep.json: written; step.png: {drawn}")
-    return 0
+    effort = QUICK if options.quick else FULL
+    tables = {name: functools.partial(PARTS[name], chosen, effort) for name in parts}
+    return command.run(options, "step", tables, picture.draw)

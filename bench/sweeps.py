@@ -91,7 +91,7 @@ def instruction_sets(models: Sequence[Model], effort: Effort) -> Table:
             # the same arrays for all
             step = forced[isas[0]].optimizer.step
             activate: dict[str, Callable[[], object]] = {
-                isa: functools.partial(_activate, isa) for isa in isas
+                isa: functools.partial(activate, isa) for isa in isas
             }
             timings = in_turns(dict.fromkeys(isas, step), effort, activate)
             row: dict[str, Any] = {"model": model.title}
@@ -114,11 +114,11 @@ class _Forced(who.FusestepBound):
         self.step = functools.partial(self._step, isa)
 
     def _step(self, isa: str) -> None:
-        _activate(isa)
+        activate(isa)
         self.optimizer.step()
 
 
-def _activate(isa: str) -> None:
+def activate(isa: str) -> None:
     _core.use_isa(isa)
     active = fs.build_info()["isa_active"]
     if active != isa:
@@ -146,8 +146,8 @@ def cost(models: Sequence[Model], effort: Effort) -> Table:
     columns = [
         Column("contestant", "gradients"),
         Column("call", "a call", report.seconds),
-        Column("array", "each array", _nanoseconds),
-        Column("element", "each element", _nanoseconds),
+        Column("array", "each array", nanoseconds),
+        Column("element", "each element", nanoseconds),
         Column("misfit", "largest misfit", report.percent),
     ]
     return Table(
@@ -173,5 +173,5 @@ def _line(title: str, name: str, points: Sequence[Mapping[str, Any]]) -> dict[st
     return {"contestant": title, "call": call, "array": array, "element": element, "misfit": misfit}
 
 
-def _nanoseconds(value: float) -> str:
+def nanoseconds(value: float) -> str:
     return f"{value * 1e9:.2f} ns"

@@ -299,7 +299,8 @@ class PlanObject {
             const auto text = [](double x) { return py::repr(py::float_(x)).cast<std::string>(); };
             throw py::value_error(targets_[i].name + " must be " + targets_[i].expected +
                                   ", but its schedule gives " + text(values_[i]) + " at step " +
-                                  std::to_string(static_cast<long long>(clock.input[kStep])) + "; nothing was updated");
+                                  std::to_string(static_cast<long long>(clock.input[kStep])) +
+                                  "; nothing was updated");
         }
         for (std::size_t i = 0; i < targets_.size(); ++i) *targets_[i].place = values_[i];
     }

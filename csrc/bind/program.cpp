@@ -30,9 +30,10 @@ int find_name(const char* const* names, int count, const std::string& name) {
 }
 
 [[noreturn]] void raise_not_a_time(int input, py::handle value) {
-    throw py::value_error(std::string(kClockInputNames[input]) +
-                          " must be from 0 to 2^53, up to which whole numbers are exact, not " +
-                          py::repr(value).cast<std::string>());
+    throw py::value_error(
+        std::string(kClockInputNames[input]) +
+        " must be at least 0 and below 2^53, where whole numbers are exact, not " +
+        py::repr(value).cast<std::string>());
 }
 
 bool is_plain(py::handle value) {
@@ -63,43 +64,43 @@ double clock_number(int input, py::handle value) {
 
 ProgramObject::ProgramObject(const py::list& nodes, const py::list& outputs) {
     const FloatEnvironment environment;
+    std::vector<std::size_t> registers;  // of the nodes
+    const auto register_of = [&registers](py::handle node) {
+        const std::size_t i = node.cast<std::size_t>();
+        if (i >= registers.size()) throw py::value_error("a node must stand before its use");
+        return registers[i];
+    };
     for (const py::handle node : nodes) {
         const py::tuple fields = py::reinterpret_borrow<py::tuple>(node);
         const std::string name = fields[0].cast<std::string>();
         const py::tuple operands = fields[1].cast<py::tuple>();
         const py::object payload = fields[2];
         if (name == "constant") {
-            program_.add_constant(payload.cast<double>());
+            registers.push_back(program_.add_constant(payload.cast<double>()));
         } else if (name == "input") {
-            program_.add_input(static_cast<ClockInput>(
-                find_name(kClockInputNames, kClockInputs, payload.cast<std::string>())));
+            registers.push_back(program_.add_input(static_cast<ClockInput>(
+                find_name(kClockInputNames, kClockInputs, payload.cast<std::string>()))));
         } else if (name == "cell") {
             kept_.push_back(payload.cast<py::array_t<double>>());
-            program_.add_cell(kept_.back().data());
+            registers.push_back(program_.add_cell(kept_.back().data()));
         } else {
             Instruction instruction{};
             instruction.operation =
                 static_cast<Operation>(find_name(kOperationNames, kOperations, name));
             if (operands.size() > kMaxOperands) throw py::value_error("too many operands");
             for (std::size_t k = 0; k < operands.size(); ++k) {
-                instruction.operand[k] = operands[k].cast<std::size_t>();
-                if (instruction.operand[k] >= program_.registers()) {
-                    throw py::value_error("an operand must stand before its operation");
-                }
+                instruction.operand[k] = register_of(operands[k]);
             }
             if (!payload.is_none()) {
                 kept_.push_back(payload.cast<py::array_t<double>>());
                 instruction.table = kept_.back().data();
                 instruction.table_size = static_cast<std::size_t>(kept_.back().size());
             }
-            program_.add(instruction, static_cast<int>(operands.size()), active_evaluate());
+            registers.push_back(
+                program_.add(instruction, static_cast<int>(operands.size()), active_evaluate()));
         }
     }
-    for (const py::handle output : outputs) {
-        const std::size_t reg = output.cast<std::size_t>();
-        if (reg >= program_.registers()) throw py::value_error("no such output");
-        program_.add_output(reg);
-    }
+    for (const py::handle output : outputs) program_.add_output(register_of(output));
     for (int i = 0; i < kClockInputs; ++i) {
         reads_[i] = program_.reads(static_cast<ClockInput>(i));
     }

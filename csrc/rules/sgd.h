@@ -10,7 +10,16 @@ struct Sgd {
     static constexpr int kStates = 1;
     static constexpr const char* kStateNames[kStates] = {"momentum"};
 
-    enum : int { kLr, kMomentum, kDampening, kWeightDecay, kNesterov, kDecoupled, kBuffered, kColumnCount };
+    enum : int {
+        kLr,
+        kMomentum,
+        kDampening,
+        kWeightDecay,
+        kNesterov,
+        kDecoupled,
+        kBuffered,
+        kColumnCount
+    };
     static constexpr Column kColumns[kColumnCount] = {
         number("lr"),           number("momentum"), number("dampening", -kUnbounded),
         number("weight_decay"), flag("nesterov"),   flag("decoupled"),

@@ -30,7 +30,8 @@ bool has(unsigned ebx_bits, unsigned long long saved_registers) {
     int regs[4];
     __cpuid(regs, 1);
     const int needed = (1 << 12) | (1 << 27);  // FMA, OSXSAVE
-    if ((regs[2] & needed) != needed || (_xgetbv(0) & saved_registers) != saved_registers) return false;
+    if ((regs[2] & needed) != needed || (_xgetbv(0) & saved_registers) != saved_registers)
+        return false;
     __cpuidex(regs, 7, 0);
     return (static_cast<unsigned>(regs[1]) & ebx_bits) == ebx_bits;
 }

@@ -1,5 +1,6 @@
-// Numbers of twice double's precision: the unevaluated sum of two doubles, about 106 bits. Schedules
-// are computed in these and rounded once, so a value is the double nearest to its formula.
+// Numbers of twice double's precision: the unevaluated sum of two doubles, about 106 bits.
+// Schedules are computed in these and rounded once, so a value is the double nearest to its
+// formula.
 //
 // No standard library, no branches: the loops over these functions are compiled once for each
 // instruction set. Every operation is an IEEE one or a fused multiply-add asked for by name, so
@@ -159,6 +160,13 @@ FUSESTEP_INLINE DoubleDouble divide(DoubleDouble a, double b) {
 FUSESTEP_INLINE DoubleDouble divide(double a, double b) {
     const double quotient = a / b;
     return renormalized(quotient, fused_multiply_add(-quotient, b, a) / b);
+}
+
+// With 1 / b at hand: the correction needs no division of its own.
+FUSESTEP_INLINE DoubleDouble divide(DoubleDouble a, double b, double inverse) {
+    const double quotient = a.hi / b;
+    const double rest = fused_multiply_add(-quotient, b, a.hi) + a.lo;
+    return renormalized(quotient, rest * inverse);
 }
 
 FUSESTEP_INLINE DoubleDouble square_root(DoubleDouble a) {

@@ -70,6 +70,20 @@ FUSESTEP_INLINE DoubleDouble less_equal(DoubleDouble a, DoubleDouble b) {
     return {is_less_or_equal(a, b) ? 1.0 : 0.0, 0.0};
 }
 
+void divide_by(const Instruction& in, Columns c, size_t n) {
+    const double* FUSESTEP_RESTRICT ah = c.hi + in.operand[0] * c.stride;
+    const double* FUSESTEP_RESTRICT al = c.lo + in.operand[0] * c.stride;
+    const double* FUSESTEP_RESTRICT b = c.hi + in.operand[1] * c.stride;
+    const double* FUSESTEP_RESTRICT inverse = c.hi + in.operand[2] * c.stride;
+    double* FUSESTEP_RESTRICT rh = c.hi + in.result * c.stride;
+    double* FUSESTEP_RESTRICT rl = c.lo + in.result * c.stride;
+    for (size_t i = 0; i < n; ++i) {
+        const DoubleDouble r = divide({ah[i], al[i]}, b[i], inverse[i]);
+        rh[i] = r.hi;
+        rl[i] = r.lo;
+    }
+}
+
 // With bits: a compiler may make a branch of a choice between two loads.
 void where(const Instruction& in, Columns c, size_t n) {
     const double* FUSESTEP_RESTRICT condition = c.hi + in.operand[0] * c.stride;
@@ -141,9 +155,8 @@ struct Loops {
 };
 
 #define FUSESTEP_ARITHMETIC(function) \
-    { both<function>, map<DoubleDouble, double, function>, map<double, double, function> }
-#define FUSESTEP_GENERAL(loop) \
-    { loop, loop, loop }
+    {both<function>, map<DoubleDouble, double, function>, map<double, double, function>}
+#define FUSESTEP_GENERAL(loop) {loop, loop, loop}
 
 constexpr Loops op_loops[kOperations] = {
     FUSESTEP_ARITHMETIC(add),
@@ -162,6 +175,7 @@ constexpr Loops op_loops[kOperations] = {
     FUSESTEP_GENERAL(map<logarithm>),
     FUSESTEP_GENERAL(map<cosine_of_pi>),
     FUSESTEP_GENERAL(map<hyperbolic_tangent>),
+    FUSESTEP_GENERAL(divide_by),
     FUSESTEP_GENERAL(look_up),
     FUSESTEP_GENERAL(count),
     FUSESTEP_GENERAL(random),

@@ -46,10 +46,9 @@ FUSESTEP_INLINE double tail_of_series(const double (&c)[n], double x) {
 // exp(x) - 1 for |x| < 0.35.
 FUSESTEP_INLINE DoubleDouble exp_minus_one(DoubleDouble x) {
     constexpr double kTail[] = {
-        1.0 / 720.0,           1.0 / 5040.0,           1.0 / 40320.0,
-        1.0 / 362880.0,        1.0 / 3628800.0,        1.0 / 39916800.0,
-        1.0 / 479001600.0,     1.0 / 6227020800.0,     1.0 / 87178291200.0,
-        1.0 / 1307674368000.0, 1.0 / 20922789888000.0, 1.0 / 355687428096000.0,
+        1.0 / 720.0,         1.0 / 5040.0,          1.0 / 40320.0,          1.0 / 362880.0,
+        1.0 / 3628800.0,     1.0 / 39916800.0,      1.0 / 479001600.0,      1.0 / 6227020800.0,
+        1.0 / 87178291200.0, 1.0 / 1307674368000.0, 1.0 / 20922789888000.0, 1.0 / 355687428096000.0,
     };
     const DoubleDouble tail = exact_product(tail_of_series(kTail, x.hi), x.hi);
     DoubleDouble sum = add_smaller(kInverseFactorial[5], tail);
@@ -62,8 +61,7 @@ FUSESTEP_INLINE DoubleDouble exp_minus_one(DoubleDouble x) {
 FUSESTEP_INLINE DoubleDouble exponential(DoubleDouble x) {
     constexpr double kHighest = 710.0, kLowest = -746.0;  // beyond them infinity and 0
     const bool high = x.hi > kHighest, low = x.hi < kLowest;
-    const DoubleDouble inside =
-        select(high, {kHighest, 0.0}, select(low, {kLowest, 0.0}, x));
+    const DoubleDouble inside = select(high, {kHighest, 0.0}, select(low, {kLowest, 0.0}, x));
     const double k = round_to_even(inside.hi * kInverseLogTwo);
     const DoubleDouble rest = add(inside, multiply_finite({-k, 0.0}, kLogTwo));
     const DoubleDouble value = add_smaller(kOne, exp_minus_one(rest));
@@ -145,8 +143,8 @@ FUSESTEP_INLINE DoubleDouble cosine_of_pi(DoubleDouble x) {
     constexpr auto& f = kInverseFactorial;
     const DoubleDouble square = multiply_finite(z, z);
     const DoubleDouble third = multiply_finite(select(sine, negated(f[7]), negated(f[6])), z);
-    const DoubleDouble later = add_smaller(select(sine, f[5], f[4]),
-                                           {third.hi, third.lo + (square.hi * tail)});
+    const DoubleDouble later =
+        add_smaller(select(sine, f[5], f[4]), {third.hi, third.lo + (square.hi * tail)});
     const DoubleDouble first = multiply_finite(select(sine, negated(f[3]), negated(f[2])), z);
     const DoubleDouble rest_of_series = add_smaller(first, multiply_finite(square, later));
     const DoubleDouble sum = add_smaller(kOne, rest_of_series);
@@ -164,9 +162,8 @@ FUSESTEP_INLINE DoubleDouble hyperbolic_tangent(DoubleDouble x) {
     const DoubleDouble shrunk = exponential(scaled(size, -2.0));
     const DoubleDouble far = divide(subtract(kOne, shrunk), add(kOne, shrunk));
     const DoubleDouble square = multiply(size, size);
-    const DoubleDouble factor =
-        add_smaller({-0x1.5555555555555p-2, -0x1.5555555555555p-56},
-                         {(2.0 / 15.0) * square.hi, 0.0});
+    const DoubleDouble factor = add_smaller({-0x1.5555555555555p-2, -0x1.5555555555555p-56},
+                                            {(2.0 / 15.0) * square.hi, 0.0});
     const DoubleDouble near = add(size, multiply(multiply(size, square), factor));
     const DoubleDouble value = select(size.hi < 0x1p-14, near, far);
     return select(negative, negated(value), value);
@@ -180,7 +177,8 @@ FUSESTEP_INLINE DoubleDouble power_of(DoubleDouble base, DoubleDouble exponent) 
     const DoubleDouble whole = floor_of(exponent);
     const bool is_whole = (whole.hi == exponent.hi) & (whole.lo == exponent.lo);
     const DoubleDouble half = floor_of(scaled(exponent, 0.5));
-    const bool is_odd = is_whole & ((half.hi + half.hi != exponent.hi) | (half.lo + half.lo != exponent.lo));
+    const bool is_odd =
+        is_whole & ((half.hi + half.hi != exponent.hi) | (half.lo + half.lo != exponent.lo));
     const DoubleDouble mirrored =
         select(is_whole, select(is_odd, negated(value), value), {kNaN, 0.0});
     const DoubleDouble any = select(negative, mirrored, value);

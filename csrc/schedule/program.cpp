@@ -8,17 +8,32 @@ namespace {
 
 constexpr std::size_t kBlock = 64;  // clocks at once: the registers stay in the first cache
 
-// Copies the clocks [begin, begin + n); returns whether all are times.
-template <class T>
-bool fill(const T* from, const ClockColumn& column, std::size_t begin, std::size_t n, double* to) {
+// Copy n values of the clock; return whether all are times. `stride` is 1, or 0 for one value for
+// all.
+bool fill(const double* from, std::size_t stride, std::size_t n, double* to) {
     bool good = true;
-    const T* const first = column.same_for_all ? from : from + begin;
-    const std::size_t stride = column.same_for_all ? 0 : 1;
     for (std::size_t i = 0; i < n; ++i) {
-        to[i] = static_cast<double>(first[i * stride]);
-        good &= is_time(first[i * stride]);
+        to[i] = from[i * stride];
+        good &= is_time(to[i]);
     }
     return good;
+}
+
+// With the bits of 2^52 above them, 26 bits of an integer are a double: vectors of any instruction
+// set can do that, but few can convert 64-bit integers.
+double from_bits_of(unsigned long long part) {
+    return from_bits(part | 0x4330000000000000ULL) - 4503599627370496.0;
+}
+
+bool fill(const long long* from, std::size_t stride, std::size_t n, double* to) {
+    unsigned long long beyond = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const unsigned long long value = static_cast<unsigned long long>(from[i * stride]);
+        beyond |= value >> 53;
+        to[i] =
+            from_bits_of((value >> 26) & 0x7ffffff) * 67108864.0 + from_bits_of(value & 0x3ffffff);
+    }
+    return beyond == 0;
 }
 
 }  // namespace
@@ -47,10 +62,14 @@ std::size_t Program::add(Instruction instruction, int operands, Evaluate evaluat
     std::size_t* const operand = instruction.operand;
     const auto is_constant = [this](std::size_t reg) { return constant_[reg]; };
     const bool constant = std::all_of(operand, operand + operands, is_constant);
-    const bool commutes =
-        instruction.operation == op_add || instruction.operation == op_multiply;
+    const bool commutes = instruction.operation == op_add || instruction.operation == op_multiply;
     if (commutes && is_double_[operand[0]]) std::swap(operand[0], operand[1]);
-    instruction.form = !is_double_[operand[1]]   ? kGeneral
+    if (!constant && instruction.operation == op_divide && constant_[operand[1]] &&
+        is_double_[operand[1]]) {
+        instruction.operation = op_divide_by;
+        operand[2] = add_constant(1.0 / hi_[operand[1]]);
+    }
+    instruction.form = !is_double_[operand[1]]  ? kGeneral
                        : is_double_[operand[0]] ? kOfDoubles
                                                 : kWithDouble;
     instruction.result = add_register(0.0, constant, false);
@@ -93,8 +112,9 @@ bool Program::run(Evaluate evaluate, const ClockColumn* clock, std::size_t begin
         for (const Input& in : inputs_) {
             const ClockColumn& column = clock[in.input];
             double* const to = hi + in.reg * kBlock;
-            good &= column.whole != nullptr ? fill(column.whole, column, begin, n, to)
-                                            : fill(column.real, column, begin, n, to);
+            const std::size_t stride = column.same_for_all ? 0 : 1;
+            good &= column.whole != nullptr ? fill(column.whole + begin * stride, stride, n, to)
+                                            : fill(column.real + begin * stride, stride, n, to);
         }
         evaluate(code_.data(), code_.size(), hi, lo, kBlock, n);
         std::copy_n(hi + outputs_[0] * kBlock, n, values + begin);

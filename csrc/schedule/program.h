@@ -18,10 +18,10 @@ struct ClockColumn {
     bool same_for_all = false;
 };
 
-// Whether a clock input may have this value: not negative, and at most 2^53, up to which every
-// whole number is a double.
-inline bool is_time(double value) { return value >= 0.0 && value <= 9007199254740992.0; }
-inline bool is_time(long long value) { return value >= 0 && value <= 9007199254740992LL; }
+// Whether a clock input may have this value: not negative, and below 2^53, where every whole number
+// is a double.
+inline bool is_time(double value) { return value >= 0.0 && value < 9007199254740992.0; }
+inline bool is_time(long long value) { return value >= 0 && value < 9007199254740992LL; }
 
 class Program {
  public:
@@ -30,6 +30,7 @@ class Program {
     std::size_t add_input(ClockInput input);
     std::size_t add_cell(const double* cell);
     // An operation whose operands are all constant is carried out here and now, by `evaluate`.
+    // Operands may be reordered where that saves work and changes no bit.
     std::size_t add(Instruction instruction, int operands, Evaluate evaluate);
     void add_output(std::size_t reg) { outputs_.push_back(reg); }
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m fusestep demo``."""
+"""The command line: ``python -m fusestep demo``, ``plot`` and ``info``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,47 @@ def main() -> int:
     )
     demo.add_argument("--epochs", type=int, default=30)
     demo.add_argument("--quick", action="store_true", help="two epochs")
+    plot = commands.add_parser("plot", help="draw schedules")
+    plot.add_argument(
+        "expressions",
+        nargs="*",
+        metavar="EXPRESSION",
+        help='as in "warmup_cosine(peak=1e-3, warmup=500, total=10000)"',
+    )
+    plot.add_argument("--all", action="store_true", help="draw every curve there is")
+    plot.add_argument("--steps", type=float, default=1000, help="where the picture ends")
+    plot.add_argument("--by", default="step", choices=("step", "samples", "epoch"))
+    plot.add_argument("-o", "--out", type=Path, default=Path("fusestep-plot.png"))
+    commands.add_parser("info", help="what is installed here")
     arguments = parser.parse_args()
+    if arguments.command == "plot" and arguments.all == bool(arguments.expressions):
+        plot.error("give expressions, or --all")
     try:
+        return _run(arguments)
+    except ImportError as error:
+        print(f'{error}; this needs: pip install "fusestep[{arguments.command}]"', file=sys.stderr)
+    except (TypeError, ValueError) as error:
+        if arguments.command != "plot":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "demo":
         from .demo import main as run_demo
 
         return run_demo(2 if arguments.quick else arguments.epochs, arguments.out)
-    except ImportError as error:
-        print(f'{error}; the demo needs: pip install "fusestep[demo]"', file=sys.stderr)
-        return 1
+    if arguments.command == "plot":
+        from . import gallery
+
+        if arguments.all:
+            return gallery.plot_all(arguments.out)
+        return gallery.plot(arguments.expressions, arguments.steps, arguments.by, arguments.out)
+    from .info import lines
+
+    print("\n".join(lines()))
+    return 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ class Clock(NamedTuple):
         epoch: epochs passed before this update, with the fraction of the present one.
         batch_size: samples of this update.
 
-    All must be from 0 to 2^53, up to which whole numbers are exact. They are checked where the
+    All must be at least 0 and below 2^53, where whole numbers are exact. They are checked where the
     clock is used.
 
     Example:

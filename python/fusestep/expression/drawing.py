@@ -8,6 +8,7 @@ import numpy as np
 
 from ..arguments import check_choice, check_positive
 from ..clock import Clock
+from .traversal import walk
 
 _POINTS = 2000
 
@@ -20,12 +21,11 @@ def draw(expression: Any, stop: float, *, by: str, ax: Any, label: str) -> Any:
     check_choice("by", by, Clock._fields[:3])
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-    # every step where there are few; otherwise points close enough for the eye
-    if by == "step" and stop <= _POINTS:
-        times = np.arange(int(stop) + 1, dtype=np.float64)
-    else:
-        times = np.linspace(0.0, stop, _POINTS + 1)
-        times = np.floor(times) if by != "epoch" else times
+    # whole steps among them where there are few, and only those for a Python function
+    pieces = int(stop) * max(1, _POINTS // int(stop)) if 1 <= stop <= _POINTS else _POINTS
+    times = np.linspace(0.0, stop, pieces + 1)
+    if by == "step" and any(node.kind == "function" for node in walk(expression)):
+        times = np.floor(times)
     inputs = {**dict.fromkeys(Clock._fields, 1.0), by: times}
     values = np.broadcast_to(expression(**inputs), times.shape)
     ax.plot(times, values, label=label)

@@ -41,11 +41,11 @@ class Expression(Combinators):
     Values are computed natively in twice double's precision and rounded once: the result is the
     double nearest to the formula (in about one case in a billion its neighbour), the same for one
     clock, for arrays, and inside a step, and the same bits on every machine. Clock values are
-    from 0 to 2^53, up to which whole numbers are exact; arrays broadcast.
+    at least 0 and below 2^53, where whole numbers are exact; arrays broadcast.
 
     Raises:
         ValueError: an input that the expression reads is missing, or one is negative, NaN or
-            above 2^53.
+            not below 2^53.
         TypeError: an input is not a number or an array of them.
 
     Example:
@@ -116,6 +116,8 @@ class Expression(Combinators):
 
     def _combine(self, name: str, *operands: Any) -> Any:
         nodes = [constant_or_expression(operand) for operand in operands]
+        if name == "negative" and isinstance(nodes[0], Constant):
+            return Constant(-nodes[0].value)  # as it is typed
         return NotImplemented if None in nodes else Operation(name, tuple(nodes))
 
     def _retimed(

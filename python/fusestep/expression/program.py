@@ -120,9 +120,10 @@ def _column(name: str, value: Any) -> npt.NDArray[Any] | None:
         raise TypeError(f"{name} must be a number or an array of numbers, not {value!r}")
     if array.dtype.kind == "f":
         return array.astype(np.float64, copy=False)
-    if array.dtype == np.uint64 and array.size and array.max() > 2**53:
+    if array.dtype == np.uint64 and array.size and array.max() >= 2**53:
         raise ValueError(
-            f"{name} must be from 0 to 2^53, up to which whole numbers are exact, not {array.max()}"
+            f"{name} must be at least 0 and below 2^53, where whole numbers are exact, "
+            f"not {array.max()}"
         )
     return array.astype(np.int64, copy=False)
 

@@ -16,7 +16,7 @@ INFIX = {
     "remainder": ("%", 3),
     "power": ("**", 5),
 }
-_COMPARISON, _NEGATIVE, _CALL = 1, 4, 6
+_COMPARISON, _NEGATIVE, _NUMBER, _CALL = 1, 4, 6, 7
 
 
 def typed(expression: Any) -> str:
@@ -27,7 +27,7 @@ def typed(expression: Any) -> str:
 def _text(node: Any) -> tuple[str, int]:
     """The text of a node, and how tightly it holds together."""
     if node.kind == "constant":
-        return repr(node.value), _NEGATIVE if node.value < 0 else _CALL
+        return repr(node.value), _NEGATIVE if repr(node.value)[0] == "-" else _NUMBER
     if node.kind == "input":
         return node.name, _CALL
     if node.kind == "function":

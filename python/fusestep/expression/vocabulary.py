@@ -50,6 +50,8 @@ def named(build: Callable[P, Expression]) -> Callable[P, Named]:
 
 def plain(value: Any) -> Any:
     """An argument as JSON knows it: NumPy's numbers and arrays become Python's."""
+    if isinstance(value, Constant):
+        return value.value
     if isinstance(value, (Expression, str, bool, type(None))):
         return value
     if isinstance(value, Integral):

@@ -1,0 +1,36 @@
+"""What is installed here: ``python -m fusestep info``."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+
+from ._core import build_info
+
+
+def lines() -> list[str]:
+    """The build, and each extra with the versions of its packages."""
+    build = build_info()
+    found = [
+        f"fusestep {build['version']}, built with {build['compiler']}",
+        f"instruction set: {build['isa_active']} of {', '.join(build['isa_supported'])}",
+        f"threads: {build['threads']}",
+        "extras:",
+    ]
+    extras: dict[str, list[str]] = {}
+    for requirement in metadata.requires("fusestep") or ():
+        match = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
+        if match is not None:
+            extras.setdefault(match[2], []).append(match[1])
+    for extra, packages in extras.items():
+        states = [f"{name} {_version(name) or 'absent'}" for name in packages]
+        complete = "yes" if all(map(_version, packages)) else "no"
+        found.append(f"  {extra:6} {complete:4} {', '.join(states)}")
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,258 @@
+"""Expressions: operators, compositions against a recursive evaluator, JSON, text, errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import fusestep as fs
+import fusestep.expression as fe
+from fusestep import control, schedules
+from fusestep.expression import vocabulary
+from reference import Reference
+
+INPUTS = ("step", "samples", "epoch", "batch_size")
+numbers = st.one_of(
+    st.integers(-100, 100),
+    st.floats(-100, 100, allow_subnormal=False).filter(lambda x: abs(x) > 1e-6),
+)
+lengths = st.one_of(st.integers(1, 300), st.floats(0.5, 300))
+values = st.floats(0.001, 10)
+units = st.sampled_from(["step", "samples", "epoch"])
+curves = st.one_of(
+    st.builds(schedules.linear, values, values, lengths, by=units),
+    st.builds(schedules.cosine, values, values, length=lengths, by=units),
+    st.builds(schedules.polynomial, values, length=lengths, power=st.floats(0.5, 3), by=units),
+    st.builds(schedules.exponential, values, st.floats(0.5, 1), lengths, st.booleans(), by=units),
+    st.builds(schedules.inverse_time, values, lengths, st.floats(0.5, 1), by=units),
+    st.builds(schedules.warmup, st.integers(0, 50), values, st.sampled_from(["linear", "cosine"])),
+    st.builds(schedules.cosine_restarts, values, length=lengths, t_mult=st.integers(1, 3)),
+    st.builds(schedules.cyclic, values, values, lengths, mode=st.just("triangular2"), by=units),
+    st.builds(schedules.tanh, values, values, lengths),
+    st.builds(schedules.table, st.lists(values, min_size=1, max_size=5)),
+    st.builds(schedules.multistep, values, values, st.just([3, 20, 90.5])),
+    st.builds(schedules.wsd, values, lengths, lengths, lengths, shape=st.just("1-sqrt")),
+    st.builds(control.Plateau, st.floats(0.1, 0.9), st.integers(0, 5)),
+)
+leaves = st.one_of(
+    numbers.map(fe.nodes.Constant), st.sampled_from([fe.step, fe.epoch, fe.pi]), curves
+)
+
+
+def composed(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    two = [operator.add, operator.sub, operator.mul, operator.truediv, fe.minimum, fe.maximum]
+    two += [operator.floordiv, operator.mod, operator.lt, operator.le]
+    one = [operator.neg, abs, fe.floor, fe.cospi, lambda e: fe.sqrt(abs(e)), fe.cos, fe.sin]
+    one += [lambda e: fe.exp(fe.clip(e, -50, 50)), lambda e: fe.log(abs(e) + 1)]
+    return st.one_of(
+        st.builds(lambda call, a, b: call(a, b), st.sampled_from(two), parts, parts),
+        st.builds(lambda call, a: call(a), st.sampled_from(one), parts),
+        st.builds(lambda a, n: a**n, parts, st.integers(0, 4)),
+        st.builds(fe.where, parts, parts, parts),
+        st.builds(lambda e, n: e.shifted(n), parts, st.integers(0, 50)),
+        st.builds(lambda e, n: e.repeated(n), parts, lengths),
+        st.builds(lambda e, unit: e.by(unit), parts, units),
+        st.builds(lambda a, b: schedules.sequence([a, b], at=[30]), parts, parts),
+    )
+
+
+expressions = st.recursive(leaves, composed, max_leaves=8)
+clocks = st.fixed_dictionaries(
+    {
+        "step": st.integers(0, 400),
+        "samples": st.integers(0, 400),
+        "epoch": st.floats(0, 400, allow_subnormal=False),
+        "batch_size": st.integers(1, 64),
+    }
+)
+
+
+@given(expressions, clocks)
+def test_any_composition_has_the_value_of_a_recursive_evaluator(
+    expression: fs.Expression, clock: dict[str, float]
+) -> None:
+    reference = Reference(clock)
+    exact = reference.value(expression)
+    assume(not reference.fragile and abs(reference.scale) < 1e200)
+    value = expression(**clock)
+    if exact != exact:
+        assert not math.isfinite(value)
+        return
+    allowed = math.ulp(float(exact)) + float(reference.scale) * 2.0**-60
+    assert abs(value - float(exact)) <= allowed
+
+
+@given(expressions, clocks)
+def test_a_composition_of_operators_that_are_finite_is_finite(
+    expression: fs.Expression, clock: dict[str, float]
+) -> None:
+    value = expression(**clock)
+    assume(math.isfinite(value))
+    for result in (value + expression, expression * expression, -expression, abs(expression)):
+        assert math.isfinite(result(**clock)) or abs(value) > 1e150
+    for result in (fe.minimum(expression, 1), fe.maximum(expression, -1), fe.floor(expression)):
+        assert math.isfinite(result(**clock))
+
+
+@given(expressions, st.lists(clocks, min_size=1, max_size=70))
+def test_one_clock_and_an_array_of_them_give_the_same_bits(
+    expression: fs.Expression, many: list[dict[str, float]]
+) -> None:
+    columns = {name: np.array([clock[name] for clock in many]) for name in INPUTS}
+    together = expression(**columns)
+    one_by_one = np.array([expression(**clock) for clock in many])
+    assert np.broadcast_to(together, one_by_one.shape).tobytes() == one_by_one.tobytes()
+
+
+@given(expressions, clocks)
+def test_json_and_text_give_the_same_expression_again(
+    expression: fs.Expression, clock: dict[str, float]
+) -> None:
+    value = np.float64(expression(**clock))
+    for again in (fe.from_json(expression.to_json()), fe.parse(repr(expression))):
+        assert again == expression
+        assert repr(again) == repr(expression)
+        assert np.float64(again(**clock)).tobytes() == value.tobytes()
+
+
+def test_an_expression_is_typed_as_it_reads() -> None:
+    lr = schedules.warmup_cosine(peak=1e-3, warmup=500, total=10_000)
+    texts = {
+        "warmup_cosine(peak=0.001, warmup=500, total=10000)": lr,
+        "0.5 * warmup_cosine(peak=0.001, warmup=500, total=10000)": 0.5 * lr,
+        "(step + 1) * 2 - 3 ** (step / 2)": (fe.step + 1) * 2 - 3 ** (fe.step / 2),
+        "2 - (step - 1)": 2 - (fe.step - 1),
+        "(-step) ** 2": (-fe.step) ** 2,
+        "-step ** 2": -(fe.step**2),
+        "(-2) ** step": (-2) ** fe.step,
+        "where(step < 10, minimum(epoch, 1), abs(step))": fe.where(
+            fe.step < 10, fe.minimum(fe.epoch, 1), abs(fe.step)
+        ),
+        "(step + 1).shifted(5).by('epoch')": (fe.step + 1).shifted(5).by("epoch"),
+        "step // 3 % 2": fe.step // 3 % 2,
+        "step // (3 % step)": fe.step // (3 % fe.step),
+        "clip(value=cos(value=pi * step), lower=0, upper=1)": fe.clip(
+            fe.cos(fe.pi * fe.step), 0, 1
+        ),
+        "Plateau(patience=3) * constant(value=0.1)": control.Plateau(patience=3)
+        * schedules.constant(0.1),
+    }
+    for text, expression in texts.items():
+        assert repr(expression) == text
+        assert fe.parse(text) == expression
+
+
+def test_numpy_numbers_and_arrays_in_arguments_are_typed_as_plain_ones() -> None:
+    lr = np.float64(0.5) * schedules.piecewise(np.array([1.0, 2.0]), at=[np.int64(3)])
+    assert repr(lr) == "0.5 * piecewise(values=[1.0, 2.0], at=[3])"
+    assert lr(np.int32(5)) == 1.0
+    assert isinstance(lr(np.int64(5)), float)
+    assert lr(np.float32([[5], [1]])).tolist() == [[1.0], [0.5]]
+
+
+def test_every_name_of_the_vocabulary_is_public() -> None:
+    rooms = (fe, schedules, control)
+    for name in [*vocabulary.VOCABULARY, *vocabulary.NAMES]:
+        assert name == "abs" or any(name in room.__all__ for room in rooms), name
+
+
+BAD_JSON = [
+    ("3", "a saved expression is a dict with 'fusestep_expression' and 'value'"),
+    ('{"fusestep_expression": 2, "value": 1}', "is saved in form 2; this version knows 1"),
+    (
+        '{"fusestep_expression": 1, "value": {"call": "cosin", "with": {}}}',
+        "no function 'cosin'; kn",
+    ),
+    ('{"fusestep_expression": 1, "value": {"operation": "system", "of": []}}', "no operation 'sys"),
+    (
+        '{"fusestep_expression": 1, "value": {"operation": "add", "of": [1]}}',
+        "add takes 2 operands",
+    ),
+    ('{"fusestep_expression": 1, "value": {"input": "time"}}', "no clock input 'time'; known are"),
+    ('{"fusestep_expression": 1, "value": {"x": 1}}', "not a part of an expression"),
+    ('{"fusestep_expression": 1, "value": "text"}', "an expression is made of numbers"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_JSON)
+def test_json_that_is_no_expression_is_refused(text: str, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        fe.from_json(text)
+
+
+BAD_TEXT = [
+    ("cosin(1)", ValueError, "no function 'cosin'; known are BestOf, .*cosine, cosine_restarts"),
+    ("__import__('os').system('true')", ValueError, "no method 'system'; known are by, repeated"),
+    ("().__class__", ValueError, "not a part of an expression"),
+    ("open('x')", ValueError, "no function 'open'"),
+    ("[x for x in step]", ValueError, "not a part of an expression"),
+    ("lambda: 1", ValueError, "not a part of an expression"),
+    ("f'{step}'", ValueError, "not a part of an expression"),
+    ("step if step else 1", ValueError, "not a part of an expression"),
+    ("0 < step < 3", ValueError, "not a part of an expression"),
+    ("maximum(*[1, 2])", ValueError, "can't be unpacked"),
+    ("step +", ValueError, "not an expression: 'step \\+'"),
+    ("'text'", TypeError, "an expression is made of numbers and expressions, not 'text'"),
+    ("1e999", ValueError, "must be finite"),
+    ("(" * 500 + "1" + ")" * 500, ValueError, "not an expression"),
+    ("cosine(1, length=2, speed=3)", TypeError, "speed"),
+    ("9 ** 9 ** 9 ** 9", None, ""),
+]
+
+
+@pytest.mark.parametrize(("text", "error", "message"), BAD_TEXT)
+def test_text_that_is_no_expression_is_refused_and_nothing_is_called(
+    text: str, error: type[Exception] | None, message: str
+) -> None:
+    if error is None:
+        assert fe.parse(text)() == math.inf
+        return
+    with pytest.raises(error, match=message):
+        fe.parse(text)
+
+
+def test_a_python_function_is_called_once_for_each_clock_and_cannot_be_saved() -> None:
+    calls: list[object] = []
+
+    def rate(t: float) -> float:
+        calls.append(t)
+        return 0.5 * t
+
+    lr = fe.function(rate) * 2 + fe.function(rate, fe.epoch)
+    assert lr(step=3, epoch=1.5) == 3.75
+    assert calls == [3, 1.5]
+    assert isinstance(calls[0], int)
+    assert lr(np.arange(3), epoch=2.0).tolist() == [1.0, 2.0, 3.0]
+    assert fe.function(rate).shifted(2)(step=5) == 1.5
+    with pytest.raises(TypeError, match=r"function\(<function .*, time=step\) can't be saved: it"):
+        lr.to_json()
+    with pytest.raises(TypeError, match="call must be a function of one number, not 3"):
+        fe.function(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must give a number, not None"):
+        fe.function(lambda t: None)(1)  # type: ignore[arg-type, return-value]
+
+
+def test_expressions_refuse_what_is_no_number() -> None:
+    for bad in ("x", None, [1], True, 1j):
+        with pytest.raises(TypeError):
+            fe.step + bad
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="a number in an expression must be finite"):
+            fe.step * bad
+    with pytest.raises(TypeError, match="neither true nor false"):
+        bool(fe.step < 3)
+    with pytest.raises(AttributeError):
+        fe.step.anything = 3  # type: ignore[attr-defined]
+
+
+def test_json_is_plain_and_says_its_version() -> None:
+    lr = schedules.cosine(start=0.1, length=100) * control.LossGap(reference=1.0)
+    assert json.loads(lr.to_json())["fusestep_expression"] == 1
+    assert "NaN" not in lr.to_json()
