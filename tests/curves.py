@@ -292,7 +292,7 @@ ROWS = [
     Row("warmup_cosine", 100, 1000, **_WARM, total=1000),
     Row("warmup_cosine", 0.3, 7, peak=-1, warmup=0.3, total=7, end=0.2, start=0.9, by="epoch"),
     Row("warmup_linear", 100, 1000, **_WARM, total=1000, end=0.3, start=-0.1),
-    Row("warmup_constant", 0.7, peak=-1, warmup=0.7, by="epoch"),
+    Row("warmup_constant", 0.7, peak=-1, warmup=0.7, start=0.1, by="epoch"),
     Row("gradual_warmup", 5, base=0.1, k=8, length=5, by="epoch"),
     Row("sequence", 20, 100, 130, pieces=[0.3, _LINE, _WAVE], at=[20, 100]),
     Row("sequence", 0.3, pieces=[1, 2], at=[0.3], by="epoch"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..expression import Expression
 from ..expression.nodes import expression as as_expression
+from ..expression.nodes import time
 
 
 def as_lambda(expression: Expression | float, by: str = "step") -> Callable[..., Any]:
@@ -37,17 +39,15 @@ def as_lambda(expression: Expression | float, by: str = "step") -> Callable[...,
         0.5
     """
     curve = as_expression(expression)
+    time(by)  # refuses what is no time
 
     def value(t: Any) -> Any:
-        if hasattr(t, "aval") and not hasattr(t, "addressable_shards"):
-            return _called_back(t)
-        return curve(**{by: t})
-
-    def _called_back(t: Any) -> Any:
-        import jax
-
+        jax: Any = sys.modules.get("jax")
+        if jax is None or not isinstance(t, jax.core.Tracer):
+            return curve(**{by: t})
         result = jax.ShapeDtypeStruct(t.shape, jax.numpy.result_type(float))
-        call = jax.pure_callback
-        return call(lambda t: np.asarray(value(np.asarray(t)), result.dtype), result, t)
+        return jax.pure_callback(
+            lambda t: np.asarray(curve(**{by: np.asarray(t)}), result.dtype), result, t
+        )
 
     return value
