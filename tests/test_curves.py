@@ -1,5 +1,4 @@
-"""Every curve against its formula in exact arithmetic, and the ways of evaluating against each
-other."""
+"""Every curve against its formula in exact arithmetic, and evaluated in every way."""
 
 from __future__ import annotations
 
@@ -32,8 +31,8 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=repr)
 def times_of(row: Row) -> list[float]:
     """The start, every boundary and its neighbours, far beyond, and 200 times inside."""
     end, generator = max(row.boundaries, default=1000.0), Random(repr(row))
-    near = [s for b in row.boundaries for s in (b - 1, math.nextafter(b, 0), b, b + 1e-9, b - 1e-9)]
-    near += [s for b in row.boundaries for s in (math.nextafter(b, math.inf), b + 1)]
+    near = [b + d for b in row.boundaries for d in (-1, -1e-9, 0, 1e-9, 1)]
+    near += [math.nextafter(b, far) for b in row.boundaries for far in (0, math.inf)]
     whole = [generator.randint(0, math.ceil(end)) for _ in range(100)]
     inside = [generator.uniform(0, end) for _ in range(100)]
     return [t for t in (0, 1, 2, *near, *FAR, *whole, *inside) if t >= 0]
@@ -41,8 +40,6 @@ def times_of(row: Row) -> list[float]:
 
 def fraction(x: Any) -> Fraction:
     """A number of 300 bits as a fraction; what is far below the least double is 0."""
-    if isinstance(x, Fraction):
-        return x
     x = real(x)
     if mp.fabs(x) < mp.ldexp(1, -1300):
         return Fraction(0)
@@ -78,8 +75,7 @@ def test_every_option_of_every_curve_is_in_a_row() -> None:
 
 
 def test_the_generator_of_the_table_gives_the_published_words() -> None:
-    words = philox([0, 0, 0, 0], [0, 0])
-    assert words == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    assert philox([0, 0, 0, 0], [0, 0]) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 
 
 @every_row
@@ -94,18 +90,12 @@ def test_nearly_every_value_is_the_nearest_double() -> None:
     assert len(others) < len(found) / 1000, (len(others), len(found), others[:20])
 
 
-def _fall(a: dict[str, Any]) -> dict[float, float]:
-    return {0: a["start"], a["length"]: a["end"]}
-
-
-def _rise_and_fall(a: dict[str, Any]) -> dict[float, float]:
-    return {0: a["start"], a["warmup"]: a["peak"], a["total"]: a["end"]}
-
-
 # values that hold exactly, by the arguments of a curve; where True, the last one from then on
+_FALL = (lambda a: {0: a["start"], a["length"]: a["end"]}, True)
+_ARC = (lambda a: {0: a["start"], a["warmup"]: a["peak"], a["total"]: a["end"]}, True)
 STATED: dict[str, tuple[Callable[..., dict[float, float]], bool]] = {
-    **dict.fromkeys(("linear", "polynomial", "cosine", "rex"), (_fall, True)),
-    **dict.fromkeys(("warmup_cosine", "warmup_linear"), (_rise_and_fall, True)),
+    **dict.fromkeys(("linear", "polynomial", "cosine", "rex"), _FALL),
+    **dict.fromkeys(("warmup_cosine", "warmup_linear"), _ARC),
     "warmup_constant": (lambda a: {0: a["start"], a["warmup"]: a["peak"]}, True),
     "gradual_warmup": (lambda a: {0: a["base"], a["length"]: a["k"] * a["base"]}, True),
     "warmup": (lambda a: {0: a["start"] if a["length"] else 1, a["length"]: 1}, True),
@@ -130,24 +120,20 @@ def test_curves_begin_peak_and_end_exactly_and_are_held(row: Row) -> None:
 @every_row
 @pytest.mark.parametrize("isa", SUPPORTED)
 def test_all_ways_to_evaluate_give_the_same_bits(row: Row, isa: str) -> None:
-    _core.use_isa(SUPPORTED[0])
     curve = row.build()
     reals = np.random.default_rng(0).uniform(0, 1.2 * max(row.boundaries, default=100), 20_100)
     reals[: len(times_of(row))] = times_of(row)
-    whole = np.rint(reals).astype(np.int64)
-    expected = [curve(**{row.by: t}) for t in (reals, whole)]
-    _core.use_isa(isa)
     shuffled = np.random.default_rng(1).permutation(len(reals))
-    for threads in (1, 2, 3):
-        fs.set_num_threads(threads)
-        for t, values in zip((reals, whole), expected, strict=True):
-            assert_same_bits([curve(**{row.by: t})], [values])
-            assert_same_bits([curve(**{row.by: t[::-1]})], [values[::-1]])
-            assert_same_bits([curve(**{row.by: t[shuffled]})], [values[shuffled]])
-    for t, values in zip((reals, whole), expected, strict=True):
+    for t in (reals, np.rint(reals).astype(np.int64)):
+        _core.use_isa(SUPPORTED[0])
+        values = curve(**{row.by: t})
+        _core.use_isa(isa)
+        for threads in (1, 2, 3):
+            fs.set_num_threads(threads)
+            for order in (slice(None), slice(None, None, -1), slice(7), shuffled):
+                assert_same_bits([curve(**{row.by: t[order]})], [values[order]])
         singly = np.array([curve(**{row.by: one}) for one in t[:400].tolist()])
         assert_same_bits([singly], [values[:400]])
-        assert_same_bits([curve(**{row.by: t[:7]})], [values[:7]])
         assert_same_bits([curve(**{row.by: t[:400].reshape(20, 20)}).ravel()], [values[:400]])
 
 
@@ -162,7 +148,6 @@ def test_every_restart_is_exact(length: int, t_mult: int) -> None:
     curve = fs.schedules.cosine_restarts(**arguments)
     at, durations = np.array(begins), np.array(lengths)
     assert set(curve(at)) == set(curve(at.astype(float))) == {0.3}
-    assert curve(begins[-1]) == 0.3
     late = curve(at[1:] - 1) - 0.01
     assert (late <= (0.3 - 0.01) * (np.pi / 2 / durations[:-1]) ** 2 + 1e-17).all()
     decayed = fs.schedules.cosine_restarts(**arguments, decay=0.9)
@@ -197,7 +182,7 @@ ARITHMETIC: list[Callable[..., Any]] = [
     *(lambda x, q: (x - 20) % 3, lambda x, q: 100 % (x + q(0.3)), lambda x, q: x % q(0.1)),
     *(lambda x, q: (x - 7) // q(-0.7), lambda x, q: (x - 7) % q(-0.7), lambda x, q: (x - 9) ** 3),
     *(lambda x, q: (x + q(0.1)) ** -2, lambda x, q: (x - 7) ** 0, lambda x, q: x * x - 9 * x),
-    *(lambda x, q: x < 9, lambda x, q: x <= 9, lambda x, q: x > 9, lambda x, q: 9 >= x),
+    *(lambda x, q: x < 9, lambda x, q: x <= 9, lambda x, q: x > 9, lambda x, q: x >= 9),
     lambda x, q: (x * q(0.1) <= q(0.3)) + (x * q(0.1) >= q(0.3)),
     lambda x, q: (min if q is Fraction else minimum)(x, 9, 20 - x),
     lambda x, q: (max if q is Fraction else maximum)(q(0.5), x / 3, 20 - x),
@@ -215,7 +200,8 @@ def test_arithmetic_is_that_of_fractions_rounded_once(formula: Callable[..., Any
     assert found == [float(Fraction(formula(Fraction(t), Fraction))) for t in times]
 
 
-NO_TIMES = [-1, -1e-300, -(2**80), math.nan, math.inf, -math.inf, 2**53 + 1, 2.0**53 + 2, 10**400]
+NO_TIMES = [-1, -1e-300, math.nan, math.inf, -math.inf, 2**53 + 1, 2.0**53 + 2]
+TOO_LARGE = [2**64, -(2**64), 10**400]  # for an array of whole numbers
 NO_NUMBERS = [True, np.True_, "3", b"3", 1j, [None], ["1"], [True], {}, np.array([1], object)]
 
 
@@ -224,18 +210,14 @@ NO_NUMBERS = [True, np.True_, "3", b"3", 1j, [None], ["1"], [True], {}, np.array
 def test_what_is_no_time_is_refused_by_name(by: str, build: str) -> None:
     row = next(row for row in ROWS if row.name == build)
     curve = row.build().by(by)
-    for bad in NO_TIMES:
-        with pytest.raises(ValueError, match=rf"^{by} must be .* not"):
-            curve(**{by: bad})
-        if abs(bad) < 2**63 or not isinstance(bad, int):
-            for array in (np.array([1, bad, 2]), np.array(bad), [bad]):
-                with pytest.raises(ValueError, match=rf"^{by} must be .* not"):
-                    curve(**{by: array})
+    for bad in NO_TIMES + TOO_LARGE:
+        arrays = [np.array([1, bad, 2]), np.array(bad), [bad]] if bad in NO_TIMES else []
+        for value in (bad, *arrays):
+            with pytest.raises(ValueError, match=rf"^{by} must be .* not"):
+                curve(**{by: value})
     for bad in NO_NUMBERS:
         with pytest.raises(TypeError, match=rf"^{by} must be a number .* not"):
             curve(**{by: bad})
-    with pytest.raises(ValueError, match=rf"^{by} must be"):
-        curve(**{by: np.array([2**53 + 1], np.uint64)})
     if build != "constant":
         for missing in ({}, {by: None}, {"batch_size": 1}):
             with pytest.raises(ValueError, match=rf"\b{by}\b"):
@@ -257,7 +239,8 @@ SEED = [-1, 2**63, 1.5, True, None, "1"]
 
 # what each argument is, by its name, but for a few that are something else in one curve
 _KINDS = [
-    ("value start end low high peak offset scale lower upper a b base k", FINITE),
+    ("value", [*FINITE, 10**400]),
+    ("start end low high peak offset scale lower upper a b base k", FINITE),
     ("length every timescale dim up gamma start_div end_div rate", ABOVE_0),
     ("factor exponent warmup stable power", LEAST_0),
     ("total warm", [*ABOVE_0, 1e-3]),
@@ -273,13 +256,11 @@ _KINDS = [
     ("pieces", [[], [1], [1, 2, 3, 4], 5, None, "abc", [None, 1, 2], ["1", 1, 2], [True, 1, 2]]),
 ]
 KINDS = {name: bad for names, bad in _KINDS for name in names.split()}
+_NEEDED = [("wsd", "decay"), ("inverse_time", "scale"), ("noam", "warmup")]
 SPECIAL: dict[tuple[str, str], list[Any]] = {
+    **dict.fromkeys(_NEEDED, ABOVE_0),
+    **dict.fromkeys([("cosine_restarts", "decay"), ("warmup", "length")], LEAST_0),
     ("staircase_linear", "decay"): FINITE,
-    ("cosine_restarts", "decay"): LEAST_0,
-    ("wsd", "decay"): ABOVE_0,
-    ("inverse_time", "scale"): ABOVE_0,
-    ("noam", "warmup"): ABOVE_0,
-    ("warmup", "length"): LEAST_0,
     ("multistep", "at"): RISING,
     ("warmup_cosine", "total"): [*ABOVE_0, 100, 99],
     ("warmup_linear", "total"): [*ABOVE_0, 100, 99],
@@ -301,11 +282,6 @@ def test_a_bad_argument_is_refused_by_name(name: str, argument: str) -> None:
             if not re.search(rf"\b{argument}\b", str(error)):
                 unnamed.append((bad, str(error)))
     assert (accepted, unnamed) == ([], [])
-
-
-def test_a_number_beyond_all_doubles_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="start must be finite"):
-        fs.schedules.linear(start=10**400, end=0, length=10)
 
 
 def test_restarts_of_slowly_growing_length_are_built_at_once() -> None:

@@ -66,7 +66,8 @@ def plot_all(out: Path) -> int:
         ax.get_legend().remove()
         ax.set_title(name, fontsize="medium", fontweight="bold")
         ax.set_xlabel(textwrap.fill(text, 50), fontsize="x-small")
-        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+        highest = ax.get_ylim()[1]
+        ax.set_ylim(-0.05 * highest, highest)
     for ax in axes.flat[len(GALLERY) :]:
         ax.set_visible(False)
     return _save(figure, out)

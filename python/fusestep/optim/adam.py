@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..expression import Expression
 from .base import Optimizer
-from .settings import Setting
+from .settings import Number, Setting
 
 
 class _AdamFamily(Optimizer):
@@ -60,17 +61,17 @@ class Adam(_AdamFamily):
         self,
         params: Any,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
         amsgrad: bool = False,
         bias_correction: bool = True,
         eps_mode: str = "after",
         maximize: bool = False,
         groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
+        clip_norm: float | Expression | None = None,
+        clip_value: float | Expression | None = None,
         nonfinite: str = "propagate",
     ) -> None:
         super().__init__(
@@ -113,7 +114,7 @@ class AdamW(Adam):
     __slots__ = ()
     _decoupled = True
 
-    def __init__(self, params: Any, *, weight_decay: float = 0.01, **settings: Any) -> None:
+    def __init__(self, params: Any, *, weight_decay: Number = 0.01, **settings: Any) -> None:
         super().__init__(params, weight_decay=weight_decay, **settings)
 
 
@@ -155,19 +156,19 @@ class AdaBelief(_AdamFamily):
         self,
         params: Any,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-16,
-        eps_root: float = 1e-16,
-        weight_decay: float = 0.0,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-16,
+        eps_root: Number = 1e-16,
+        weight_decay: Number = 0.0,
         decoupled: bool = False,
         amsgrad: bool = False,
         bias_correction: bool = True,
         eps_mode: str = "after",
         maximize: bool = False,
         groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
+        clip_norm: float | Expression | None = None,
+        clip_value: float | Expression | None = None,
         nonfinite: str = "propagate",
     ) -> None:
         super().__init__(

@@ -36,11 +36,13 @@ class Optimizer:
             "propagate" it, "skip" the step, or "raise" ValueError. The last two read all gradients
             once more, and then change neither parameters nor state nor counts of updates.
 
+    Every number may also be an expression (see `fusestep.schedules`), or a Python function of the
+    step, which can't be saved. Each step evaluates it for the number of updates applied so far.
+
     Every setting is an attribute: assigning ``opt.lr`` between steps holds for all groups without a
     value of their own, assigning ``opt.groups[1].lr`` for that group. What decides the arithmetic
     itself (True or False, and ``eps_mode``) is fixed when the optimizer is built.
-
-    Parameters are checked when the optimizer is built, and kept alive by it.
+    Parameters are checked then, and kept alive.
 
     Raises:
         TypeError, ValueError: a parameter that cannot be updated in place, or a setting out of
@@ -71,8 +73,8 @@ class Optimizer:
         settings: Mapping[str, Any],
         *,
         groups: Sequence[Mapping[str, Any]],
-        clip_norm: float | None,
-        clip_value: float | None,
+        clip_norm: float | Expression | None,
+        clip_value: float | Expression | None,
         nonfinite: str,
         fixed: Mapping[str, float] | None = None,
     ) -> None:

@@ -5,8 +5,8 @@ This is the one seam through which values reach a step.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from ..expression import Expression, function
 from .schedule import Place, Range, Schedule, is_scheduled
 
 T = TypeVar("T")
+
+# a number, an expression, or a function of the step
+Number: TypeAlias = "float | Expression | Callable[[Any], float]"
 
 _MAXIMIZE: _core.Column = ("maximize", 0.0, 1.0, False, True)  # follows the columns of every rule
 _PAIRS = {"betas": ("beta1", "beta2")}
@@ -38,7 +41,7 @@ class Setting(Generic[T]):
     def __get__(self, optimizer: _Owner, owner: type) -> T:
         return cast("T", optimizer._settings.get(self._name))
 
-    def __set__(self, optimizer: _Owner, value: T) -> None:
+    def __set__(self, optimizer: _Owner, value: T | Number | tuple[Number, ...]) -> None:
         optimizer._settings.set(self._name, value)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..expression import Expression
 from .base import Optimizer
-from .settings import Setting
+from .settings import Number, Setting
 
 
 class SGD(Optimizer):
@@ -55,16 +56,16 @@ class SGD(Optimizer):
         self,
         params: Any,
         *,
-        lr: float = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
+        lr: Number = 1e-3,
+        momentum: Number = 0.0,
+        dampening: Number = 0.0,
         nesterov: bool = False,
-        weight_decay: float = 0.0,
+        weight_decay: Number = 0.0,
         decoupled: bool = False,
         maximize: bool = False,
         groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
+        clip_norm: float | Expression | None = None,
+        clip_value: float | Expression | None = None,
         nonfinite: str = "propagate",
     ) -> None:
         settings = {
