@@ -171,9 +171,10 @@ py::array_t<double> ProgramObject::values(const py::list& inputs, py::ssize_t co
         };
         run_parallel((n + kChunk - 1) / kChunk, n >= kWorthWaking, task);
     }
-    if (good) return result;
+    // the program has looked at what it reads; what is passed besides must be right, too
     for (int i = 0; i < kClockInputs; ++i) {
-        for (std::size_t k = 0; reads_[i] && k < (columns[i].same_for_all ? 1 : n); ++k) {
+        const bool look = given.input[i] >= 0.0 && !(good && reads_[i]);
+        for (std::size_t k = 0; look && k < (columns[i].same_for_all ? 1 : n); ++k) {
             if (columns[i].whole != nullptr) {
                 const long long value = columns[i].whole[k];
                 if (!is_time(value)) raise_not_a_time(i, py::int_(value));

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
@@ -17,7 +18,10 @@ def check_number(
     """The value as a float in [lower, upper], or below upper; raises a message that names it."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # of an int
+        number = math.inf
     if lower <= number <= upper and not (below_upper and number == upper):
         return number
     expected = range_in_words(lower, upper, below_upper)
@@ -55,6 +59,22 @@ def check_whole(name: str, value: Any, lower: int, upper: int = 2**63 - 1) -> in
     return number
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """The value if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def check_list(name: str, value: Any, fewest: int) -> Any:
+    """The value if it is a list, a tuple or an array of at least that length."""
+    if isinstance(value, (str, Mapping)) or not hasattr(value, "__len__"):
+        raise TypeError(f"{name} must be a list, not {value!r}")
+    if len(value) < fewest:
+        raise ValueError(f"{name} must hold at least {fewest}, not {len(value)}")
+    return value
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """The value if it is one of the choices."""
     if not isinstance(value, str) or value not in choices:
@@ -64,9 +84,8 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
 
 def check_rising(name: str, values: Any) -> list[float]:
     """The values as a list of floats above 0, each greater than the one before."""
-    if isinstance(values, str) or not hasattr(values, "__len__"):
-        raise TypeError(f"{name} must be a list of numbers, not {values!r}")
-    numbers = [check_positive(f"{name}[{i}]", value) for i, value in enumerate(values)]
+    entries = enumerate(check_list(name, values, 0))
+    numbers = [check_positive(f"{name}[{i}]", value) for i, value in entries]
     if any(a >= b for a, b in pairwise(numbers)):
         raise ValueError(f"{name} must rise from each number to the next, not {list(values)}")
     return numbers

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+import math
+from decimal import Decimal, localcontext
 from itertools import pairwise
 
 from ..arguments import (
     check_choice,
     check_finite,
+    check_flag,
     check_number,
     check_positive,
     check_whole,
@@ -16,10 +18,10 @@ from ..expression import Expression, exp, floor, log, minimum, where
 from ..expression.nodes import Operation, expression, time
 from ..expression.vocabulary import named
 from .pieces import count, look_up
-from .ramps import between, cosine_weight
+from .ramps import between, check_ends, cosine_weight
 
 _MOST_CYCLES = 4096
-_LAST_TIME = 2**63
+_LAST_TIME = 2**53
 
 
 @named
@@ -52,7 +54,7 @@ def cosine_restarts(
 
     Source: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017.
     """
-    first = Fraction(check_positive("length", length))
+    check_positive("length", length)
     check_number("t_mult", t_mult, 1)
     shrink = expression(check_number("decay", decay))
     t = time(by)
@@ -60,19 +62,39 @@ def cosine_restarts(
         cycle = floor(t / length)
         begin, duration = cycle * length, expression(length)
     else:
-        begins, durations = [Fraction(0)], [first]
-        while begins[-1] + durations[-1] < _LAST_TIME:
-            begins.append(begins[-1] + durations[-1])
-            durations.append(durations[-1] * Fraction(t_mult))
-            if len(begins) > _MOST_CYCLES:
-                raise ValueError(f"t_mult must be 1 or at least 1.01, not {t_mult!r}")
-        cycle = count(t, list(map(float, begins))) - 1
-        begin = look_up(cycle, list(map(float, begins)))
-        duration = look_up(cycle, list(map(float, durations)))
+        begins, durations = _cycles(length, t_mult)
+        cycle = count(t, [_double_from(begin) for begin in begins]) - 1
+        begin, duration = _look_up_exact(cycle, begins), _look_up_exact(cycle, durations)
     x = minimum((t - begin) / duration, 1)
     last = expression(check_finite("end", end))
     highest = check_finite("start", start) * (shrink**cycle if decay != 1 else expression(1))
     return last + (highest - last) * cosine_weight(x)
+
+
+def _cycles(length: float, t_mult: float) -> tuple[list[Decimal], list[Decimal]]:
+    """Where cycles begin and how long they are, to 100 digits, as far as a clock can go."""
+    with localcontext(prec=100):
+        begins, durations = [Decimal(0)], [Decimal(length)]
+        while begins[-1] + durations[-1] < _LAST_TIME:
+            begins.append(begins[-1] + durations[-1])
+            durations.append(durations[-1] * Decimal(t_mult))
+            if len(begins) > _MOST_CYCLES:
+                raise ValueError(f"t_mult must be 1 or at least 1.01, not {t_mult!r}")
+    return begins, durations
+
+
+def _double_from(number: Decimal) -> float:
+    """The smallest double that is not below a number."""
+    nearest = float(number)
+    return nearest if Decimal(nearest) >= number else math.nextafter(nearest, math.inf)
+
+
+def _look_up_exact(index: Expression, numbers: list[Decimal]) -> Expression:
+    """A number at an index, in twice double's precision."""
+    high = [float(number) for number in numbers]
+    with localcontext(prec=100):
+        low = [float(number - Decimal(h)) for number, h in zip(numbers, high, strict=True)]
+    return look_up(index, high) + look_up(index, low) if any(low) else look_up(index, high)
 
 
 @named
@@ -114,13 +136,14 @@ def one_cycle(
     first = high / check_positive("start_div", start_div)
     last = first / check_positive("end_div", end_div)
     up = check_positive("warm", warm) * check_positive("total", total) - 1
-    ends = [0.0, up, 2 * up, total - 1.0] if three_phase else [0.0, up, total - 1.0]
+    three = check_flag("three_phase", three_phase)
+    ends = [0.0, up, 2 * up, total - 1.0] if three else [0.0, up, total - 1.0]
     if any(a >= b for a, b in pairwise(ends)):
         raise ValueError(
             f"warm * total must be above 1 and leave time to fall, not warm={warm!r}, "
             f"total={total!r}"
         )
-    values = [first, high, first, last] if three_phase else [first, high, last]
+    values = [first, high, first, last] if three else [first, high, last]
     t = time(by)
     result = values[-1]
     for k in reversed(range(len(ends) - 1)):
@@ -171,6 +194,7 @@ def cyclic(
     height = where(within < rise, within / rise, (total - within) / fall)
     base = expression(check_positive("gamma", gamma))
     scales = {"triangular": expression(1), "triangular2": expression(0.5) ** cycle}
+    check_ends(low=low, high=high)
     return between(high, low, height * scales.get(mode, base**t))
 
 
@@ -189,7 +213,7 @@ def random(
     evaluation, and a run that was stopped and resumed, see the same values.
 
     Args:
-        low, high: the values lie in [low, high).
+        low, high: the values lie between them.
         distribution: "uniform", or "loguniform", for which both must be above 0.
         every: how long a value is kept, above 0, in the unit of ``by``.
         seed: a whole number from 0 to 2^63 - 1.

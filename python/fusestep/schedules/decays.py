@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..arguments import check_finite, check_number, check_positive
+from ..arguments import check_finite, check_flag, check_number, check_positive
 from ..expression import Expression, maximum, minimum
 from ..expression.nodes import Operation, expression, time
 from ..expression.vocabulary import named
@@ -46,7 +46,7 @@ def exponential(
         0.25
     """
     spans = time(by) / check_positive("every", every)
-    exponent = Operation("floor", (spans,)) if staircase else spans
+    exponent = Operation("floor", (spans,)) if check_flag("staircase", staircase) else spans
     value = check_finite("start", start) * expression(check_positive("rate", rate)) ** exponent
     return value if floor is None else maximum(value, check_finite("floor", floor))
 
@@ -75,7 +75,7 @@ def inverse_time(
     powers in (1/2, 1] fulfil.
     """
     spans = time(by) / check_positive("scale", scale)
-    passed = Operation("floor", (spans,)) if staircase else spans
+    passed = Operation("floor", (spans,)) if check_flag("staircase", staircase) else spans
     return check_finite("start", start) / (1 + passed) ** check_number("power", power)
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
-from ..arguments import check_choice, check_finite, check_number, check_positive, check_rising
+from ..arguments import (
+    check_choice,
+    check_finite,
+    check_list,
+    check_number,
+    check_positive,
+    check_rising,
+)
 from ..expression import Expression, clip, floor, minimum, where
-from ..expression.nodes import Operation, expression, time
+from ..expression.nodes import Operation, constant_or_expression, expression, time
 from ..expression.traversal import substituted
 from ..expression.vocabulary import named
 from .ramps import cosine_weight
@@ -23,11 +32,8 @@ def look_up(index: Expression, values: Sequence[float]) -> Expression:
 
 
 def _numbers(name: str, values: Sequence[float]) -> list[float]:
-    if isinstance(values, str) or not hasattr(values, "__len__"):
-        raise TypeError(f"{name} must be a list of numbers, not {values!r}")
-    if len(values) == 0:
-        raise ValueError(f"{name} must hold at least one number")
-    return [check_finite(f"{name}[{i}]", value) for i, value in enumerate(values)]
+    entries = enumerate(check_list(name, values, 1))
+    return [check_finite(f"{name}[{i}]", value) for i, value in entries]
 
 
 @named
@@ -138,16 +144,14 @@ def interpolate(
         >>> fs.schedules.interpolate([(0, 0.0), (10, 1.0), (20, 0.5)])([5, 10, 15, 99])
         array([0.5 , 1.  , 0.75, 0.5 ])
     """
-    if len(points) < 2 or any(len(point) != 2 for point in points):
-        raise ValueError(f"points must be two or more pairs (time, value), not {points!r}")
     check_choice("kind", kind, ("linear", "cosine"))
-    first = check_number("points[0] time", points[0][0])
-    later = [
-        check_number(f"points[{i}] time", t) - first for i, (t, _) in enumerate(points) if i > 0
-    ]
-    check_rising("times from the first point on", later)
-    times = [float(t) for t, _ in points]
-    values = _numbers("values of points", [value for _, value in points])
+    for k, point in enumerate(check_list("points", points, 2)):
+        if len(check_list(f"points[{k}]", point, 2)) != 2:
+            raise ValueError(f"points[{k}] must be a pair (time, value), not {point!r}")
+    times = [check_number(f"points[{k}][0]", t) for k, (t, _) in enumerate(points)]
+    values = [check_finite(f"points[{k}][1]", value) for k, (_, value) in enumerate(points)]
+    if any(a >= b for a, b in pairwise(times)):
+        raise ValueError(f"points must rise in time from each to the next, not {points!r}")
     t = time(by)
     i = clip(count(t, times) - 1, 0, len(points) - 2)
     left, right = look_up(i, times), look_up(i + 1, times)
@@ -192,13 +196,15 @@ def sequence(pieces: Sequence[Expression], at: Sequence[float], by: str = "step"
         array([0.5, 1. , 0.5])
     """
     boundaries = check_rising("at", at)
-    if len(pieces) != len(boundaries) + 1:
+    if len(check_list("pieces", pieces, 1)) != len(boundaries) + 1:
         raise ValueError(
             f"pieces must be one more than the times in at, not {len(pieces)} for {len(boundaries)}"
         )
     t = time(by)
-    result = expression(pieces[0])
-    for piece, boundary in zip(pieces[1:], boundaries, strict=True):
-        later = substituted(expression(piece), {by: t - boundary})
-        result = where(t < boundary, result, later)
+    nodes: list[Any] = [constant_or_expression(piece) for piece in pieces]
+    if any(node is None for node in nodes):
+        raise TypeError(f"pieces must be expressions and numbers, not {pieces!r}")
+    result: Expression = nodes[0]
+    for piece, boundary in zip(nodes[1:], boundaries, strict=True):
+        result = where(t < boundary, result, substituted(piece, {by: t - boundary}))
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..arguments import check_finite, check_number, check_positive
+from ..arguments import check_finite, check_flag, check_number, check_positive
 from ..expression import Expression, cospi, maximum, minimum
 from ..expression.nodes import Operation, expression, time
 from ..expression.vocabulary import named
@@ -15,8 +15,13 @@ def progress(length: float, by: str) -> Expression:
 
 def between(start: float, end: float, weight: Expression) -> Expression:
     """``start`` where the weight is 1, ``end`` where it is 0."""
-    first, last = (expression(check_finite(n, v)) for n, v in (("start", start), ("end", end)))
-    return last + (first - last) * weight
+    return end + (expression(start) - end) * weight
+
+
+def check_ends(**values: float) -> None:
+    """Raises unless all are finite numbers."""
+    for name, value in values.items():
+        check_finite(name, value)
 
 
 def cosine_weight(x: Expression) -> Expression:
@@ -40,6 +45,7 @@ def linear(start: float, end: float, length: float, by: str = "step") -> Express
         >>> fs.schedules.linear(start=1.0, end=0.2, length=4)(2)
         0.6
     """
+    check_ends(start=start, end=end)
     return between(end, start, progress(length, by))
 
 
@@ -73,9 +79,10 @@ def polynomial(
 
     Source: with ``cycle`` it is Keras' PolynomialDecay, which ends at 1e-4 where it is not told.
     """
+    check_ends(start=start, end=end)
     check_number("power", power)
     x = progress(length, by)
-    if cycle:
+    if check_flag("cycle", cycle):
         t = time(by) / length
         x = t / maximum(-Operation("floor", (-t,)), 1)
     return between(start, end, (1 - x) ** power)
@@ -103,6 +110,7 @@ def cosine(
     Source: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017.
     torch's CosineAnnealingLR rises again after its length.
     """
+    check_ends(start=start, end=end)
     weight = cosine_weight(progress(length, by)) ** check_number("exponent", exponent)
     return between(start, end, weight)
 
@@ -135,6 +143,7 @@ def tanh(
     Source: Hsueh et al., "Stochastic gradient descent with hyperbolic-tangent decay on
     classification", 2019; the form is timm's.
     """
+    check_ends(start=start, end=end)
     if not check_finite("lower", lower) < check_finite("upper", upper):
         raise ValueError(f"lower must be below upper, not lower={lower!r}, upper={upper!r}")
     x = progress(length, by)
@@ -161,5 +170,6 @@ def rex(start: float, end: float, length: float, by: str = "step") -> Expression
     Source: Chen, Wolfe and Kyrillidis, "REX: revisiting budgeted training with an improved
     schedule", 2022.
     """
+    check_ends(start=start, end=end)
     left = 1 - progress(length, by)
     return between(start, end, left / (0.5 + left / 2))

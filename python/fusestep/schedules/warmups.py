@@ -6,7 +6,7 @@ from ..arguments import check_choice, check_finite, check_number, check_positive
 from ..expression import Expression, clip, minimum, sqrt, where
 from ..expression.nodes import expression, time
 from ..expression.vocabulary import named
-from .ramps import between, cosine_weight
+from .ramps import between, check_ends, cosine_weight
 
 
 @named
@@ -45,8 +45,7 @@ def _after_warmup(
     peak: float, warmup: float, start: float, later: Expression, by: str
 ) -> Expression:
     """A straight line from ``start`` to ``peak``, then another expression."""
-    check_finite("peak", peak)
-    check_finite("start", start)
+    check_ends(peak=peak, start=start)
     if check_number("warmup", warmup) == 0:
         return later
     t = time(by)
@@ -88,6 +87,7 @@ def warmup_cosine(
         >>> fs.schedules.warmup_cosine(peak=1.0, warmup=4, total=10)([0, 2, 4, 7, 10, 99])
         array([0. , 0.5, 1. , 0.5, 0. , 0. ])
     """
+    check_ends(peak=peak, end=end)
     falling = between(peak, end, cosine_weight(_decay(warmup, total, by)))
     return _after_warmup(peak, warmup, start, falling, by)
 
@@ -117,6 +117,7 @@ def warmup_linear(
         >>> fs.schedules.warmup_linear(peak=1.0, warmup=4, total=8)([2, 4, 6, 8])
         array([0.5, 1. , 0.5, 0. ])
     """
+    check_ends(peak=peak, end=end)
     falling = between(end, peak, _decay(warmup, total, by))
     return _after_warmup(peak, warmup, start, falling, by)
 
@@ -135,6 +136,7 @@ def warmup_constant(peak: float, warmup: float, start: float = 0.0, by: str = "s
         >>> fs.schedules.warmup_constant(peak=1.0, warmup=4)([0, 1, 4, 99])
         array([0.  , 0.25, 1.  , 1.  ])
     """
+    check_ends(peak=peak)
     return _after_warmup(peak, warmup, start, expression(peak), by)
 
 
@@ -192,6 +194,7 @@ def wsd(
     Source: Hu et al., "MiniCPM", 2024; "1-sqrt": Hägele et al., "Scaling laws and compute-optimal
     training beyond fixed training durations", 2024.
     """
+    check_ends(peak=peak, end=end)
     check_choice("shape", shape, ("linear", "cosine", "1-sqrt"))
     begin = expression(check_number("warmup", warmup)) + check_number("stable", stable)
     x = clip((time(by) - begin) / check_positive("decay", decay), 0, 1)
