@@ -160,6 +160,7 @@ py::array_t<double> ProgramObject::values(const py::list& inputs, py::ssize_t co
     py::array_t<double> result(count);
     double* const values = result.mutable_data();
     const std::size_t n = static_cast<std::size_t>(count);
+    const std::vector<double> cells = program_.cell_values();
     std::atomic<bool> good{true};
     {
         const py::gil_scoped_release unlocked;  // nothing of Python's is touched until the end
@@ -167,7 +168,7 @@ py::array_t<double> ProgramObject::values(const py::list& inputs, py::ssize_t co
         auto task = [&](std::size_t i) {
             const FloatEnvironment environment;
             const std::size_t begin = i * kChunk, end = begin + kChunk < n ? begin + kChunk : n;
-            if (!program_.run(evaluate, columns, begin, end, values)) good = false;
+            if (!program_.run(evaluate, columns, cells, begin, end, values)) good = false;
         };
         run_parallel((n + kChunk - 1) / kChunk, n >= kWorthWaking, task);
     }

@@ -6,7 +6,9 @@
 namespace fusestep {
 namespace {
 
-constexpr std::size_t kBlock = 64;  // clocks at once: the registers stay in the first cache
+// Clocks at once: enough to carry the call of a loop, few enough for the registers to stay in the
+// caches. Measured: 64 and 256 take a tenth longer.
+constexpr std::size_t kBlock = 128;
 
 // Copy n values of the clock; return whether all are times. `stride` is 1, or 0 for one value for
 // all.
@@ -94,17 +96,24 @@ void Program::run(Evaluate evaluate, const double* clock, double* values) {
     for (std::size_t k = 0; k < outputs_.size(); ++k) values[k] = hi_[outputs_[k]];
 }
 
-bool Program::run(Evaluate evaluate, const ClockColumn* clock, std::size_t begin, std::size_t end,
-                  double* values) const {
+std::vector<double> Program::cell_values() const {
+    std::vector<double> values;
+    for (const Cell& cell : cells_) values.push_back(*cell.value);
+    return values;
+}
+
+bool Program::run(Evaluate evaluate, const ClockColumn* clock, const std::vector<double>& cells,
+                  std::size_t begin, std::size_t end, double* values) const {
     std::vector<double> columns(2 * kBlock * registers());
     double* const hi = columns.data();
     double* const lo = hi + kBlock * registers();
     for (std::size_t r = 0; r < registers(); ++r) {
+        if (!constant_[r]) continue;
         std::fill_n(hi + r * kBlock, kBlock, hi_[r]);
         std::fill_n(lo + r * kBlock, kBlock, lo_[r]);
     }
-    for (const Cell& cell : cells_) {
-        std::fill_n(hi + cell.reg * kBlock, kBlock, *cell.value);
+    for (std::size_t k = 0; k < cells_.size(); ++k) {
+        std::fill_n(hi + cells_[k].reg * kBlock, kBlock, cells[k]);
     }
     bool good = true;
     for (; begin < end; begin += kBlock) {

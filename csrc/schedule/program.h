@@ -41,10 +41,13 @@ class Program {
     // The outputs for one clock. Not for two threads at once.
     void run(Evaluate evaluate, const double* clock, double* values);
 
-    // The first output for clocks [begin, end). Returns false where an input may not have
-    // its value; the results are then meaningless.
-    bool run(Evaluate evaluate, const ClockColumn* clock, std::size_t begin, std::size_t end,
-             double* values) const;
+    // What the cells hold now, for the next function.
+    std::vector<double> cell_values() const;
+
+    // The first output for clocks [begin, end). Several threads may do this at once. Returns false
+    // where an input may not have its value; the results are then meaningless.
+    bool run(Evaluate evaluate, const ClockColumn* clock, const std::vector<double>& cells,
+             std::size_t begin, std::size_t end, double* values) const;
 
  private:
     struct Input {
