@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import fusestep as fs
+import saved_run
 
 SIZES = (33, 1000, 7)
 
@@ -21,13 +22,7 @@ for k, (name, options) in enumerate(rows):
     params = [np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in SIZES]
     opt = getattr(fs, name)(params, clip_norm=4.0, nonfinite="skip", **options)
     if first > 0:
-        saved = np.load(folder / f"{k}-{first}.npz")
-        state = json.loads(saved["json"].item())
-        for path, entry in state["parameters"].items():
-            entry["state"] = {n: saved[f"{path}.{n}"] for n in entry["state"]}
-        opt.load_state_dict(state)
-        for i, p in enumerate(params):
-            p[...] = saved[f"p{i}"]
+        saved_run.load(folder / f"{k}-{first}.npz", opt, params)
     for step in range(first, last):
         random = np.random.default_rng(1000 + step)
         grads = [random.standard_normal(p.size).astype(np.float32) for p in params]
@@ -35,9 +30,4 @@ for k, (name, options) in enumerate(rows):
             grads[0][3] = np.inf
         opt.step([grads[0], None if step % 3 == 1 else grads[1], grads[2]])
         opt.lr = opt.lr * 0.9
-        state = opt.state_dict()
-        arrays = {f"p{i}": p for i, p in enumerate(params)}
-        for path, entry in state["parameters"].items():
-            arrays |= {f"{path}.{n}": a for n, a in entry["state"].items()}
-            entry["state"] = list(entry["state"])
-        np.savez(folder / f"{k}-{step + 1}.npz", json=json.dumps(state), **arrays)
+        saved_run.save(folder / f"{k}-{step + 1}.npz", opt, params)

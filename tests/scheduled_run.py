@@ -5,7 +5,6 @@ The learning rate follows a warm-up and a cosine, momentum another curve, and bo
 
 from __future__ import annotations
 
-import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import fusestep as fs
+import saved_run
 
 WIDTHS, BATCH = (64, 32, 10), 64
 
@@ -58,13 +58,7 @@ def main() -> None:
         nonfinite="skip",
     )
     if first:
-        saved = np.load(folder / f"{first}.npz")
-        state = json.loads(saved["json"].item())
-        for path, entry in state["parameters"].items():
-            entry["state"] = {name: saved[f"{path}.{name}"] for name in entry["state"]}
-        opt.load_state_dict(state)
-        for i, p in enumerate(params):
-            p[...] = saved[f"p{i}"]
+        saved_run.load(folder / f"{first}.npz", opt, params)
     losses = []
     for t in range(first, last):
         chosen = np.random.default_rng(t).integers(0, len(x), BATCH)
@@ -74,12 +68,7 @@ def main() -> None:
         clock = fs.Clock(samples=t * BATCH, epoch=t * BATCH / len(x), batch_size=BATCH)
         info = opt.step(gradients, clock=clock, loss=loss)
         losses.append([loss, info.lr, opt.momentum, opt.weight_decay, opt.clip_norm])
-    state = opt.state_dict()
-    arrays = {f"p{i}": p for i, p in enumerate(params)}
-    for path, entry in state["parameters"].items():
-        arrays |= {f"{path}.{name}": a for name, a in entry["state"].items()}
-        entry["state"] = list(entry["state"])
-    np.savez(folder / f"{last}.npz", json=json.dumps(state), trace=np.array(losses), **arrays)
+    saved_run.save(folder / f"{last}.npz", opt, params, trace=np.array(losses))
 
 
 main()

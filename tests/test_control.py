@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -257,6 +259,14 @@ def test_a_loss_may_be_any_number() -> None:
         with np.errstate(all="raise"):
             leaf.observe(np.asarray(loss).reshape(()) if np.ndim(loss) else loss)
         assert leaf.value == 0.5
+
+
+def test_a_copy_of_a_control_follows_losses_of_its_own() -> None:
+    leaf = control.Plateau(factor=0.5, patience=0)
+    trace(leaf, [1.0, 1.0])
+    for other in (copy.deepcopy(LINE * leaf), pickle.loads(pickle.dumps(LINE * leaf))):
+        other.operands[1].observe(1.0)
+        assert (other(0), leaf.value) == (0.25, 0.5)
 
 
 def test_in_arrays_a_control_has_its_present_value() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import operator
+import pickle
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import fusestep as fs
 import fusestep.expression as fe
 from fusestep import control, schedules
 from fusestep.expression import vocabulary
+from fusestep.gallery import GALLERY
 from reference import Reference
 
 INPUTS = ("step", "samples", "epoch", "batch_size")
@@ -120,6 +123,16 @@ def test_json_and_text_give_the_same_expression_again(
         assert again == expression
         assert repr(again) == repr(expression)
         assert np.float64(again(**clock)).tobytes() == value.tobytes()
+
+
+@pytest.mark.parametrize("text", GALLERY.values(), ids=list(GALLERY))
+def test_every_curve_survives_json_text_pickle_and_copy(text: str) -> None:
+    curve, steps = fe.parse(text), np.arange(150)
+    before = curve(steps).tobytes()
+    again = [fe.from_json(curve.to_json()), fe.parse(repr(curve))]
+    for other in [*again, pickle.loads(pickle.dumps(curve)), copy.deepcopy(curve)]:
+        assert other == curve
+        assert other(steps).tobytes() == before
 
 
 def test_an_expression_is_typed_as_it_reads() -> None:

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from .._core import StateError
 from ..arguments import check_finite
 from ..expression import Expression, clip
-from ..expression.nodes import Cell, Named
+from ..expression.cells import Cell
+from ..expression.nodes import Named
 from ..expression.vocabulary import plain
 
 

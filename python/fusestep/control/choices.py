@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from ..arguments import check_finite, check_whole
 from ..expression import Expression, maximum, step, where
-from ..expression.nodes import Cell, expression
+from ..expression.cells import Cell
+from ..expression.nodes import expression
 from ..expression.traversal import substituted
 from ..expression.vocabulary import in_vocabulary
 from .base import Control, clipped

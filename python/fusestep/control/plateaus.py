@@ -6,7 +6,7 @@ import math
 from typing import Any, ClassVar
 
 from ..arguments import check_choice, check_number, check_positive, check_whole
-from ..expression.nodes import Cell
+from ..expression.cells import Cell
 from ..expression.vocabulary import in_vocabulary
 from .base import Control, bounded, check_bounds
 

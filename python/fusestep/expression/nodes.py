@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from .. import _core
-from ..arguments import check_choice, check_number
+from ..arguments import check_choice, check_finite
 from ..clock import Clock
 from .combinators import METHODS, Combinators
 from .drawing import draw
@@ -22,7 +19,6 @@ from .traversal import substituted
 from .typed import typed
 
 TIMES = ("step", "samples", "epoch")
-_LARGEST = float(np.finfo(np.float64).max)
 
 
 class Expression(Combinators):
@@ -60,7 +56,7 @@ class Expression(Combinators):
     __slots__ = ("__weakref__", "_compiled")
 
     kind: ClassVar[str]
-    _compiled: tuple[_core.Program, tuple[Function, ...]]
+    _compiled: tuple[_core.Program, tuple[Any, ...]]
     __array_ufunc__ = None  # NumPy's numbers leave the operators to expressions
 
     def __call__(
@@ -114,6 +110,12 @@ class Expression(Combinators):
     def __repr__(self) -> str:
         return typed(self)
 
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """For pickle and copy: all but the native program, which is compiled again."""
+        slots = {name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())}
+        slots -= {"__weakref__", "_compiled"}
+        return None, {name: getattr(self, name) for name in slots if hasattr(self, name)}
+
     def _combine(self, name: str, *operands: Any) -> Any:
         nodes = [constant_or_expression(operand) for operand in operands]
         if name == "negative" and isinstance(nodes[0], Constant):
@@ -145,7 +147,7 @@ class Constant(Expression):
     kind = "constant"
 
     def __init__(self, value: Any) -> None:
-        check_number("a number in an expression", value, -_LARGEST)
+        check_finite("a number in an expression", value)
         self.value: int | float = int(value) if isinstance(value, int) else float(value)
 
     def _key(self) -> Any:
@@ -223,45 +225,6 @@ class Named(Expression):
 
     def parts(self) -> Iterator[Expression]:
         return _expressions(() if self.arguments is None else list(self.arguments.values()))
-
-
-class Cell(Expression):
-    """A number that its owner changes: ``memory`` is an array of one float64."""
-
-    __slots__ = ("memory",)
-    kind = "cell"
-
-    def __init__(self, value: float) -> None:
-        self.memory: npt.NDArray[np.float64] = np.array([value])
-
-    def _key(self) -> Any:
-        return ("cell", id(self))
-
-
-class Function(Cell):
-    """A Python function of one number, called once for each clock."""
-
-    __slots__ = ("call", "time")
-    kind = "function"
-
-    def __init__(self, call: Callable[[Any], float], time: Expression) -> None:
-        super().__init__(float("nan"))
-        self.call = call
-        self.time = time
-
-    def update(self, clock: Clock) -> None:
-        """Calls the function; raises TypeError if it gives no number."""
-        at = self.time(clock)
-        value = self.call(int(at) if at == int(at) else at)
-        if not isinstance(value, Real):
-            raise TypeError(f"{self!r} must give a number, not {value!r}")
-        self.memory[0] = value
-
-    def _key(self) -> Any:
-        return ("function", self.call, self.time)
-
-    def parts(self) -> Iterator[Expression]:
-        return iter((self.time,))
 
 
 def expression(value: Any) -> Expression:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
-from .nodes import Constant, Expression, Function, Input, Named, Operation, expression
+from .cells import Function
+from .nodes import Constant, Expression, Input, Named, Operation, expression
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=Callable[..., Expression])

@@ -14,7 +14,7 @@ from ..arguments import range_in_words
 from ..clock import Clock
 from ..control import Control
 from ..expression import Expression
-from ..expression.nodes import Function
+from ..expression.cells import Function
 from ..expression.program import compiled
 from ..expression.traversal import walk
 
