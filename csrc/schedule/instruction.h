@@ -5,16 +5,31 @@
 namespace fusestep {
 
 // What an instruction computes from its operands a, b, c.
-#define FUSESTEP_OPERATIONS(X)                                                                   \
-    X(add)                                                                                       \
-    X(subtract)                                                                                  \
-    X(multiply)                                                                                  \
-    X(divide)                                                                                    \
-    X(power) X(minimum) X(maximum) X(less) X(less_equal) X(where) X(floor) X(sqrt) X(exp) X(log) \
-        X(cospi) X(tanh) X(divide_by) /* a / b, for b and c = 1 / b that are doubles */          \
-        X(table)  /* the value at floor(a), the first or last one beyond the ends */             \
-        X(count)  /* how many values of a rising table are at most a */                          \
-        X(random) /* uniform in [0, 1), a function of floor(a) and the seed b + 2^32 c */
+//   divide_by   a / b, for b and c = 1 / b that are doubles
+//   table       the value at floor(a), the first or last one beyond the ends
+//   count       how many values of a rising table are at most a
+//   random      uniform in [0, 1), a function of floor(a) and the seed b + 2^32 c
+#define FUSESTEP_OPERATIONS(X) \
+    X(add)                     \
+    X(subtract)                \
+    X(multiply)                \
+    X(divide)                  \
+    X(power)                   \
+    X(minimum)                 \
+    X(maximum)                 \
+    X(less)                    \
+    X(less_equal)              \
+    X(where)                   \
+    X(floor)                   \
+    X(sqrt)                    \
+    X(exp)                     \
+    X(log)                     \
+    X(cospi)                   \
+    X(tanh)                    \
+    X(divide_by)               \
+    X(table)                   \
+    X(count)                   \
+    X(random)
 
 #define FUSESTEP_OPERATION_NAME(name) op_##name,
 enum Operation : int { FUSESTEP_OPERATIONS(FUSESTEP_OPERATION_NAME) kOperations };
