@@ -90,10 +90,10 @@ def instruction_sets(models: Sequence[Model], effort: Effort) -> Table:
             assert_agreement(problem, ADAMW, forced)
             # the same arrays for all
             step = forced[isas[0]].optimizer.step
-            activate: dict[str, Callable[[], object]] = {
+            before: dict[str, Callable[[], object]] = {
                 isa: functools.partial(activate, isa) for isa in isas
             }
-            timings = in_turns(dict.fromkeys(isas, step), effort, activate)
+            timings = in_turns(dict.fromkeys(isas, step), effort, before)
             row: dict[str, Any] = {"model": model.title}
             for isa in isas:
                 row[isa] = timings[isa].median

@@ -1,14 +1,17 @@
-// Philox4x32-10: random bits as a pure function of a counter and a key. Salmon, Moraes, Dror and
+// Philox4x32-10: random words as a pure function of a counter and a key. Salmon, Moraes, Dror and
 // Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
 #pragma once
 
 namespace fusestep {
 
-// A number in [0, 1), a multiple of 2^-53, for a counter under a seed.
-static inline double random_number(unsigned long long counter, unsigned long long seed) {
+struct PhiloxWords {
+    unsigned int w[4];
+};
+
+static inline PhiloxWords philox(PhiloxWords counter, unsigned long long key) {
     using Word = unsigned int;
-    Word c0 = static_cast<Word>(counter), c1 = static_cast<Word>(counter >> 32), c2 = 0, c3 = 0;
-    Word k0 = static_cast<Word>(seed), k1 = static_cast<Word>(seed >> 32);
+    Word c0 = counter.w[0], c1 = counter.w[1], c2 = counter.w[2], c3 = counter.w[3];
+    Word k0 = static_cast<Word>(key), k1 = static_cast<Word>(key >> 32);
     for (int round = 0; round < 10; ++round) {
         const unsigned long long a = 0xD2511F53ULL * c0, b = 0xCD9E8D57ULL * c2;
         c0 = static_cast<Word>(b >> 32) ^ c1 ^ k0;
@@ -18,8 +21,20 @@ static inline double random_number(unsigned long long counter, unsigned long lon
         k0 += 0x9E3779B9U;
         k1 += 0xBB67AE85U;
     }
-    const unsigned long long bits = (static_cast<unsigned long long>(c1) << 32) | c0;
-    return static_cast<double>(bits >> 11) * 0x1p-53;
+    return {{c0, c1, c2, c3}};
+}
+
+// The first 64 bits for a counter of 64 bits.
+static inline unsigned long long random_bits(unsigned long long counter, unsigned long long key) {
+    const PhiloxWords in = {
+        {static_cast<unsigned int>(counter), static_cast<unsigned int>(counter >> 32), 0, 0}};
+    const PhiloxWords out = philox(in, key);
+    return (static_cast<unsigned long long>(out.w[1]) << 32) | out.w[0];
+}
+
+// A number in [0, 1), a multiple of 2^-53.
+static inline double random_number(unsigned long long counter, unsigned long long key) {
+    return static_cast<double>(random_bits(counter, key) >> 11) * 0x1p-53;
 }
 
 }  // namespace fusestep

@@ -2,6 +2,7 @@
 // for races; the program itself checks that every result has the bits of the serial run.
 #include "../../csrc/runtime/pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
@@ -13,11 +14,13 @@
 
 #include "../../csrc/runtime/isa.h"
 #include "../../csrc/runtime/plan.h"
+#include "../../csrc/schedule/program.h"
 
 namespace fusestep {
 namespace {
 
 constexpr int kCallers = 4;
+constexpr std::size_t kClocks = 12'345;
 constexpr int kMostThreads = 6;
 constexpr int kSteps = 4;
 // around blocks, chunks and the size from which a step is shared out, with an empty array inside
@@ -224,6 +227,58 @@ bool all_at_once_have_the_serial_bits(const std::vector<Bytes>& expected) {
     return true;
 }
 
+// A warm-up times a power of e, for many clocks, chunk by chunk.
+class Curve {
+ public:
+    Curve() : steps_(kClocks) {
+        const std::size_t step = program_.add_input(kStep);
+        const std::size_t passed = add(op_divide, 2, step, program_.add_constant(3000.0));
+        const std::size_t rise = add(op_minimum, 2, passed, program_.add_constant(1.0));
+        const std::size_t fall =
+            add(op_exp, 1, add(op_multiply, 2, passed, program_.add_constant(-1.0)));
+        const std::size_t curve = add(op_multiply, 2, rise, fall);
+        program_.add_output(add(op_multiply, 2, curve, program_.add_cell(&factor_)));
+        for (std::size_t i = 0; i < kClocks; ++i) steps_[i] = static_cast<long long>(i);
+    }
+
+    std::vector<double> values() const {
+        ClockColumn clock[kClockInputs];
+        clock[kStep].whole = steps_.data();
+        const std::vector<double> cells = program_.cell_values();
+        std::vector<double> values(kClocks);
+        auto task = [&](std::size_t i) {
+            const std::size_t begin = i * 1000, end = std::min(kClocks, begin + 1000);
+            program_.run(active_evaluate(), clock, cells, begin, end, values.data());
+        };
+        run_parallel((kClocks + 999) / 1000, true, task);
+        return values;
+    }
+
+ private:
+    std::size_t add(Operation operation, int operands, std::size_t a, std::size_t b = 0) {
+        Instruction instruction{};
+        instruction.operation = operation;
+        instruction.operand[0] = a;
+        instruction.operand[1] = b;
+        return program_.add(instruction, operands, active_evaluate());
+    }
+
+    double factor_ = 0.5;
+    Program program_;
+    std::vector<long long> steps_;
+};
+
+bool one_program_serves_several_threads(const std::vector<double>& expected) {
+    const Meddler meddler;
+    const Curve curve;
+    std::vector<std::vector<double>> found(kCallers);
+    std::vector<std::thread> callers;
+    for (auto& values : found) callers.emplace_back([&] { values = curve.values(); });
+    for (std::thread& caller : callers) caller.join();
+    return std::all_of(found.begin(), found.end(),
+                       [&](const std::vector<double>& values) { return values == expected; });
+}
+
 int passed = 0;
 int failed = 0;
 
@@ -242,12 +297,15 @@ int main() {
     check("later calls see what earlier ones wrote", later_calls_see_what_earlier_ones_wrote());
     use_isa("baseline");
     const std::vector<Bytes> expected = serial_results();
+    const std::vector<double> scheduled = Curve().values();
     for (const std::string& isa : supported_isas()) {
         check(isa + " is active", use_isa(isa) && isa == active_isa());
         check(isa + ", one plan after another: the serial bits",
               one_after_another_has_the_serial_bits(expected));
         check(isa + ", all plans at once: the serial bits",
               all_at_once_have_the_serial_bits(expected));
+        check(isa + ", one program in several threads: the serial bits",
+              one_program_serves_several_threads(scheduled));
     }
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed == 0 ? 0 : 1;

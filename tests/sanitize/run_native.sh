@@ -19,15 +19,18 @@ case $(uname -m) in
 esac
 
 mkdir -p "$objects"
-kernels=()
+built=()
 for isa in "${isas[@]}"; do
     read -r name flags <<<"$isa"
-    # shellcheck disable=SC2086
-    "${compile[@]}" $flags "-DFUSESTEP_ISA=$name" -c csrc/kernels/kernels.cpp -o "$objects/$name.o"
-    kernels+=("$objects/$name.o")
+    for source in csrc/kernels/kernels.cpp csrc/schedule/evaluate.cpp; do
+        object=$objects/$(basename "$source" .cpp)_$name.o
+        # shellcheck disable=SC2086
+        "${compile[@]}" $flags "-DFUSESTEP_ISA=$name" -c "$source" -o "$object"
+        built+=("$object")
+    done
 done
-"${compile[@]}" -pthread tests/sanitize/pool_test.cpp csrc/runtime/*.cpp "${kernels[@]}" \
-    -o "$objects/pool_test"
+"${compile[@]}" -pthread tests/sanitize/pool_test.cpp csrc/runtime/*.cpp csrc/schedule/program.cpp \
+    "${built[@]}" -o "$objects/pool_test"
 
 # the thread sanitizer of older compilers cannot start where addresses are highly random
 fixed=()
