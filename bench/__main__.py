@@ -10,6 +10,7 @@ from pathlib import Path
 
 COMMANDS = {
     "step": "the time of one optimizer step on the CPU, beside other libraries",
+    "data": "the time of an epoch of batches, beside other loaders",
     "schedule": "the time of schedules, beside other libraries",
 }
 

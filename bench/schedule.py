@@ -19,6 +19,7 @@ from . import command, report
 from . import contestants as who
 from . import schedule_contestants as curves
 from .agreement import ADAMW, Contestant, Disagreement
+from .bars import draw_bars
 from .command import selected
 from .measure import FULL, QUICK, Effort, Timing, in_turns
 from .models import MODELS, Problem
@@ -249,31 +250,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
-    """Bars for what was compared; returns "written", or the reason why there is no picture."""
     compared = [table for table in tables if table.name in ("one", "many")]
-    if not compared:
-        return "absent: no comparison was measured"
-    try:
-        plt = command.pyplot()
-    except ImportError as error:
-        return f"absent: {error}"
-    figure, panels = plt.subplots(
-        len(compared), figsize=(9, 3.3 * len(compared)), layout="constrained", squeeze=False
-    )
-    for axes, table in zip(panels.flat, compared, strict=True):
-        rows = [row for row in reversed(table.rows) if "time" in row]
-        names = [row["contestant"] for row in rows]
-        colours = ["#c1272d" if name.startswith("fusestep") else "#2f6db5" for name in names]
-        bars = axes.barh(names, [row["relative"] for row in rows], color=colours)
-        labels = [f"{report.ratio(row['relative'])}, {report.seconds(row['time'])}" for row in rows]
-        axes.bar_label(bars, labels, padding=4)
-        axes.set_xscale("log")
-        axes.set_xlim(0.1, 4 * max(row["relative"] for row in rows))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-        axes.set_xlabel("time relative to fusestep")
-        axes.set_title(table.title, fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{facts['processor']}, {facts['threads']} threads", fontsize=11)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return "written"
+    return draw_bars(path, compared, facts)

@@ -35,18 +35,26 @@ def loss_and_gradients(
     return float(-log_p[rows, labels].mean()), [np.ascontiguousarray(g) for g in gradients]
 
 
-def main() -> None:
-    folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    digits = load_digits()
-    x, labels = (digits.data / 16).astype(np.float32), digits.target
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    data = load_digits()
+    return (data.data / 16).astype(np.float32), data.target
+
+
+def initial_params() -> list[np.ndarray]:
     random = np.random.default_rng(0)
-    params = [
+    return [
         (random.standard_normal((a, b)) / np.sqrt(a)).astype(np.float32)
         if rank == 2
         else np.zeros(b, np.float32)
         for a, b in pairwise(WIDTHS)
         for rank in (2, 1)
     ]
+
+
+def main() -> None:
+    folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    x, labels = digits()
+    params = initial_params()
     follows = fs.control.Plateau(factor=0.7, patience=3, cooldown=2)
     opt = fs.SGD(
         params,
@@ -71,4 +79,5 @@ def main() -> None:
     saved_run.save(folder / f"{last}.npz", opt, params, trace=np.array(losses))
 
 
-main()
+if __name__ == "__main__":
+    main()

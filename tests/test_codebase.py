@@ -34,7 +34,8 @@ INCLUDES: dict[str, set[str]] = {
     "kernels": {"rules"},
     "schedule": set(),
     "runtime": {"rules", "kernels", "schedule"},
-    "bind": {"rules", "kernels", "schedule", "runtime"},
+    "data": {"schedule", "runtime"},
+    "bind": {"rules", "kernels", "schedule", "runtime", "data"},
 }
 # Compiled once for each instruction set, and the system headers that one compiler reads there.
 ONCE_PER_ISA = {"kernels.cpp", "table.h", "evaluate.cpp", "instruction.h", "philox.h"}
@@ -50,8 +51,12 @@ IMPORTS: dict[str, set[str]] = {
     "expression": {"_core", "arguments", "clock"},
     "schedules": {"trees", "arguments", "expression"},
     "control": {"_core", "arguments", "expression"},
+    "scaling": {"arguments", "expression"},
+    "batch": {"_core", "arguments", "clock", "expression", "schedules"},
+    "data": {"_core", "arguments", "clock", "expression", "batch"},
     "optim": {"_core", "trees", "arguments", "clock", "engines", "expression", "control"},
-    "fusestep": {"_core", "clock", "control", "expression", "schedules", "optim"},
+    "fusestep": {"_core", "clock", "control", "expression", "schedules", "optim"}
+    | {"batch", "data", "scaling"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})
 MODULES = {

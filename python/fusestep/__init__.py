@@ -9,9 +9,10 @@ One native call updates a whole model, with the same bits on every instruction s
     True
 """
 
-from . import control, expression, schedules
+from . import batch, control, data, expression, scaling, schedules
 from ._core import StateError, StepInfo, build_info, get_num_threads, set_num_threads
 from .clock import Clock
+from .data import Batch, Loader
 from .expression import Expression
 from .optim import SGD, AdaBelief, Adam, AdamW
 
@@ -22,14 +23,19 @@ __all__ = [
     "AdaBelief",
     "Adam",
     "AdamW",
+    "Batch",
     "Clock",
     "Expression",
+    "Loader",
     "StateError",
     "StepInfo",
+    "batch",
     "build_info",
     "control",
+    "data",
     "expression",
     "get_num_threads",
+    "scaling",
     "schedules",
     "set_num_threads",
 ]

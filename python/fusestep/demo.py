@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import AdamW, build_info
+from . import AdamW, Clock, Expression, Loader, batch, build_info, schedules
 
 Array = npt.NDArray[Any]
 Params = dict[str, dict[str, Array]]
 
 LAYERS = (64, 512, 512, 10)
-BATCH = 64
-LR, BETAS, EPS, WEIGHT_DECAY = 1e-3, (0.9, 0.999), 1e-8, 0.01
+SMALLEST, LARGEST = 32, 128  # batches
+PEAK, BETAS, EPS, WEIGHT_DECAY = 2e-3, (0.9, 0.999), 1e-8, 0.01
 
 
 @dataclass
@@ -51,6 +51,20 @@ class Run:
     losses: list[float] = field(default_factory=list)  # after every epoch, over the training set
     test_losses: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
+    # for each step: epochs before it, learning rate, batch size
+    steps: list[tuple[float, float, int]] = field(default_factory=list)
+
+
+def learning_rate(epochs: int) -> Expression:
+    """A warm-up over a tenth of the run, then half a cosine wave."""
+    return schedules.warmup_cosine(peak=PEAK, warmup=epochs / 10, total=epochs, by="epoch")
+
+
+def batches(digits: Digits, epochs: int) -> Loader:
+    """Shuffled batches that grow from the smallest to the largest size."""
+    size = batch.polynomial(start=SMALLEST, end=LARGEST, length=epochs, by="epoch", multiple_of=8)
+    data = {"x": digits.train_x, "y": digits.train_y}
+    return Loader(data, size, seed=2, epochs=epochs, tail="carry")
 
 
 def initial_params() -> Params:
@@ -101,26 +115,27 @@ def gradients(params: Params, x: Array, y: Array) -> Params:
     return grads
 
 
-def numpy_adamw(params: Params) -> Callable[[Params], None]:
+def numpy_adamw(params: Params, lr: Expression) -> Callable[[Params, Clock], None]:
     """AdamW in pure NumPy, array by array: the operations of fusestep's rule in the same order."""
     m = {k: {n: np.zeros_like(p) for n, p in layer.items()} for k, layer in params.items()}
     v = {k: {n: np.zeros_like(p) for n, p in layer.items()} for k, layer in params.items()}
     real = np.float32
     t = 0
 
-    def step(grads: Params) -> None:
+    def step(grads: Params, clock: Clock) -> None:
         nonlocal t
         t += 1
+        rate = lr(clock)
         c1 = 1.0 - integer_power(BETAS[0], t)
         root_c2 = math.sqrt(1.0 - integer_power(BETAS[1], t))
         for k, layer in params.items():
             for n, p in layer.items():
                 g = grads[k][n]
-                p *= real(1.0 - LR * WEIGHT_DECAY)
+                p *= real(1.0 - rate * WEIGHT_DECAY)
                 m[k][n] += real(1.0 - BETAS[0]) * (g - m[k][n])
                 v[k][n] += real(1.0 - BETAS[1]) * (g * g - v[k][n])
                 d = np.sqrt(v[k][n]) * real(1.0 / root_c2) + real(EPS)
-                p -= real(LR / c1) * m[k][n] / d
+                p -= real(rate / c1) * m[k][n] / d
 
     return step
 
@@ -136,52 +151,67 @@ def integer_power(base: float, n: int) -> float:
     return result
 
 
-def train(digits: Digits, epochs: int, make_step: Callable[[Params], Any], title: str) -> Run:
-    from tqdm import trange
+def train(
+    digits: Digits,
+    epochs: int,
+    make_step: Callable[[Params, Expression], Callable[[Params, Clock], object]],
+    title: str,
+) -> Run:
+    from tqdm import tqdm
 
     run = Run(initial_params())
-    step = make_step(run.params)
-    for epoch in (bar := trange(epochs, desc=title, unit="epoch")):
-        order = np.random.default_rng((2, epoch)).permutation(len(digits.train_x))
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            grads = gradients(run.params, digits.train_x[rows], digits.train_y[rows])
+    lr, loader = learning_rate(epochs), batches(digits, epochs)
+    step = make_step(run.params, lr)
+    with tqdm(total=epochs, desc=title, unit="epoch") as bar:
+        for some in loader:
+            grads = gradients(run.params, some["x"], some["y"])
             began = time.perf_counter()
-            step(grads)
+            step(grads, some.clock)
             run.step_seconds.append(time.perf_counter() - began)
-        run.losses.append(loss_and_accuracy(run.params, digits.train_x, digits.train_y)[0])
-        run.test_losses.append(loss_and_accuracy(run.params, digits.test_x, digits.test_y)[0])
-        bar.set_postfix(loss=f"{run.losses[-1]:.4f}")
+            run.steps.append((float(some.clock.epoch or 0), lr(some.clock), some.size))
+            if int(loader.clock.epoch or 0) > len(run.losses):
+                for losses, x, y in (
+                    (run.losses, digits.train_x, digits.train_y),
+                    (run.test_losses, digits.test_x, digits.test_y),
+                ):
+                    losses.append(loss_and_accuracy(run.params, x, y)[0])
+                bar.set_postfix(loss=f"{run.losses[-1]:.4f}", refresh=False)
+                bar.update()
     return run
 
 
 def draw(run: Run, path: Path) -> None:
-    """The loss after every epoch, as a PNG."""
+    """Loss, learning rate and batch size over the epochs, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    loss, rate, size = figure.subplots(3, sharex=True, height_ratios=(2, 1, 1))
     epochs = range(1, len(run.losses) + 1)
-    axes.semilogy(epochs, run.losses, label="train")
-    axes.semilogy(epochs, run.test_losses, label="test")
-    axes.set(
-        xlabel="epoch",
-        ylabel="cross-entropy",
-        title="Handwritten digits, MLP 64-512-512-10, fusestep.AdamW",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    loss.semilogy(epochs, run.losses, label="train")
+    loss.semilogy(epochs, run.test_losses, label="test")
+    loss.set(ylabel="cross-entropy", title="Handwritten digits, MLP 64-512-512-10, fusestep.AdamW")
+    loss.legend(frameon=False)
+    at, rates, sizes = zip(*run.steps, strict=True)
+    rate.plot(at, rates, drawstyle="steps-post")
+    rate.set(ylabel="learning rate")
+    size.plot(at, sizes, drawstyle="steps-post")
+    size.set(ylabel="batch size", xlabel="epoch", ylim=(0, None))
+    for axes in (loss, rate, size):
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
 
 def main(epochs: int, out: Path) -> int:
     """Trains twice and reports; returns 0 if both runs end with the same bits."""
     digits = Digits.load()
-    native = train(
-        digits, epochs, lambda p: AdamW(p, lr=LR, weight_decay=WEIGHT_DECAY).step, "fusestep"
-    )
+
+    def fused(params: Params, lr: Expression) -> Callable[[Params, Clock], object]:
+        optimizer = AdamW(params, lr=lr, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY)
+        return lambda grads, clock: optimizer.step(grads, clock=clock)
+
+    native = train(digits, epochs, fused, "fusestep")
     numpy = train(digits, epochs, numpy_adamw, "NumPy   ")
 
     for name, x, y in (
@@ -204,5 +234,5 @@ def main(epochs: int, out: Path) -> int:
     print(f"  fusestep  {fast:8.1f} us   ({info['isa_active']}, {info['threads']} threads)")
     print(f"  NumPy     {slow:8.1f} us   {slow / fast:.1f} times as long")
     draw(native, out)
-    print(f"loss curve: {out}")
+    print(f"loss, learning rate and batch size: {out}")
     return 0 if differing == 0 else 1

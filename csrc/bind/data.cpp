@@ -1,0 +1,135 @@
+// Orders of samples and the gathering of rows, as Python sees them.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "../data/gather.h"
+#include "../data/order.h"
+
+namespace fusestep {
+namespace {
+
+namespace py = pybind11;
+
+template <class T>
+py::array_t<T> as_array(const std::vector<T>& values) {
+    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+py::array_t<std::uint64_t> hashed_order(std::uint64_t n, std::uint64_t seed, std::uint64_t epoch,
+                                        std::uint64_t begin, std::uint64_t end) {
+    if (n == 0 || begin > end || end > n) throw py::value_error("no such part of the order");
+    py::array_t<std::uint64_t> part(static_cast<py::ssize_t>(end - begin));
+    std::uint64_t* const values = part.mutable_data();
+    const HashedOrder order(n, seed, epoch);
+    const py::gil_scoped_release unlocked;
+    for (std::uint64_t i = begin; i < end; ++i) values[i - begin] = order[i];
+    return part;
+}
+
+struct ElementName {
+    char kind;
+    py::ssize_t size;
+    Element element;
+};
+constexpr ElementName kElements[] = {
+    {'u', 1, Element::kUint8}, {'i', 1, Element::kInt8},    {'u', 2, Element::kUint16},
+    {'i', 2, Element::kInt16}, {'u', 4, Element::kUint32},  {'i', 4, Element::kInt32},
+    {'i', 8, Element::kInt64}, {'f', 4, Element::kFloat32}, {'f', 8, Element::kFloat64},
+};
+
+Element element_of(const py::array& source) {
+    for (const ElementName& name : kElements) {
+        if (name.kind == source.dtype().kind() && name.size == source.itemsize()) {
+            return name.element;
+        }
+    }
+    throw py::type_error("to_float32 does not know dtype " +
+                         py::str(source.dtype()).cast<std::string>());
+}
+
+// Rows of a source may stand apart, but the elements of a row stand side by side.
+bool has_whole_rows(const py::array& array) {
+    py::ssize_t expected = array.itemsize();
+    for (py::ssize_t axis = array.ndim() - 1; axis > 0; --axis) {
+        if (array.shape(axis) != 1 && array.strides(axis) != expected) return false;
+        expected *= array.shape(axis);
+    }
+    return array.ndim() > 0;
+}
+
+// A source, what becomes of its rows (None to copy, or scale and shift to float32), and a target.
+Column column_of(const py::tuple& entry, std::size_t rows) {
+    const py::array source = entry[0].cast<py::array>();
+    py::array target = entry[2].cast<py::array>();
+    if (!has_whole_rows(source) || !(target.flags() & py::array::c_style) || target.ndim() == 0 ||
+        !target.writeable() || static_cast<std::size_t>(target.shape(0)) < rows ||
+        target.size() / std::max<py::ssize_t>(1, target.shape(0)) !=
+            source.size() / std::max<py::ssize_t>(1, source.shape(0))) {
+        throw py::value_error("a target must hold the rows of its source, side by side");
+    }
+    Column column{};
+    column.source = static_cast<const char*>(source.data());
+    column.stride = source.strides(0);
+    column.row_elements =
+        static_cast<std::size_t>(source.size() / std::max<py::ssize_t>(1, source.shape(0)));
+    column.item_size = static_cast<std::size_t>(source.itemsize());
+    column.target = static_cast<char*>(target.mutable_data());
+    if (!entry[1].is_none()) {
+        const py::tuple numbers = entry[1].cast<py::tuple>();
+        column.element = element_of(source);
+        column.scale = numbers[0].cast<float>();
+        column.shift = numbers[1].cast<float>();
+        if (!py::isinstance<py::array_t<float>>(target)) {
+            throw py::type_error("the target of to_float32 must be float32");
+        }
+    } else if (source.itemsize() != target.itemsize()) {
+        throw py::type_error("a target must have the dtype of its source");
+    }
+    return column;
+}
+
+template <class Index>
+void gather_rows(const py::list& entries, const py::array_t<Index>& indices) {
+    const std::size_t n = static_cast<std::size_t>(indices.size());
+    const Index* const rows = indices.data();
+    std::vector<Column> columns;
+    for (const py::handle entry : entries) {
+        const py::tuple fields = py::reinterpret_borrow<py::tuple>(entry);
+        columns.push_back(column_of(fields, n));
+        const Index count = static_cast<Index>(fields[0].cast<py::array>().shape(0));
+        for (std::size_t i = 0; i < n; ++i) {
+            if (rows[i] >= count) throw py::index_error("no such row");
+        }
+    }
+    const py::gil_scoped_release unlocked;  // the caller keeps all arrays until this returns
+    gather(columns, rows, n);
+}
+
+}  // namespace
+
+void register_data(py::module_& module) {
+    module.def(
+        "shuffled_order",
+        [](std::uint32_t n, std::uint64_t seed, std::uint64_t epoch) {
+            return as_array(shuffled_order(n, seed, epoch));
+        },
+        py::arg("n"), py::arg("seed"), py::arg("epoch"));
+    module.def(
+        "window_order",
+        [](std::uint32_t n, std::uint64_t seed, std::uint64_t epoch, std::uint32_t window) {
+            if (window == 0) throw py::value_error("window must be at least 1");
+            return as_array(window_order(n, seed, epoch, window));
+        },
+        py::arg("n"), py::arg("seed"), py::arg("epoch"), py::arg("window"));
+    module.def("hashed_order", &hashed_order, py::arg("n"), py::arg("seed"), py::arg("epoch"),
+               py::arg("begin"), py::arg("end"));
+    module.def("gather_rows", &gather_rows<std::uint32_t>, py::arg("entries"),
+               py::arg("indices").noconvert());
+    module.def("gather_rows", &gather_rows<std::uint64_t>, py::arg("entries"),
+               py::arg("indices").noconvert());
+}
+
+}  // namespace fusestep

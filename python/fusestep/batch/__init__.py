@@ -1,0 +1,34 @@
+"""The size of the next batch: policies that follow time, the learning rate or the gradients.
+
+A rule wants a real number, and one layer of limits, rounding and patience, the same for all, makes
+it a size; see `Policy` for its options.
+"""
+
+from .base import Policy
+from .choosing import as_policy, rule_of_thumb, steps_per_epoch
+from .gradients import Statistics, diversity, noise_scale, norm_test
+from .losses import cabs, loss_ratio
+from .rates import coupled, doubling, increase_instead_of_decay
+from .scheduled import exponential, expression, fixed, polynomial, ramp, steps
+
+__all__ = [
+    "Policy",
+    "Statistics",
+    "as_policy",
+    "cabs",
+    "coupled",
+    "diversity",
+    "doubling",
+    "exponential",
+    "expression",
+    "fixed",
+    "increase_instead_of_decay",
+    "loss_ratio",
+    "noise_scale",
+    "norm_test",
+    "polynomial",
+    "ramp",
+    "rule_of_thumb",
+    "steps",
+    "steps_per_epoch",
+]

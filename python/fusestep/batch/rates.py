@@ -1,0 +1,175 @@
+"""Sizes that take part in the decay of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import schedules
+from ..arguments import check_number, check_positive, check_whole
+from ..clock import Clock
+from ..expression import Expression
+from ..expression.cells import Cell
+from .base import Policy, typed
+from .rounding import LARGEST, Options, OtherOptions
+from .scheduled import Scheduled, check_curve
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_BEGIN = Clock(step=0, samples=0, epoch=0)
+
+
+class Doubling(Scheduled):
+    """What `doubling` gives."""
+
+    lr_factor: Expression
+
+
+class IncreaseInsteadOfDecay(Policy):
+    """What `increase_instead_of_decay` gives."""
+
+    _remembers: ClassVar[dict[str, Any]] = {"highest": 0.0}
+
+    def __init__(self, curve: Expression, base_batch: int, **options: Unpack[Options]) -> None:
+        self._rate = Cell(0.0)
+        super().__init__(**options)
+        self._curve = curve
+        self._base_batch = base_batch
+        self.highest = self._value(_BEGIN)
+
+    @property
+    def highest(self) -> float:
+        """The highest value of the curve so far."""
+        return float(self._rate.memory[0])
+
+    @highest.setter
+    def highest(self, value: float) -> None:
+        self._rate.memory[0] = value
+
+    @property
+    def lr(self) -> Expression:
+        """The learning rate for the last size decided."""
+        return self._live("lr", self._rate * self._share)
+
+    def wanted(self, clock: Clock) -> float | None:
+        value = self._value(clock)
+        self.highest = max(self.highest, value)
+        if value == self.highest:
+            return self._base_batch
+        return self._base_batch * (self.highest / value) if value > 0 else math.inf
+
+    def _value(self, clock: Clock) -> float:
+        return check_number("lr_curve", self._curve(clock))
+
+
+@typed
+def coupled(lr: Expression, base_batch: int, **options: Unpack[Options]) -> Policy:
+    """The batch follows the learning rate: ``base_batch * lr(t) / lr(0)``.
+
+    Args:
+        lr: an expression that is above 0 at time 0; give the optimizer the same one.
+        base_batch: the size at time 0: a whole number, at least 1.
+        options: limits and rounding, see `Policy`.
+
+    Example:
+        >>> import fusestep as fs
+        >>> from fusestep import batch
+        >>> lr = fs.schedules.linear(start=0.1, end=0.0, length=10)
+        >>> policy = batch.coupled(lr, base_batch=64)
+        >>> [policy.next_size(fs.Clock(step=t)) for t in (0, 5, 10)]
+        [64, 32, 1]
+    """
+    curve = check_curve("lr", lr)
+    first = check_positive("lr at time 0", curve(_BEGIN))
+    base = check_whole("base_batch", base_batch, 1, LARGEST)
+    return Scheduled(base * (curve / first), **options)
+
+
+@typed
+def increase_instead_of_decay(
+    lr_curve: Expression, base_batch: int, maximum: int, **options: Unpack[OtherOptions]
+) -> IncreaseInsteadOfDecay:
+    """Where the learning rate would fall, the batch grows by as much, and the rate stays.
+
+    With h the highest value of the curve so far, the wanted size is ``base_batch * h / curve``.
+    Give the optimizer ``policy.lr``: it is h while that size is at most the maximum, and beyond it
+    ``h * maximum / wanted``, so that the rate falls as the curve does. While the curve rises, the
+    batch stays at ``base_batch`` and the rate is the curve.
+
+    Args:
+        lr_curve: an expression, nowhere below 0.
+        base_batch: the size where the curve is highest: a whole number, at least 1.
+        maximum: the largest size; a tenth of the data set in the source.
+        options: limits and rounding, see `Policy`. ``overflow`` is "lr" unless it is said; with
+            "clip" the rate never falls.
+
+    ``policy.lr`` belongs to the size that ``next_size`` gave last: ask for a size when the batch is
+    drawn, not ahead. It knows nothing of rounding or short batches; a rate that follows the batch
+    used exactly is ``scaling.linear(lr_curve, base_batch)``.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range, or, later, the curve is.
+
+    Example:
+        >>> import fusestep as fs
+        >>> from fusestep import batch
+        >>> curve = fs.schedules.multistep(0.1, factor=0.5, at=[10, 20, 30])
+        >>> policy = batch.increase_instead_of_decay(curve, base_batch=32, maximum=128)
+        >>> for t in (0, 10, 20, 30):
+        ...     print(policy.next_size(fs.Clock(step=t)), policy.lr())
+        32 0.1
+        64 0.1
+        128 0.1
+        128 0.05
+
+    Source: Smith et al., "Don't decay the learning rate, increase the batch size", 2018.
+    """
+    curve = check_curve("lr_curve", lr_curve)
+    base = check_whole("base_batch", base_batch, 1, LARGEST)
+    check_whole("maximum", maximum, 1, LARGEST)
+    limits: Options = {"overflow": "lr", **options, "maximum": maximum}
+    return IncreaseInsteadOfDecay(curve, base, **limits)
+
+
+@typed
+def doubling(
+    start: float,
+    every: float,
+    factor: float = 2.0,
+    lr_factor: float = 0.75,
+    by: str = "step",
+    **options: Unpack[Options],
+) -> Doubling:
+    """Multiplied by ``factor`` after every span of ``every``, with a gentle decay of the rate.
+
+    ``start * factor^floor(t / every)``. Multiply the learning rate by ``policy.lr_factor``, which
+    is ``lr_factor^floor(t / every)``: with the defaults the rate for each sample falls by
+    0.75 / 2 = 0.375 each time. A size that grows needs a maximum; with ``overflow="lr"`` multiply
+    the rate by ``policy.overflow`` too.
+
+    Args:
+        start: above 0.
+        every: above 0, in the unit of ``by``; 20 epochs in the source.
+        factor: above 0.
+        lr_factor: at least 0.
+        by: what ``t`` is: "step", "samples" or "epoch".
+        options: limits and rounding, see `Policy`.
+
+    Example:
+        >>> import fusestep as fs
+        >>> from fusestep import batch
+        >>> policy = batch.doubling(start=128, every=20, by="epoch", maximum=2048)
+        >>> lr = 0.1 * policy.lr_factor
+        >>> clock = fs.Clock(epoch=40)
+        >>> policy.next_size(clock), lr(clock)
+        (512, 0.05625)
+
+    Source: Devarakonda et al., "AdaBatch: adaptive batch sizes for training deep neural networks",
+    2017.
+    """
+    check_positive("start", start)
+    check_positive("factor", factor)
+    policy = Doubling(schedules.step(start, factor, every, by=by), **options)
+    policy.lr_factor = schedules.step(1.0, lr_factor, every, by=by)
+    return policy

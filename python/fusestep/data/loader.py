@@ -1,0 +1,279 @@
+"""Iteration over data: the batch size may change at any time, and no sample is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .._core import StateError
+from ..arguments import check_choice, check_flag, check_whole
+from ..batch import Policy, as_policy
+from ..clock import Clock
+from ..expression import Expression
+from .columns import Array, Columns
+from .order import Order
+from .stream import Piece, Stream
+
+FORMAT = 1
+
+
+class Batch:
+    """Some samples: ``batch["x"]`` or ``batch[0]``, as the data is a dict or a tuple.
+
+    Attributes:
+        data: the arrays in the form of the data: a dict, a tuple, or one array.
+        clock: how far training was before this batch; for ``Optimizer.step(clock=...)``.
+        size: samples of this update: of all ranks together.
+        indices: which samples these are, an array of integers.
+    """
+
+    __slots__ = ("_indices", "clock", "data", "size")
+
+    def __init__(self, data: Any, clock: Clock, size: int, indices: Callable[[], Array]) -> None:
+        self.data = data
+        self.clock = clock
+        self.size = size
+        self._indices = indices
+
+    @property
+    def indices(self) -> Array:
+        return self._indices()
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.data[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"Batch(size={self.size}, clock={self.clock})"
+
+
+class Loader:
+    """Delivers batches: every sample once in an epoch, whatever the batch size does.
+
+    The order of an epoch is a function of ``seed`` and the epoch alone; the batch size only decides
+    where it is cut, at the moment of delivery. So it may become any integer at any time, and a
+    loader goes on from a saved place under another batch size, another number of ranks or threads.
+
+    Iterating takes ``epochs`` epochs; iterating again takes as many more. Leaving a loop early and
+    iterating again goes on where it stopped. Batches are gathered natively in the background, and
+    may be kept and written into: memory is used again only when nobody holds it.
+
+    Args:
+        data: a dict, tuple or list of arrays, or one array, with the samples along the first axis:
+            NumPy arrays (memory maps among them), or anything with a length that takes an array of
+            indices.
+        batch_size: a whole number, "full", an expression, a policy of `fusestep.batch`, or a
+            function of the clock.
+        seed: a whole number from 0 to 2^63 - 1.
+        epochs: how many a loop takes, at least 1.
+        order: "shuffled", all permutations equally likely (4 bytes for each sample); "hashed",
+            shuffled without that memory; "sequential"; "window", shuffled in stretches of
+            ``window`` samples, which stand in shuffled order: for memory maps.
+        window: for ``order="window"``.
+        tail: what is left of an epoch when it is less than a batch: "short" delivers it, "drop"
+            leaves it out, "carry" adds samples of the next epoch (at the end of a loop: short).
+        shard: (rank, world): this loader's part of every batch; all ranks together have it whole.
+        transform: by key or place, `to_float32` or a function of a batch's array.
+        progress: show a bar (needs tqdm).
+
+    Raises:
+        TypeError, ValueError: named by argument; nothing was consumed.
+
+    Example:
+        >>> import numpy as np, fusestep as fs
+        >>> x = np.arange(10)
+        >>> loader = fs.Loader({"x": x}, fs.expression.samples + 1, order="sequential")
+        >>> for batch in loader:
+        ...     print(batch["x"], batch.clock.samples, batch.size)
+        [0] 0 1
+        [1 2] 1 2
+        [3 4 5 6] 3 4
+        [7 8 9] 7 3
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int | str | Expression | Policy | Callable[[Clock], int],
+        *,
+        seed: int = 0,
+        epochs: int = 1,
+        order: str = "shuffled",
+        window: int | None = None,
+        tail: str = "short",
+        shard: tuple[int, int] = (0, 1),
+        transform: Any = None,
+        progress: bool = False,
+    ) -> None:
+        self._columns = Columns(data, transform)
+        self.samples = self._columns.rows
+        self.policy = as_policy(batch_size, self.samples)
+        self._epochs = check_whole("epochs", epochs, 1)
+        self._tail = check_choice("tail", tail, ("short", "drop", "carry"))
+        self._rank, self._world = _checked_shard(shard)
+        self._progress = check_flag("progress", progress)
+        self._order = Order(order, self.samples, window)
+        self._seed = check_whole("seed", seed, 0)
+        self._stream = self._new_stream()
+        self._epoch = self._position = 0  # of the next sample
+        self._delivered = self._batches = 0  # samples and batches so far, of all ranks
+        self._end = 0  # the epoch that ends the present loop
+
+    def _new_stream(self) -> Stream:
+        # the places of other ranks' samples are known only at delivery
+        return Stream(self._columns, self._order, self._seed, ahead=self._world == 1)
+
+    @property
+    def clock(self) -> Clock:
+        """How far it is: batches, samples and epochs delivered."""
+        epoch = self._epoch + self._position / self.samples
+        return Clock(step=self._batches, samples=self._delivered, epoch=epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._epoch >= self._end:
+            self._end = self._epoch + self._epochs
+        if not self._progress:
+            return self._deliver()
+        return self._with_progress()
+
+    def _with_progress(self) -> Iterator[Batch]:
+        from tqdm.auto import tqdm
+
+        left = (self._end - self._epoch) * self.samples - self._position
+        with tqdm(total=left, unit="sample", unit_scale=True) as bar:
+            for batch in self._deliver():
+                yield batch
+                bar.update(batch.size)
+                bar.set_postfix(batch=batch.size, refresh=False)
+
+    def _deliver(self) -> Iterator[Batch]:
+        while self._epoch < self._end:
+            clock = self.clock
+            pieces = self._cut(self._next_size(clock))
+            if not pieces:
+                continue
+            yield self._batch(pieces, clock)
+
+    def _next_size(self, clock: Clock) -> int:
+        size = self.policy.next_size(clock)
+        if self._tail == "drop" and self._position == 0 and size > self.samples:
+            raise ValueError(
+                f"batch_size is {size}, there are {self.samples} samples: with tail='drop' nothing "
+                "would ever be delivered"
+            )
+        return size
+
+    def _cut(self, size: int) -> list[Piece]:
+        """The pieces of the next batch; none where a tail is dropped, which ends the epoch."""
+        left = self.samples - self._position
+        if self._tail == "drop" and left < size:
+            self._epoch, self._position = self._epoch + 1, 0
+            return []
+        if self._tail == "carry":
+            left += (self._end - self._epoch - 1) * self.samples
+        size, pieces = min(size, left), []
+        epoch, begin = self._epoch, self._position
+        while size > 0:
+            end = min(self.samples, begin + size)
+            pieces.append(Piece(epoch, begin, end))
+            size -= end - begin
+            epoch, begin = (epoch + 1, 0) if end == self.samples else (epoch, end)
+        return pieces
+
+    def _batch(self, pieces: list[Piece], clock: Clock) -> Batch:
+        size = sum(piece.end - piece.begin for piece in pieces)
+        epoch, _, end = pieces[-1]
+        follows = Piece(epoch + 1, 0, 0) if end == self.samples else Piece(epoch, end, end)
+        own = pieces if self._world == 1 else self._share(pieces, size)
+        rows = self._stream.take(own, follows if follows.epoch < self._end else None)
+        data = self._columns.assembled(rows)
+        # the place moves only when all has gone well: an error consumes nothing
+        self._epoch, self._position = follows.epoch, follows.begin
+        self._delivered += size
+        self._batches += 1
+        stream = self._stream
+        return Batch(
+            data,
+            Clock(samples=clock.samples, epoch=clock.epoch, batch_size=size),
+            size,
+            lambda: np.concatenate([np.zeros(0, np.int64), *stream.indices(own)]).astype(np.int64),
+        )
+
+    def _share(self, pieces: list[Piece], size: int) -> list[Piece]:
+        """This rank's part of a batch."""
+        begin, end = (size * rank // self._world for rank in (self._rank, self._rank + 1))
+        return _part(pieces, begin, end)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is: JSON values, whatever the size of the data."""
+        return {
+            "format": FORMAT,
+            "n_samples": self.samples,
+            "order": self._order.kind,
+            "window": self._order.window,
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "position": self._position,
+            "end": self._end,
+            "samples": self._delivered,
+            "batches": self._batches,
+            "policy": {"typed": repr(self.policy), "state": self.policy.state_dict()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a ``state_dict``, also under another batch size, tail or shard.
+
+        The seed is the saved one. The state of the policy is taken if it is the same policy.
+
+        Raises:
+            StateError: other data or another order, or no state of a loader. Nothing has changed.
+        """
+        present = self.state_dict()
+        if not isinstance(state, Mapping) or state.keys() != present.keys():
+            raise StateError(
+                f"the state of a loader must be a dict of {', '.join(present)}, not {state!r}"
+            )
+        found = [
+            f"{name}: saved {state[name]!r}, present {present[name]!r}"
+            for name in ("format", "n_samples", "order", "window")
+            if state[name] != present[name]
+        ]
+        for name in ("seed", "epoch", "position", "end", "samples", "batches"):
+            if not isinstance(state[name], int) or isinstance(state[name], bool) or state[name] < 0:
+                found.append(f"{name}: must be a whole number, not {state[name]!r}")
+        if not found and state["position"] >= self.samples:
+            found.append(f"position: {state['position']} is not below {self.samples}")
+        if found:
+            raise StateError("\n  ".join(["the state does not fit this loader:", *found]))
+        policy = state["policy"]
+        if isinstance(policy, Mapping) and policy.get("typed") == repr(self.policy):
+            self.policy.load_state_dict(policy["state"])
+        self._seed = state["seed"]
+        self._epoch, self._position, self._end = state["epoch"], state["position"], state["end"]
+        self._delivered, self._batches = state["samples"], state["batches"]
+        self._stream = self._new_stream()
+
+
+def _checked_shard(shard: Any) -> tuple[int, int]:
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2:
+        raise TypeError(f"shard must be (rank, world), not {shard!r}")
+    world = check_whole("shard[1]", shard[1], 1)
+    return check_whole("shard[0]", shard[0], 0, world - 1), world
+
+
+def _part(pieces: list[Piece], begin: int, end: int) -> list[Piece]:
+    """What lies between two places of a batch."""
+    part, passed = [], 0
+    for epoch, first, last in pieces:
+        low, high = max(begin - passed, 0), min(end - passed, last - first)
+        if low < high:
+            part.append(Piece(epoch, first + low, first + high))
+        passed += last - first
+    return part

@@ -1,0 +1,249 @@
+"""What all batch-size policies share: limits, rounding, patience, saved state, messages."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusestep as fs
+from fusestep import batch, schedules
+
+hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+from hypothesis import strategies as st
+
+Clock = fs.Clock
+NAN, INF = math.nan, math.inf
+SEEN = SimpleNamespace(gradient_variance=1.0, squared_gradient=1.0, noise_scale=1.0)
+
+
+def sizes(policy: batch.Policy, wanted: list[Any], samples: list[int] | None = None) -> list[int]:
+    """The sizes for what the rule of ``given`` wants, one after another."""
+    times = range(len(wanted)) if samples is None else samples
+    found = []
+    for number, n in zip(wanted, times, strict=True):
+        WANTED[0] = number
+        found.append(policy.next_size(Clock(samples=n)))
+    return found
+
+
+WANTED: list[Any] = [0]
+
+
+def given(**options: Any) -> batch.Policy:
+    return batch.expression(lambda clock: WANTED[0], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted", "expected"),
+    [
+        ({}, [1.5, 2.5, 2.4999, 0.2, -7, 0], [2, 3, 2, 1, 1, 1]),
+        ({"minimum": 5, "maximum": 9}, [4, 5.4, 9.4, 9.6, INF], [5, 5, 9, 9, 9]),
+        ({"multiple_of": 8}, [3, 11, 12, 20, 27.9, 1], [8, 8, 16, 24, 24, 8]),
+        ({"multiple_of": 8, "minimum": 9, "maximum": 33}, [1, 9, 19, 99], [16, 16, 16, 32]),
+        ({"threshold": 0.5}, [10, 15, 15.6, 8, 7.4], [10, 10, 16, 16, 7]),
+        ({"monotone": True}, [10, 9, 12, 1], [10, 10, 12, 12]),
+        ({"max_growth": 1.5}, [10, 100, 100, 20, 1], [10, 15, 22, 20, 1]),
+        ({"max_growth": 1.5}, [1, 100, 100, 100, 100], [1, 2, 3, 4, 6]),
+        ({"max_growth": 1.5, "multiple_of": 8}, [8, 100, 100, 100], [8, 16, 24, 32]),
+        ({"max_growth": 1.2, "threshold": 0.5}, [10, 14, 40], [10, 10, 12]),
+    ],
+)
+def test_a_number_becomes_a_size_in_the_stated_order(
+    options: dict[str, Any], wanted: list[float], expected: list[int]
+) -> None:
+    assert sizes(given(**options), wanted) == expected
+
+
+def test_a_size_dwells_for_so_many_samples_since_the_last_change() -> None:
+    found = sizes(given(dwell=100), [10, 20, 20, 30, 30, 5], [0, 99, 100, 150, 199, 200])
+    assert found == [10, 10, 20, 20, 20, 5]
+    with pytest.raises(ValueError, match=r"batch.fixed\(n=8, dwell=9\) has dwell .* tell samples"):
+        batch.fixed(8, dwell=9).next_size(Clock(step=0))
+
+
+def test_what_the_maximum_cuts_off_goes_to_the_learning_rate() -> None:
+    policy = given(maximum=100, overflow="lr", multiple_of=32)
+    factor = 0.5 * policy.overflow
+    values = []
+    for wanted in (10, 100, 200, 400, INF, 50):
+        WANTED[0] = wanted
+        policy.next_size(Clock())
+        values.append(factor())
+    assert values == [0.5, 0.5, 0.25, 0.125, 0.0, 0.5]
+    assert repr(factor) == "0.5 * batch.expression.overflow"
+    clipped = given(maximum=100)
+    assert sizes(clipped, [1000]) == [100]
+    assert clipped.overflow() == 1.0
+
+
+def test_overflow_stays_while_the_rule_knows_nothing() -> None:
+    statistics = SimpleNamespace(noise_scale=400.0)
+    policy = batch.noise_scale(statistics, start=8, maximum=100, overflow="lr")
+    policy.next_size(Clock())
+    statistics.noise_scale = None
+    assert (policy.next_size(Clock()), policy.overflow()) == (100, 0.25)
+
+
+def test_an_optimizer_uses_the_overflow_and_is_resumed_with_it() -> None:
+    def build() -> tuple[batch.Policy, fs.SGD]:
+        policy = batch.exponential(8, 2, maximum=16, overflow="lr")
+        return policy, fs.SGD(np.ones(2), lr=0.5 * policy.overflow)
+
+    policy, opt = build()
+    for _ in range(4):
+        policy.next_size(Clock(step=opt.applied))
+        info = opt.step(np.ones(2))
+    assert info.lr == 0.125
+    other, resumed = build()
+    other.load_state_dict(policy.state_dict())
+    resumed.load_state_dict(opt.state_dict())
+    assert resumed.step(np.ones(2)).lr == 0.125
+    other.next_size(Clock(step=5))
+    assert resumed.step(np.ones(2)).lr == 0.03125
+
+
+def test_copies_go_their_own_way() -> None:
+    policy = batch.exponential(8, 2, maximum=16, overflow="lr")
+    twin = copy.deepcopy(policy)
+    twin.next_size(Clock(step=3))
+    assert (policy.size, policy.overflow(), twin.size, twin.overflow()) == (None, 1.0, 16, 0.25)
+
+
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "minimum": st.integers(1, 50),
+        "maximum": st.one_of(st.none(), st.integers(1, 300)),
+        "multiple_of": st.integers(1, 20),
+        "threshold": st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+        "monotone": st.booleans(),
+        "max_growth": st.sampled_from([None, 1.01, 1.5, 2.0, 4]),
+        "dwell": st.sampled_from([0, 10, 100.5]),
+    },
+)
+NUMBERS = st.one_of(st.floats(-10, 400), st.floats(-1e300, 2**50), st.integers(-5, 10**9))
+
+
+@hypothesis.given(OPTIONS, st.lists(st.tuples(NUMBERS, st.integers(0, 60)), min_size=1))
+def test_whatever_the_rule_gives_the_size_keeps_to_the_options(
+    options: dict[str, Any], rows: list[tuple[float, int]]
+) -> None:
+    m, least = options.get("multiple_of", 1), options.get("minimum", 1)
+    most = options.get("maximum") or 2**53 - 1
+    hypothesis.assume(math.ceil(least / m) * m <= most)
+    growth = options.get("max_growth")
+    policy, old, samples, changed = given(**options), None, 0, 0
+    for wanted, passed in rows:
+        samples += passed
+        inside = min(max(Fraction(wanted), least), most)
+        low, high = math.ceil(Fraction(least, m)) * m, most // m * m
+        target = min(max(math.floor(inside / m + Fraction(1, 2)) * m, low), high)
+        size = sizes(policy, [wanted], [samples])[0]
+        assert size % m == 0
+        assert least <= size <= most
+        if old is None:
+            assert size == target
+        elif size == old:
+            kept = options.get("monotone", False) and target < old
+            kept |= abs(target - old) <= options.get("threshold", 0) * old
+            assert kept or samples - changed < options.get("dwell", 0)
+        else:
+            assert samples - changed >= options.get("dwell", 0)
+            assert abs(target - old) > options.get("threshold", 0) * old
+            assert size > old or not options.get("monotone", False)
+            bound = target if growth is None else max(growth * old, old + m)
+            assert size <= bound
+            assert size == target or (target > size > old and size + m > bound)
+        changed = samples if size != old else changed
+        old = size
+
+
+def test_saved_sizes_outside_of_new_limits_are_left_at_once() -> None:
+    state = {"size": 100, "changed_at": 0.0, "overflow": 1.0}
+    policy = batch.fixed(30, multiple_of=16, monotone=True, threshold=9.0, maximum=64)
+    policy.load_state_dict(state)
+    assert (policy.size, policy.next_size(Clock())) == (100, 32)
+    unknown = SimpleNamespace(noise_scale=None)
+    adaptive = batch.noise_scale(unknown, start=8, maximum=64)
+    adaptive.load_state_dict(state)
+    assert adaptive.next_size(Clock()) == 64
+
+
+POLICIES: list[batch.Policy] = [
+    batch.fixed(8, maximum=64),
+    batch.increase_instead_of_decay(schedules.cosine(1.0, length=9), 8, maximum=64),
+    batch.cabs(SEEN, start=8),
+    batch.loss_ratio(8),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_state_that_does_not_fit_is_refused_and_nothing_changes(policy: batch.Policy) -> None:
+    policy.observe(loss=1.0, lr=0.5)
+    policy.next_size(Clock(step=0, samples=5))
+    before = policy.state_dict()
+    assert json.loads(json.dumps(before, allow_nan=False)) == before
+    wrong: dict[str, list[Any]] = {"size": [0, -1, 2**60, 1.5], "changed_at": [-1, INF]}
+    wrong |= {"overflow": [None, 2, NAN], "highest": [None]}
+    for name in before:
+        for bad in ("text", True, NAN, [1], *wrong.get(name, [])):
+            with pytest.raises(fs.StateError, match=f"state of batch.* can't have {name}="):
+                policy.load_state_dict({**before, name: bad})
+    for state in ({}, None, {**before, "other": 1}):
+        with pytest.raises(fs.StateError, match="must be a dict of size, changed_at, overflow"):
+            policy.load_state_dict(state)  # type: ignore[arg-type]
+    assert policy.state_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (NAN, "must give a finite number, not nan"),
+        (-INF, "must give a finite number, not -inf"),
+        (None, "must give a number, not None"),
+        ("8", "must give a number, not '8'"),
+        (True, "must give a number, not True"),
+        (np.array([8]), "must give a number, not array([8])"),
+        (INF, "gives inf: it needs a maximum"),
+        (10**400, "gives inf: it needs a maximum"),
+        (1e300, "gives 1e+300: it needs a maximum"),
+    ],
+)
+def test_a_rule_that_gives_no_size_is_named_and_nothing_changes(wanted: Any, message: str) -> None:
+    policy = given(dwell=3)
+    sizes(policy, [8])
+    before = policy.state_dict()
+    with pytest.raises((TypeError, ValueError), match=r"batch\.expression.*" + re.escape(message)):
+        sizes(policy, [wanted], [50])
+    assert policy.state_dict() == before
+
+
+def test_statistics_that_are_no_numbers_are_named() -> None:
+    for bad, message in (
+        ("x", "reads noise_scale: it must be a number, not 'x'"),
+        (NAN, "not nan"),
+    ):
+        policy = batch.noise_scale(SimpleNamespace(noise_scale=bad), start=8)
+        with pytest.raises((TypeError, ValueError), match=rf"batch\.noise_scale.*{message}"):
+            policy.next_size(Clock())
+        assert policy.size is None
+
+
+def test_a_rule_of_ones_own_is_a_class() -> None:
+    class Steps(batch.Policy):
+        def wanted(self, clock: fs.Clock) -> float | None:
+            return None if clock.step == 2 else 10 * (clock.step or 0)
+
+    policy = Steps(minimum=4)
+    assert [policy.next_size(Clock(step=t)) for t in (0, 1, 2, 3)] == [4, 10, 10, 30]
+    assert repr(policy) == "Steps(minimum=4)"
+    with pytest.raises(TypeError, match=r"Steps\(\) must give a number, not None"):
+        Steps().next_size(Clock(step=2))

@@ -1,0 +1,82 @@
+"""A training run that is killed again and again ends with the bits of one that never stopped."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fusestep as fs
+
+PROGRAM = Path(__file__).with_name("loading_run.py")
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen([sys.executable, str(PROGRAM), str(folder)])
+
+
+@pytest.mark.unsanitized
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait(120) == 0
+    kills, place = 0, killed / "loader.json"
+    while not (killed / "end.npz").exists():
+        program = start(killed)
+        before = json.loads(place.read_text())["steps"] if place.exists() else 0
+        # let it take some steps, as many as chance says, then kill it without warning
+        wanted, deadline = before + random.randint(5, 60), time.monotonic() + 60
+        while program.poll() is None and time.monotonic() < deadline:
+            if place.exists() and json.loads(place.read_text())["steps"] >= wanted:
+                program.kill()
+                kills += 1
+                break
+            time.sleep(0.002)
+        program.wait(60)
+    assert kills >= 1
+    with np.load(whole / "end.npz") as one, np.load(killed / "end.npz") as other:
+        for name in one.files:
+            assert one[name].tobytes() == other[name].tobytes()
+
+
+def state(**changes: object) -> dict[str, object]:
+    return {**fs.Loader(np.arange(10), 3).state_dict(), **changes}
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        (None, "must be a dict of format, n_samples"),
+        ({}, "must be a dict of format, n_samples"),
+        (state(n_samples=9), "n_samples: saved 9, present 10"),
+        (state(order="hashed"), "order: saved 'hashed', present 'shuffled'"),
+        (state(position=10), "position: 10 is not below 10"),
+        (state(epoch=-1), "epoch: must be a whole number, not -1"),
+        (state(seed=1.5), "seed: must be a whole number, not 1.5"),
+        (state(format=2), "format: saved 2, present 1"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(saved: object, message: str) -> None:
+    loader = fs.Loader(np.arange(10), 3)
+    next(iter(loader))
+    before = loader.state_dict()
+    with pytest.raises(fs.StateError, match=message):
+        loader.load_state_dict(saved)  # type: ignore[arg-type]
+    assert loader.state_dict() == before
+
+
+def test_a_policy_that_fails_consumes_nothing() -> None:
+    sizes = iter([3, float("nan"), 4])
+    loader = fs.Loader(np.arange(10), lambda clock: next(sizes), order="sequential")
+    batches = iter(loader)
+    assert next(batches).data.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="nan"):
+        next(batches)
+    assert next(iter(loader)).data.tolist() == [3, 4, 5, 6]

@@ -1,0 +1,114 @@
+"""Orders of samples: permutations that look random, differ between epochs, and never change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusestep import _core
+from fusestep.data.order import Order
+
+Indices = np.ndarray[Any, np.dtype[Any]]
+Make = Callable[[int, int, int], Indices]
+
+
+def hashed(n: int, seed: int, epoch: int) -> Indices:
+    return _core.hashed_order(n, seed, epoch, 0, n)
+
+
+def in_windows(n: int, seed: int, epoch: int) -> Indices:
+    return _core.window_order(n, seed, epoch, 10)
+
+
+MAKES = {"shuffled": _core.shuffled_order, "hashed": hashed, "window": in_windows}
+SIZES = sorted({1, 2, 3} | {2**k + d for k in range(1, 21) for d in (-1, 0, 1)})
+every_order = pytest.mark.parametrize("make", MAKES.values(), ids=list(MAKES))
+
+
+@every_order
+def test_every_sample_stands_once_in_every_epoch(make: Make) -> None:
+    for n in SIZES:
+        for epoch in range(2 if n > 100_000 else 5):
+            order = make(n, 7, epoch)
+            assert np.array_equal(np.sort(order), np.arange(n)), n
+
+
+def z_score(counts: Indices) -> float:
+    """How far a chi-square of uniform counts is from its mean, in its standard deviations."""
+    expected = counts.mean()
+    freedom = counts.size - 1
+    return float((((counts - expected) ** 2).sum() / expected - freedom) / np.sqrt(2 * freedom))
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "hashed"])
+@pytest.mark.parametrize(("n", "epochs"), [(1000, 150), (60_000, 6)])
+def test_differences_of_neighbours_and_places_are_as_of_random_orders(
+    kind: str, n: int, epochs: int
+) -> None:
+    make = MAKES[kind]
+    differences = np.zeros(n, np.int64)
+    places = np.zeros((50, 50), np.int64)  # of samples by where they stand, in fiftieths
+    for epoch in range(epochs):
+        order = make(n, 3, epoch).astype(np.int64)
+        differences += np.bincount(np.diff(order) % n, minlength=n)
+        np.add.at(places, (order * 50 // n, np.arange(n) * 50 // n), 1)
+    assert abs(z_score(differences[1:])) < 4
+    assert abs(z_score(places.ravel())) < 8  # rows and columns are fixed: fewer degrees
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "hashed"])
+def test_neighbouring_seeds_and_epochs_share_no_order(kind: str) -> None:
+    make = MAKES[kind]
+    orders = {(s, e): make(5000, s, e) for s in range(5) for e in range(5)}
+    for a, one in orders.items():
+        for b, other in orders.items():
+            if a < b:
+                assert (one == other).sum() < 12, (a, b)
+
+
+def test_all_orders_of_few_samples_come_out_equally_often() -> None:
+    counts: dict[bytes, int] = {}
+    for epoch in range(24_000):
+        order = _core.shuffled_order(4, 11, epoch).tobytes()
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == 24
+    assert abs(z_score(np.array(list(counts.values())))) < 4
+
+
+def test_windows_stay_together() -> None:
+    order = _core.window_order(1003, 5, 2, 100)
+    windows = order // 100
+    changes = np.flatnonzero(np.diff(windows)) + 1
+    assert len(changes) == 10
+    assert sorted(set(windows.tolist())) == list(range(11))
+    assert not np.array_equal(windows, np.sort(windows))
+    for stretch in np.split(order, changes):
+        assert len(stretch) == 1 or not np.array_equal(stretch, np.sort(stretch))
+
+
+def test_any_part_of_an_order_is_a_part_of_the_whole() -> None:
+    for kind, window in (("shuffled", None), ("hashed", None), ("sequential", None), ("window", 7)):
+        order = Order(kind, 100, window)
+        whole = order.part(3, 4, 0, 100)
+        for begin, end in ((0, 0), (0, 1), (13, 64), (99, 100)):
+            assert np.array_equal(order.part(3, 4, begin, end), whole[begin:end])
+
+
+# these may never change: saved runs depend on them
+GOLDEN = {
+    "shuffled": ([7, 9, 0, 6, 1, 4, 8, 5, 3, 2], "567b846447a5d470"),
+    "hashed": ([6, 9, 5, 7, 1, 2, 4, 3, 8, 0], "14444c7bdab9d0d5"),
+    "window": ([6, 9, 8, 4, 0, 2, 7, 3, 5, 1], "b92781713b96ec8e"),
+}
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_orders_are_what_they_always_were(kind: str) -> None:
+    first, digest = GOLDEN[kind]
+    assert MAKES[kind](10, 0, 0).tolist() == first
+    large = MAKES[kind](60_000, 12345, 67).astype("<u8")
+    assert hashlib.sha256(large.tobytes()).hexdigest()[:16] == digest
