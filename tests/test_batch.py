@@ -16,29 +16,28 @@ import pytest
 import fusestep as fs
 from fusestep import batch, schedules
 
-hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+import hypothesis
 from hypothesis import strategies as st
 
 Clock = fs.Clock
 NAN, INF = math.nan, math.inf
-SEEN = SimpleNamespace(gradient_variance=1.0, squared_gradient=1.0, noise_scale=1.0)
+WANTED: list[Any] = [0]
+
+
+def given(**options: Any) -> batch.Policy:
+    """A policy whose rule wants what WANTED holds."""
+    return batch.expression(lambda clock: WANTED[0], **options)
 
 
 def sizes(policy: batch.Policy, wanted: list[Any], samples: list[int] | None = None) -> list[int]:
-    """The sizes for what the rule of ``given`` wants, one after another."""
+    """The sizes where the rule of ``given`` wants these numbers, one after another."""
     times = range(len(wanted)) if samples is None else samples
     found = []
     for number, n in zip(wanted, times, strict=True):
         WANTED[0] = number
         found.append(policy.next_size(Clock(samples=n)))
     return found
-
-
-WANTED: list[Any] = [0]
-
-
-def given(**options: Any) -> batch.Policy:
-    return batch.expression(lambda clock: WANTED[0], **options)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +52,7 @@ def given(**options: Any) -> batch.Policy:
         ({"max_growth": 1.5}, [10, 100, 100, 20, 1], [10, 15, 22, 20, 1]),
         ({"max_growth": 1.5}, [1, 100, 100, 100, 100], [1, 2, 3, 4, 6]),
         ({"max_growth": 1.5, "multiple_of": 8}, [8, 100, 100, 100], [8, 16, 24, 32]),
+        ({"max_growth": 1e308}, [10, 99], [10, 99]),
         ({"max_growth": 1.2, "threshold": 0.5}, [10, 14, 40], [10, 10, 12]),
     ],
 )
@@ -80,8 +80,7 @@ def test_what_the_maximum_cuts_off_goes_to_the_learning_rate() -> None:
     assert values == [0.5, 0.5, 0.25, 0.125, 0.0, 0.5]
     assert repr(factor) == "0.5 * batch.expression.overflow"
     clipped = given(maximum=100)
-    assert sizes(clipped, [1000]) == [100]
-    assert clipped.overflow() == 1.0
+    assert (sizes(clipped, [1000]), clipped.overflow()) == ([100], 1.0)
 
 
 def test_overflow_stays_while_the_rule_knows_nothing() -> None:
@@ -171,8 +170,7 @@ def test_saved_sizes_outside_of_new_limits_are_left_at_once() -> None:
     policy = batch.fixed(30, multiple_of=16, monotone=True, threshold=9.0, maximum=64)
     policy.load_state_dict(state)
     assert (policy.size, policy.next_size(Clock())) == (100, 32)
-    unknown = SimpleNamespace(noise_scale=None)
-    adaptive = batch.noise_scale(unknown, start=8, maximum=64)
+    adaptive = batch.noise_scale(SimpleNamespace(noise_scale=None), start=8, maximum=64)
     adaptive.load_state_dict(state)
     assert adaptive.next_size(Clock()) == 64
 
@@ -180,7 +178,7 @@ def test_saved_sizes_outside_of_new_limits_are_left_at_once() -> None:
 POLICIES: list[batch.Policy] = [
     batch.fixed(8, maximum=64),
     batch.increase_instead_of_decay(schedules.cosine(1.0, length=9), 8, maximum=64),
-    batch.cabs(SEEN, start=8),
+    batch.cabs(SimpleNamespace(gradient_variance=1.0), start=8),
     batch.loss_ratio(8),
 ]
 
@@ -199,7 +197,7 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(policy: batch.Po
                 policy.load_state_dict({**before, name: bad})
     for state in ({}, None, {**before, "other": 1}):
         with pytest.raises(fs.StateError, match="must be a dict of size, changed_at, overflow"):
-            policy.load_state_dict(state)  # type: ignore[arg-type]
+            policy.load_state_dict(state)
     assert policy.state_dict() == before
 
 
@@ -213,7 +211,7 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(policy: batch.Po
         (True, "must give a number, not True"),
         (np.array([8]), "must give a number, not array([8])"),
         (INF, "gives inf: it needs a maximum"),
-        (10**400, "gives inf: it needs a maximum"),
+        (10**400, "must give a number that a float can hold"),
         (1e300, "gives 1e+300: it needs a maximum"),
     ],
 )
@@ -234,7 +232,6 @@ def test_statistics_that_are_no_numbers_are_named() -> None:
         policy = batch.noise_scale(SimpleNamespace(noise_scale=bad), start=8)
         with pytest.raises((TypeError, ValueError), match=rf"batch\.noise_scale.*{message}"):
             policy.next_size(Clock())
-        assert policy.size is None
 
 
 def test_a_rule_of_ones_own_is_a_class() -> None:
@@ -247,3 +244,54 @@ def test_a_rule_of_ones_own_is_a_class() -> None:
     assert repr(policy) == "Steps(minimum=4)"
     with pytest.raises(TypeError, match=r"Steps\(\) must give a number, not None"):
         Steps().next_size(Clock(step=2))
+
+
+def test_what_a_batch_size_may_be_typed_as() -> None:
+    policy = batch.fixed(99)
+    assert batch.as_policy(policy, n_samples=9) is policy
+    line = schedules.linear(start=8, end=80, length=9)
+    values: list[tuple[Any, int]] = [(np.int64(9), 9), (1, 1), ("full", 50), (line, 50)]
+    for value, size in [*values, (lambda clock: clock.step * 2, 18), (lambda clock: 999, 50)]:
+        assert batch.as_policy(value, n_samples=50).next_size(Clock(step=9)) == size
+    for bad in (0, -1, 51, 8.0, True, None, "half", [8], np.ones(1)):
+        with pytest.raises((TypeError, ValueError), match="batch_size must be "):
+            batch.as_policy(bad, n_samples=50)
+    with pytest.raises(ValueError, match="n_samples must be at least 1"):
+        batch.as_policy(8, n_samples=0)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"minimum": 0}, "minimum must be at least 1"),
+    ({"maximum": 1.5}, "maximum must be a whole number, not 1.5"),
+    ({"minimum": 9, "maximum": 8}, "from minimum=9 to maximum=8 there is no multiple of"),
+    ({"minimum": 9, "maximum": 15, "multiple_of": 8}, "there is no multiple of multiple_of=8"),
+    ({"multiple_of": True}, "multiple_of must be a whole number, not True"),
+    ({"threshold": -0.1}, "threshold must be finite and at least 0, not -0.1"),
+    ({"monotone": 1}, "monotone must be True or False, not 1"),
+    ({"max_growth": 1}, "max_growth must be greater than 1, not 1"),
+    ({"dwell": NAN}, "dwell must be finite and at least 0, not nan"),
+    ({"overflow": "drop"}, "overflow must be one of clip, lr, not 'drop'"),
+    ({"overflow": "lr"}, "overflow='lr' needs a maximum"),
+    ({"most": 9}, "unexpected keyword argument 'most'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        batch.fixed(8, **options)
+
+
+def test_bad_clocks_and_observations_are_named() -> None:
+    policy = batch.polynomial(8, 80, length=100, by="samples")
+    with pytest.raises(ValueError, match=r"batch\.polynomial.*: this expression reads samples"):
+        policy.next_size(Clock(step=1))
+    with pytest.raises(TypeError, match=r"clock must be a .*Clock, not 5"):
+        policy.next_size(5)
+    with pytest.raises(ValueError, match="samples must be finite and at least 0, not -1"):
+        policy.next_size(Clock(samples=-1))
+    for bad in ({"loss": "low"}, {"loss": np.ones(2)}, {"lr": "x"}, {"lr": -1}, {"lr": NAN}):
+        with pytest.raises((TypeError, ValueError), match=f"{next(iter(bad))} must be "):
+            policy.observe(**bad)
+    policy.observe(loss=np.float32(1), lr=np.float64(0.1))
+    assert policy.size is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +50,11 @@ def at(unit: str, *times: float) -> list[Event]:
     return [Clock(**{unit: t}) for t in times]
 
 
-NOW = Clock()
+def each(*told: Event) -> list[Event]:
+    """A size after each of these."""
+    return [event for one in told for event in (one, Clock())]
+
+
 LINE = schedules.linear(start=0.1, end=0.0, length=10)
 HAT = schedules.interpolate([(0, 0.0), (2, 1.0), (4, 0.5), (6, 0.25), (8, 0.0)])
 
@@ -123,42 +128,43 @@ TRACES: list[tuple[Callable[[Any], Any], list[Event], list[int]]] = [
     (lambda s: batch.expression(by_epoch, minimum=4), at("epoch", 0, 0.5, 1.26), [4, 5, 13]),
     (
         lambda s: batch.noise_scale(s, 2, start=30, multiple_of=8, maximum=512),
-        [NOW, known(noise=99.0), NOW, known(), NOW, known(noise=1e9), NOW, known(noise=0.0), NOW],
-        [32, 200, 200, 512, 8],
+        each(known(), *(known(noise=b) for b in (99.0, None, 1e9, 0.0, INF))),
+        [32, 200, 200, 512, 8, 512],
     ),
     (
         lambda s: batch.norm_test(s, 0.5, start=16, maximum=99),
-        [NOW, known(8.0, 0.5), NOW, known(8.0, -1.0), NOW, known(9.0), NOW, known(3, 1), NOW]
-        + [known(8.0, 0.0), NOW, known(8.0, 5e-324), NOW],
-        [16, 64, 64, 64, 12, 12, 99],
+        each(known(), known(8.0, 0.5), known(8.0, -1.0), known(9.0), known(3, 1), known(8.0, 0.0)),
+        [16, 64, 64, 64, 12, 12],
     ),
+    (lambda s: batch.norm_test(s, 0.5, start=9, maximum=99), each(known(8.0, 5e-324)), [99]),
     (
         lambda s: batch.diversity(s, 0.5, n_samples=32, start=16),
-        [NOW, known(96.0, 1.0), NOW, known(np.float32(96), np.float64(1e-9)), NOW]
-        + [known(96.0, 0.0), NOW, known(0.0, 4.0), NOW],
+        each(known(), known(96.0, 1.0), known(np.float32(96), 1e-9), known(9.0, 0.0), known(0, 4)),
         [16, 12, 16, 16, 1],
     ),
     (
         lambda s: batch.cabs(s, start=16, maximum=512, smoothing=0.5),
-        [NOW, known(640.0), NOW, {"loss": 0.5}, NOW, {"lr": 0.1}, NOW, {"loss": NAN}, NOW]
-        + [{"loss": INF, "lr": None}, NOW, {"loss": 1.0}, NOW, {"lr": 0.2, "loss": None}, NOW]
-        + [known(), NOW],
-        [16, 16, 16, 128, 128, 128, 85, 171, 171],
+        each(known(), known(640.0), {"loss": 0.5}, {"lr": 0.1}, {"loss": NAN}, {"loss": 1.0}),
+        [16, 16, 16, 128, 128, 85],
+    ),
+    (
+        lambda s: batch.cabs(s, start=16, smoothing=0.5),
+        each(known(640.0), {"loss": 1.0, "lr": 0.1}, {"loss": INF, "lr": 0.2}, known()),
+        [16, 64, 128, 128],
     ),
     (
         lambda s: batch.cabs(s, c=0.5, start=16, maximum=512, smoothing=0.0),
-        [known(10.0), {"loss": 1.0, "lr": 4.0}, NOW, {"loss": 0.0}, NOW, {"loss": 0.1}, NOW],
-        [20, 512, 200],
+        each(known(10.0), {"loss": 1.0, "lr": 4.0}, {"loss": 0.0}, {"loss": 0.1, "lr": None}),
+        [16, 20, 512, 200],
     ),
     (
         lambda s: batch.loss_ratio(32),
-        [NOW, {"loss": NAN}, NOW, {"loss": 2.0}, NOW, {"loss": 0.5}, NOW, {"loss": 4}, NOW]
-        + [{"loss": INF}, {"lr": 0.1}, NOW],
-        [32, 32, 32, 128, 16, 16],
+        each(known(), *({"loss": loss} for loss in (NAN, 2.0, 0.5, 4, INF)), {"lr": 0.1}),
+        [32, 32, 32, 128, 16, 16, 16],
     ),
     (
         lambda s: batch.loss_ratio(32, lowest=1.0, maximum=256),
-        [{"loss": 3.0}, NOW, {"loss": 1.5}, NOW, {"loss": 1.0}, NOW, {"loss": 0.5}, NOW],
+        each(*({"loss": loss} for loss in (3.0, 1.5, 1.0, 0.5))),
         [32, 128, 256, 256],
     ),
 ]
@@ -219,13 +225,10 @@ def test_the_rate_stays_while_the_batch_grows_and_takes_what_the_maximum_cuts_of
         policy.next_size(clock)
         rates.append(policy.lr())
     assert rates == [0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0]
+    assert batch.increase_instead_of_decay(LINE, 32, 128).lr() == 0.1  # before the first size
     clipped = batch.increase_instead_of_decay(HAT, 32, 128, overflow="clip")
     follow(clipped, None, at("step", 2, 8))
     assert clipped.lr() == 1.0
-
-
-def test_a_rate_that_no_size_was_asked_for_is_that_of_the_beginning() -> None:
-    assert batch.increase_instead_of_decay(LINE, 32, 128).lr() == 0.1
 
 
 def test_doubling_has_a_factor_for_the_rate() -> None:
@@ -234,20 +237,64 @@ def test_doubling_has_a_factor_for_the_rate() -> None:
     assert batch.doubling(8, every=3).lr_factor(6) == 0.75**2
 
 
-@pytest.mark.parametrize(
-    ("n", "uniform", "size"),
-    [(9_999, False, 32), (9_999, True, 64), (10_000, False, 64), (10_000, True, 128)]
-    + [(99_999, True, 128), (100_000, True, 256), (100_000, False, 64), (20, True, 20)],
-)
-def test_the_rule_of_thumb_is_its_table(n: int, uniform: bool, size: int) -> None:
-    assert batch.rule_of_thumb(n, uniform) == size
+def test_the_rule_of_thumb_is_its_table() -> None:
+    samples = (20, 9_999, 10_000, 99_999, 100_000)
+    assert [batch.rule_of_thumb(n, uniform=False) for n in samples] == [20, 32, 64, 64, 64]
+    assert [batch.rule_of_thumb(n, uniform=True) for n in samples] == [20, 64, 128, 128, 256]
 
 
 def test_batches_of_an_epoch_are_counted_with_every_tail() -> None:
     for n in range(1, 20):
         for size in range(1, 25):
-            batches = [min(size, n - i) for i in range(0, n, size)]
-            full = [b for b in batches if b == size]
-            assert batch.steps_per_epoch(n, size) == len(batches)
-            assert batch.steps_per_epoch(n, size, "drop") == len(full)
+            sizes = [min(size, n - i) for i in range(0, n, size)]
+            assert batch.steps_per_epoch(n, size) == len(sizes)
+            assert batch.steps_per_epoch(n, size, "drop") == sizes.count(size)
             assert batch.steps_per_epoch(n, size, tail="carry") == n / size
+
+
+BAD: list[tuple[Callable[[], Any], str]] = [
+    (lambda: batch.fixed(0), "n must be at least 1"),
+    (lambda: batch.fixed(1.5), "n must be a whole number, not 1.5"),
+    (lambda: batch.polynomial(0, 9, 9), "start must be greater than 0, not 0"),
+    (lambda: batch.polynomial(9, -1, 9), "end must be finite and at least 0, not -1"),
+    (lambda: batch.polynomial(9, 1, 0), "length must be greater than 0, not 0"),
+    (lambda: batch.exponential(9, 0), "rate must be greater than 0, not 0"),
+    (lambda: batch.exponential(NAN, 1), "start must be finite and at least 0, not nan"),
+    (lambda: batch.exponential(1, 2, by="hour"), "by must be one of step, samples, epoch"),
+    (lambda: batch.coupled(HAT, 8), "lr at time 0 must be greater than 0, not 0"),
+    (lambda: batch.coupled(fe.batch_size * 2, 8), "lr must not read batch_size, which it decides"),
+    (lambda: batch.coupled(LINE, 0), "base_batch must be at least 1"),
+    (lambda: batch.increase_instead_of_decay(-LINE, 8, 9), "lr_curve must be finite and at least"),
+    (lambda: batch.doubling(8, every=0), "every must be greater than 0, not 0"),
+    (lambda: batch.doubling(8, every=1, lr_factor=-1), "lr_factor must be finite and at"),
+    (lambda: batch.ramp(8, 8, 1, 9), "start and end of a ramp must differ, not both 8"),
+    (lambda: batch.ramp(8, 17, 2, 9), "increment must divide end - start = 9, not 2"),
+    (lambda: batch.steps({}), "sizes must be a dict {samples: size}, not {}"),
+    (lambda: batch.steps({5: 8}), "the samples in sizes must begin with 0 and rise, not [5]"),
+    (lambda: batch.steps({0: 8, 9: 1, 5: 3}), "begin with 0 and rise, not [0, 9, 5]"),
+    (lambda: batch.steps({0: 0}), "sizes[0] must be at least 1"),
+    (lambda: batch.expression("x"), "rule must be an expression or a function of the clock"),
+    (lambda: batch.noise_scale(None, start=8), "statistics must have noise_scale, not be None"),
+    (lambda: batch.noise_scale(unknown(), 0, start=8), "c must be greater than 0, not 0"),
+    (lambda: batch.noise_scale(unknown(), start=0), "start must be at least 1"),
+    (lambda: batch.norm_test(unknown(), 1.0, start=8), "theta must be in [0, 1), not 1"),
+    (lambda: batch.norm_test(unknown(), 0, start=8), "theta must be greater than 0, not 0"),
+    (lambda: batch.diversity(unknown(), -1, 9, start=8), "delta must be finite and at least 0"),
+    (lambda: batch.diversity(unknown(), 1, 0, start=8), "n_samples must be at least 1"),
+    (lambda: batch.cabs(unknown(), start=8, smoothing=1), "smoothing must be in [0, 1), not 1"),
+    (lambda: batch.loss_ratio(8, lowest=NAN), "lowest must be finite, not nan"),
+    (lambda: batch.cabs(unknown(), start=8).observe(loss=-1), "loss must be finite and at least 0"),
+    (
+        lambda: batch.loss_ratio(8, 2.0).observe(loss=2),
+        "must be above lowest=2.0 for batch.loss_ra",
+    ),
+    (lambda: batch.rule_of_thumb(0, True), "n_samples must be at least 1"),
+    (lambda: batch.rule_of_thumb(9, 1), "uniform must be True or False, not 1"),
+    (lambda: batch.steps_per_epoch(9, 2, "wrap"), "tail must be one of short, drop, carry"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_arguments_and_losses_are_named(bad: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        bad()

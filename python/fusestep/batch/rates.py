@@ -144,8 +144,8 @@ def doubling(
     """Multiplied by ``factor`` after every span of ``every``, with a gentle decay of the rate.
 
     ``start * factor^floor(t / every)``. Multiply the learning rate by ``policy.lr_factor``, which
-    is ``lr_factor^floor(t / every)``: with the defaults the rate for each sample falls by
-    0.75 / 2 = 0.375 each time. A size that grows needs a maximum; with ``overflow="lr"`` multiply
+    is ``lr_factor^floor(t / every)``: with the defaults the rate for each sample falls
+    to 0.75 / 2 = 0.375 of itself each time. A size that grows needs a maximum; with ``overflow="lr"`` multiply
     the rate by ``policy.overflow`` too.
 
     Args:
@@ -170,6 +170,7 @@ def doubling(
     """
     check_positive("start", start)
     check_positive("factor", factor)
+    check_number("lr_factor", lr_factor)
     policy = Doubling(schedules.step(start, factor, every, by=by), **options)
     policy.lr_factor = schedules.step(1.0, lr_factor, every, by=by)
     return policy

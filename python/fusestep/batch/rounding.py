@@ -95,7 +95,7 @@ class Rounding:
         if self.max_growth is None:
             return new
         # without the one multiple a small batch could never grow
-        grown = int(self.max_growth * old) // self.multiple_of * self.multiple_of
+        grown = int(min(self.max_growth * old, LARGEST)) // self.multiple_of * self.multiple_of
         return min(new, max(grown, old + self.multiple_of))
 
     def share(self, wanted: float) -> float:
