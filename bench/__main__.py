@@ -12,6 +12,7 @@ COMMANDS = {
     "step": "the time of one optimizer step on the CPU, beside other libraries",
     "data": "the time of an epoch of batches, beside other loaders",
     "schedule": "the time of schedules, beside other libraries",
+    "reproduce": "published claims in small, with lines to pass and controls that must miss them",
 }
 
 
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add("--quick", action="store_true", help="small and short, as a smoke test")
         add("--markdown", action="store_true", help="print tables in Markdown")
         add("--only", nargs="+", default=[], metavar="NAME", help="some parts, or some models")
+        if name == "reproduce":
+            add("--mnist", type=Path, metavar="FOLDER", help="the files of MNIST; else not run")
     options = parser.parse_args(arguments)
     run = importlib.import_module(f"bench.{options.command}").run
     return int(run(options))

@@ -11,20 +11,14 @@ from typing import Any
 
 import numpy as np
 
-import fusestep as fs
-
 from . import command, mnist
 from . import reproduce_training as training
 from .command import pyplot, selected
 from .report import Column, Table, absences
 from .reproduce_training import Extent, Task, verdict
 
-Part = Callable[[], Table]
-
 DIGITS = Extent(epochs=20, factors=range(2, 8), orders=3, milestones=20)
 DIGITS_QUICK = Extent(epochs=5, factors=(2, 4, 7), orders=2, milestones=10)
-MNIST = Extent(epochs=5, factors=(2, 4, 7), orders=3, milestones=20)
-MNIST_QUICK = Extent(epochs=1, factors=(4,), orders=2, milestones=5)
 
 SIZES = (3, 8, 1, 20)
 FOR_EVER = 1e9  # a horizon in samples beyond any run here: plain means
@@ -162,45 +156,114 @@ def adascale(quick: bool) -> Table:
     }
     panels = {"AdaScale": {"axes": ["vector", "gain"], "curves": curves}}
     title = f"AdaScale: {len(GOLDEN)} golden vectors"
-    return Table("adascale", title, columns, rows + [control], notes, {"panels": panels})
+    return Table("adascale", title, columns, [*rows, control], notes, {"panels": panels})
 
 
-def mnist_linear(task: Task | None, quick: bool) -> Table:
-    return training.linear_rule(
-        "mnist", _present(task), (0.001, 0.01), MNIST_QUICK if quick else MNIST
+PARTS: dict[str, Callable[[bool], Table]] = {
+    "linear": linear,
+    "smith": smith,
+    "noise": noise,
+    "adascale": adascale,
+}
+OF_MNIST: dict[str, Callable[[Task, bool], Table]] = {
+    "mnist": mnist.linear,
+    "mnist-noise": lambda task, quick: mnist.noise(task),
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs what the options ask for; 1 where a line is missed."""
+    chosen = selected(options, [*PARTS, *OF_MNIST])
+    if chosen is None:
+        return 2
+    task = None
+    if options.mnist is not None:
+        try:
+            task = mnist.load(options.mnist)
+        except ValueError as error:
+            print(f"--mnist: {error}", file=sys.stderr)
+            return 2
+    tables: list[Table] = []
+
+    def part(name: str) -> Table:
+        print(name, file=sys.stderr, flush=True)
+        try:
+            if name in PARTS:
+                tables.append(PARTS[name](options.quick))
+            elif task is not None:
+                tables.append(OF_MNIST[name](task, options.quick))
+            else:
+                tables.append(_absent(name, "not run without --mnist FOLDER"))
+        except ImportError as error:
+            tables.append(_absent(name, str(error)))
+        return tables[-1]
+
+    status = command.run(options, "reproduce", {n: partial(part, n) for n in chosen}, _draw)
+    lines = [(table.name, row) for table in tables for row in table.rows if "passes" in row]
+    missed = [name for name, row in lines if not row["passes"]]
+    absent = [table.name for table in tables if not any("passes" in row for row in table.rows)]
+    print(f"\n{len(lines) - len(missed)} of {len(lines)} lines pass", end="")
+    print(f"; absent: {', '.join(absent)}" if absent else "", flush=True)
+    for name in dict.fromkeys(missed):
+        print(f"error: {name} misses {missed.count(name)} of its lines", file=sys.stderr)
+    return status or int(bool(missed))
+
+
+def _absent(name: str, reason: str) -> Table:
+    columns = [Column("part", "part"), Column("passes", "", verdict, missing="absent")]
+    return Table(name, name, columns, [{"part": name}], absences({name: reason}))
+
+
+# by the beginning of a curve's name
+_COLOURS = {
+    "base": "black",
+    "decay": "black",
+    "published": "black",
+    "sqrt": "#e08214",
+    "none": "#2f6db5",
+    "constant": "#2f6db5",
+    "linear rule": "#2f6db5",
+    "S, equal": "#2f6db5",
+    "parts": "#2f6db5",
+    "|G|": "#e08214",
+}
+_RED = "#c1272d"
+
+
+def _draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
+    panels = [item for table in tables for item in table.measured.get("panels", {}).items()]
+    if not panels:
+        return "absent: nothing was run"
+    try:
+        plt = pyplot()
+    except ImportError as error:
+        return f"absent: {error}"
+    rows = -(-len(panels) // 2)
+    figure, grid = plt.subplots(
+        rows, 2, figsize=(12, 3.8 * rows), layout="constrained", squeeze=False
     )
-
-
-def mnist_noise(task: Task | None, quick: bool) -> Table:
-    """The simple noise scale over one epoch: the quotient of the means of S and of |G|²."""
-    task = _present(task)
-    from fusestep.gradients import GradientStatistics
-
-    batch, parts, rate = 128, 8, 0.01
-    stats = GradientStatistics(horizon=FOR_EVER)
-    params = task.initial_params()
-    optimizer = fs.SGD(params, lr=rate)
-    loader = fs.Loader((task.x, task.y), batch, tail="drop")
-    curve: dict[int, float] = {}
-    for x, y in loader:
-        some = np.array_split(np.arange(batch), parts)
-        trees = [training.demo.gradients(params, x[rows], y[rows]) for rows in some]
-        grads = training.demo.gradients(params, x, y)
-        stats.add([_squared_norm(tree) for tree in trees], [batch // parts] * parts, _squared_norm(grads))
-        optimizer.step(grads)
-        if stats.noise_scale is not None:
-            curve[int(loader.clock.samples)] = float(stats.noise_scale)
-    value = next(reversed(curve.values()), float("nan"))
-    rows = [{"quantity": "noise scale", "value": value, "line": "600..1200"}]
-    rows[0]["passes"] = 600 <= value <= 1200
-    columns = [
-        Column("quantity", "quantity"),
-        Column("value", "samples", "{:.0f}".format),
-        Column("line", "must be"),
-        Column("passes", "", verdict),
-    ]
-    return Table("mnist-noise", "", columns, rows)
-
-
-def _squared_norm(tree: Any) -> float:
-    return sum(float(np.vdot(a, a)) for layer in tree.values() for a in layer.values())
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, panel) in zip(grid.flat, panels, strict=False):
+        for name, (x, y) in panel["curves"].items():
+            found = (colour for start, colour in _COLOURS.items() if name.startswith(start))
+            own = name.partition(",")[0] if ", k = " in name else name
+            known = axes.get_legend_handles_labels()[1]
+            front = own in ("base", "decay", "published")
+            axes.plot(
+                x,
+                y,
+                color=next(found, _RED),
+                linestyle="--" if front else "-",
+                linewidth=1.8 if front else 1.2,
+                zorder=3 if front else 2,
+                label="_" if own in known else own,
+            )
+        axes.set(xlabel=panel["axes"][0], ylabel=panel["axes"][1])
+        axes.set_title(title, fontsize=11)
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return "written"

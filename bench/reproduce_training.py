@@ -85,7 +85,7 @@ def train(
     for batch in loader:
         x, y = batch
         optimizer.step(demo.gradients(params, x, y), clock=batch.clock)
-        seen = int(batch.clock.samples) + batch.size
+        seen = int(batch.clock.samples or 0) + batch.size
         if seen in wanted:
             curve[seen] = task.log_loss(params)
     return curve
@@ -104,10 +104,10 @@ def verdict(passes: bool) -> str:
     return "pass" if passes else "FAIL"
 
 
-def drawn(curves: Mapping[str, Curve]) -> dict[str, Any]:
+def panel(curves: Mapping[str, Curve], quantity: str = "log loss") -> dict[str, Any]:
     """A panel of the picture."""
     return {
-        "axes": ["samples", "log loss"],
+        "axes": ["samples", quantity],
         "curves": {name: [list(curve), list(curve.values())] for name, curve in curves.items()},
     }
 
@@ -119,7 +119,7 @@ def linear_rule(name: str, task: Task, rates: Sequence[float], extent: Extent) -
     for rate in rates:
         more, curves = _linear_rows(task, rate, extent)
         rows += more
-        panels[f"Linear rule, {task.name}, lr {rate:g}"] = drawn(curves)
+        panels[f"Linear rule, {task.name}, lr {rate:g}"] = panel(curves)
     columns = [
         Column("lr", "lr", "{:g}".format),
         Column("batch", "batch"),
@@ -142,8 +142,8 @@ def linear_rule(name: str, task: Task, rates: Sequence[float], extent: Extent) -
         factors = ", ".join(map(str, extent.factors))
     title = (
         f"Linear scaling of the rate: {task.name} ({len(task.x):,} rows), MLP "
-        f"{task.x.shape[1]}-{HIDDEN}-10, SGD, k = {factors}, {extent.epochs} epochs, "
-        f"{extent.orders} orders"
+        f"{task.x.shape[1]}-{HIDDEN}-10, SGD; k = {factors}; {extent.epochs} "
+        f"epoch{'s' if extent.epochs > 1 else ''}, {extent.orders} orders"
     )
     return Table(name, title, columns, rows, notes, {"panels": panels})
 
@@ -227,7 +227,7 @@ def increased_batch(orders: int) -> Table:
                     "passes": passes,
                 }
             )
-        panels[f"Batch or rate, {task.name}, momentum {momentum:g}"] = drawn(curves)
+        panels[f"Batch or rate, {task.name}, momentum {momentum:g}"] = panel(curves)
     columns = [
         Column("momentum", "momentum", "{:g}".format),
         Column("lr", "lr", "{:g}".format),

@@ -171,7 +171,7 @@ def test_numpy_numbers_and_arrays_in_arguments_are_typed_as_plain_ones() -> None
 
 
 def test_every_name_of_the_vocabulary_is_public() -> None:
-    rooms = (fe, schedules, control)
+    rooms = (fe, schedules, control, fs.scaling)
     for name in [*vocabulary.VOCABULARY, *vocabulary.NAMES]:
         assert name == "abs" or any(name in room.__all__ for room in rooms), name
 

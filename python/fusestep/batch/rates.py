@@ -144,9 +144,9 @@ def doubling(
     """Multiplied by ``factor`` after every span of ``every``, with a gentle decay of the rate.
 
     ``start * factor^floor(t / every)``. Multiply the learning rate by ``policy.lr_factor``, which
-    is ``lr_factor^floor(t / every)``: with the defaults the rate for each sample falls
-    to 0.75 / 2 = 0.375 of itself each time. A size that grows needs a maximum; with ``overflow="lr"`` multiply
-    the rate by ``policy.overflow`` too.
+    is ``lr_factor^floor(t / every)``: with the defaults the rate for each sample falls to
+    0.75 / 2 = 0.375 of itself each time. A size that grows needs a maximum; with ``overflow="lr"``
+    multiply the rate by ``policy.overflow`` too.
 
     Args:
         start: above 0.
