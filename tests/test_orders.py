@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,13 @@ import pytest
 
 from fusestep import _core
 from fusestep.data.order import Order
+
+
+def philox(counter: list[int], key: list[int]) -> list[int]:
+    from curves import philox as plain
+
+    return plain(counter, key)
+
 
 Indices = np.ndarray[Any, np.dtype[Any]]
 Make = Callable[[int, int, int], Indices]
@@ -96,6 +104,41 @@ def test_any_part_of_an_order_is_a_part_of_the_whole() -> None:
         whole = order.part(3, 4, 0, 100)
         for begin, end in ((0, 0), (0, 1), (13, 64), (99, 100)):
             assert np.array_equal(order.part(3, 4, begin, end), whole[begin:end])
+
+
+def key(seed: int, epoch: int, purpose: int, part: int) -> list[int]:
+    counter = [epoch % 2**32, epoch >> 32, purpose, part]
+    return philox(counter, [seed % 2**32, seed >> 32])[2:]
+
+
+def shuffled_in_python(n: int, key: list[int]) -> list[int]:
+    """Fisher and Yates, with Lemire's unbiased numbers below a bound."""
+
+    def words() -> Iterator[int]:
+        for block in itertools.count():
+            yield from philox([block % 2**32, block >> 32, 0, 0], key)
+
+    stream, items = words(), list(range(n))
+    for i in range(n, 1, -1):
+        product = next(stream) * i
+        while product % 2**32 < 2**32 % i:
+            product = next(stream) * i
+        j = product >> 32
+        items[i - 1], items[j] = items[j], items[i - 1]
+    return items
+
+
+def test_the_shuffle_is_fisher_and_yates_driven_by_philox() -> None:
+    pytest.importorskip("mpmath")  # which the table of curves needs
+    for n, seed, epoch in ((1, 0, 0), (2, 5, 1), (1000, 2**40 + 3, 2**35 + 1)):
+        expected = shuffled_in_python(n, key(seed, epoch, 1, 0))
+        assert _core.shuffled_order(n, seed, epoch).tolist() == expected
+    windows = shuffled_in_python(3, key(7, 2, 2, 0))
+    expected = []
+    for w in windows:
+        size = min(10, 25 - 10 * w)
+        expected += [10 * w + i for i in shuffled_in_python(size, key(7, 2, 3, w))]
+    assert _core.window_order(25, 7, 2, 10).tolist() == expected
 
 
 # these may never change: saved runs depend on them
