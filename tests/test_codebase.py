@@ -50,8 +50,12 @@ IMPORTS: dict[str, set[str]] = {
     "expression": {"_core", "arguments", "clock"},
     "schedules": {"trees", "arguments", "expression"},
     "control": {"_core", "arguments", "expression"},
-    "optim": {"_core", "trees", "arguments", "clock", "engines", "expression", "control"},
-    "fusestep": {"_core", "clock", "control", "expression", "schedules", "optim"},
+    "gradients": {"_core", "arguments"},
+    "optim": {
+        *{"_core", "trees", "arguments", "clock", "engines", "expression", "control"},
+        "gradients",
+    },
+    "fusestep": {"_core", "clock", "control", "expression", "gradients", "schedules", "optim"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})
 MODULES = {

@@ -9,7 +9,7 @@ One native call updates a whole model, with the same bits on every instruction s
     True
 """
 
-from . import control, expression, schedules
+from . import control, expression, gradients, schedules
 from ._core import StateError, StepInfo, build_info, get_num_threads, set_num_threads
 from .clock import Clock
 from .expression import Expression
@@ -30,6 +30,7 @@ __all__ = [
     "control",
     "expression",
     "get_num_threads",
+    "gradients",
     "schedules",
     "set_num_threads",
 ]
