@@ -1,4 +1,4 @@
-"""State saved between the micro-batches of a step: the same bits afterwards, and what is refused."""
+"""State saved between the micro-batches of a step: the same bits, and what is refused."""
 
 from __future__ import annotations
 
