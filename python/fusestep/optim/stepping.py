@@ -55,8 +55,22 @@ class Stepping:
         """
         if grads is not None:
             grads = self._structure.leaves(grads, "grads")
-        if statistics is None:
-            return self._update(grads, clock, loss, grad_scale, False)
+        if statistics is not None:
+            return self._learning_step(statistics, grads, clock, loss, grad_scale)
+        if not self._schedule.controls and not self._schedule.functions:
+            return self._plan.step(grads, grad_scale, clock)
+        return self._schedule.around(
+            lambda now: self._plan.step(grads, grad_scale, now), clock, self.applied, loss
+        )
+
+    def _learning_step(
+        self,
+        statistics: GradientStatistics,
+        grads: Any,
+        clock: Clock | None,
+        loss: Any,
+        grad_scale: float,
+    ) -> _core.StepInfo:
         if not isinstance(statistics, GradientStatistics):
             raise TypeError(f"statistics must be a GradientStatistics, not {statistics!r}")
         samples, micro_batches, squares, _ = self._plan.accumulated
@@ -65,27 +79,14 @@ class Stepping:
                 "statistics learn from accumulated gradients: accumulate(grads, samples) for two "
                 "or more micro-batches, then step(statistics=...)"
             )
-        info = self._update(grads, clock, loss, grad_scale, True)
-        if info.applied and info.grad_norm is not None:
-            statistics.add_sums(
-                squares / grad_scale / grad_scale,
-                samples,
-                micro_batches,
-                info.grad_norm * info.grad_norm,
-            )
-        return info
-
-    def _update(
-        self, grads: Any, clock: Clock | None, loss: Any, grad_scale: float, take_norm: bool
-    ) -> _core.StepInfo:
-        if not self._schedule.controls and not self._schedule.functions:
-            return self._plan.step(grads, grad_scale, clock, take_norm)
-        return self._schedule.around(
-            lambda now: self._plan.step(grads, grad_scale, now, take_norm),
-            clock,
-            self.applied,
-            loss,
+        info = self._schedule.around(
+            lambda now: self._plan.step(grads, grad_scale, now, True), clock, self.applied, loss
         )
+        if info.applied and info.grad_norm is not None:
+            squares = squares / grad_scale / grad_scale
+            norm = info.grad_norm
+            statistics.add_sums(squares, samples, micro_batches, norm * norm)
+        return info
 
     def bind(self, grads: Any) -> None:
         """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.
