@@ -82,7 +82,7 @@ class Stepping:
         info = self._schedule.around(
             lambda now: self._plan.step(grads, grad_scale, now, True), clock, self.applied, loss
         )
-        if info.applied and info.grad_norm is not None:
+        if info.grad_norm is not None:  # not finite where the update was skipped
             squares = squares / grad_scale / grad_scale
             norm = info.grad_norm
             statistics.add_sums(squares, samples, micro_batches, norm * norm)
