@@ -9,6 +9,8 @@ import numpy as np
 # around every vector width and block edge
 SIZES = (0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 1000, 4095, 4097, 65537)
 DTYPES = (np.float32, np.float64)
+# samples of each; not whole where samples have weights
+MICRO_BATCHES = (3, 8.5, 1, 20)
 
 Array = np.ndarray[Any, Any]
 
@@ -16,6 +18,13 @@ Array = np.ndarray[Any, Any]
 def arrays(sizes: tuple[int, ...], dtype: Any, seed: int) -> list[Array]:
     generator = np.random.default_rng(seed)
     return [generator.standard_normal(size).astype(dtype) for size in sizes]
+
+
+def micro_batches(sizes: tuple[int, ...], dtype: Any, seed: int) -> list[tuple[Any, float]]:
+    """Gradients and samples of each."""
+    return [
+        (arrays(sizes, dtype, 10 * seed + j), samples) for j, samples in enumerate(MICRO_BATCHES)
+    ]
 
 
 def differing_bits(a: Array, b: Array) -> int:

@@ -104,12 +104,28 @@ def lane_sum(terms: Array) -> float:
 def grad_norm(
     grads: Sequence[Array | None], sizes: Sequence[int], grad_scale: float = 1.0
 ) -> float:
-    """The norm of all gradients laid end to end; a missing one leaves its place empty."""
+    """The norm of all gradients laid end to end, divided by the scale."""
+    return math.sqrt(squared_norm(grads, sizes)) / grad_scale
+
+
+def squared_norm(grads: Sequence[Array | None], sizes: Sequence[int]) -> float:
+    """That of all gradients laid end to end; a missing one leaves its place empty."""
     parts = [
         np.zeros(size) if g is None else g.astype(np.float64).ravel() ** 2
         for g, size in zip(grads, sizes, strict=True)
     ]
-    return math.sqrt(lane_sum(np.concatenate(parts))) / grad_scale
+    return lane_sum(np.concatenate(parts))
+
+
+def accumulate(
+    sums: Sequence[Array | None], grads: Sequence[Array | None], samples: float
+) -> list[Array | None]:
+    """The sums with a micro-batch added; None where there was no gradient yet."""
+    added = []
+    for a, g in zip(sums, grads, strict=True):
+        term = None if g is None else g.dtype.type(samples) * g
+        added.append(term if a is None else a if term is None else a + term)
+    return added
 
 
 class Oracle:

@@ -51,12 +51,14 @@ IMPORTS: dict[str, set[str]] = {
     "expression": {"_core", "arguments", "clock"},
     "schedules": {"trees", "arguments", "expression"},
     "control": {"_core", "arguments", "expression"},
+    "gradients": {"_core", "arguments"},
     "scaling": {"arguments", "expression"},
     "batch": {"_core", "arguments", "clock", "expression", "schedules"},
     "data": {"_core", "arguments", "clock", "expression", "batch"},
-    "optim": {"_core", "trees", "arguments", "clock", "engines", "expression", "control"},
+    "optim": {"_core", "trees", "arguments", "clock", "engines", "expression", "control"}
+    | {"gradients"},
     "fusestep": {"_core", "clock", "control", "expression", "schedules", "optim"}
-    | {"batch", "data", "scaling"},
+    | {"batch", "data", "gradients", "scaling"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})
 MODULES = {

@@ -145,6 +145,10 @@ def test_threads_may_be_raised_and_lowered_between_steps() -> None:
     assert_same_bits(params, expected)
 
 
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
 @pytest.mark.unsanitized
 def test_ten_thousand_steps_leak_nothing() -> None:
@@ -159,12 +163,31 @@ def test_ten_thousand_steps_leak_nothing() -> None:
                 opt.step({"w": b, "b": [b, c]})
         gc.collect()
 
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-
     steps(1000)
     before, references = resident(), sys.getrefcount(w)
     steps(10_000)
+    assert resident() - before < 1 << 20
+    assert sys.getrefcount(w) == references
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
+@pytest.mark.unsanitized
+def test_eight_thousand_accumulated_steps_leak_nothing() -> None:
+    params = {"w": np.zeros((100, 100), np.float32), "b": np.zeros(50)}
+    opt = fs.AdamW(params, nonfinite="skip")
+    statistics = fs.gradients.GradientStatistics()
+    w, b = np.ones((100, 100), np.float32), np.ones(50)
+
+    def steps(count: int) -> None:
+        for k in range(count):
+            opt.accumulate({"w": w, "b": b}, 3)
+            opt.accumulate({"w": w, "b": None if k % 2 else b}, 2)
+            opt.step(statistics=statistics)
+        gc.collect()
+
+    steps(1000)
+    before, references = resident(), sys.getrefcount(w)
+    steps(8000)
     assert resident() - before < 1 << 20
     assert sys.getrefcount(w) == references
 
@@ -199,7 +222,7 @@ opt = fs.SGD(w, lr=1.0)
 if not torch.set_flush_denormal(True) or not flushes():
     sys.exit(3)
 fs.set_num_threads(2)
-opt.step(g)
+{steps}
 assert flushes(), "a step restores the mode it found"
 torch.set_flush_denormal(False)
 assert not flushes()
@@ -207,10 +230,12 @@ assert (w == expected).all()
 """
 
 
+@pytest.mark.parametrize("steps", ["opt.step(g)", "opt.accumulate(g, 1); opt.step()"])
 @pytest.mark.parametrize("size", [100, 200_000])
-def test_a_thread_that_flushes_subnormals_gets_the_same_bits(size: int) -> None:
+def test_a_thread_that_flushes_subnormals_gets_the_same_bits(size: int, steps: str) -> None:
     pytest.importorskip("torch", reason="torch switches the mode of the processor")
-    done = subprocess.run([sys.executable, "-c", FLUSH.format(size=size)], check=False)
+    program = FLUSH.format(size=size, steps=steps)
+    done = subprocess.run([sys.executable, "-c", program], check=False)
     if done.returncode == 3:
         pytest.skip("torch cannot flush subnormals on this processor")
     assert done.returncode == 0

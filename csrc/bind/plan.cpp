@@ -34,6 +34,15 @@ std::vector<ArrayView> check_parameters(const std::vector<std::string>& paths,
     return views;
 }
 
+std::string number_text(double x) { return py::repr(py::float_(x)).cast<std::string>(); }
+
+// What the gradients in the accumulators come from.
+struct Accumulated {
+    double samples = 0.0;
+    std::int64_t micro_batches = 0;
+    double weighted_squares = 0.0;  // sum of samples times squared norm
+};
+
 // Where a value of the schedule goes, and what it may be.
 struct Target {
     double* place;
@@ -67,6 +76,9 @@ class PlanObject {
     // Gradients to use at every later step() without arguments; None lets go of them.
     void bind(py::handle gradients) {
         const Busy busy(*this);
+        if (accumulated_.samples > 0.0) {
+            throw StateError("gradients are accumulated: step() first, then bind(grads)");
+        }
         if (gradients.is_none()) {
             bound_ = py::none();
             return;
@@ -108,20 +120,104 @@ class PlanObject {
         targets_ = std::move(taken);
     }
 
-    py::object step(py::handle gradients, double grad_scale, py::handle clock) {
+    bool is_bound() const { return !bound_.is_none(); }
+
+    // Arrays of the parameters' dtypes and sizes, in which gradients are summed from now on.
+    void set_accumulators(const py::list& arrays) {
+        const Busy busy(*this);
+        if (!plan_.accumulators().empty()) {
+            throw StateError("this optimizer has its accumulators already");
+        }
+        if (py::len(arrays) != paths_.size()) {
+            throw py::value_error("expected one accumulator for each parameter");
+        }
+        std::vector<Accumulator> taken;
+        for (std::size_t i = 0; i < paths_.size(); ++i) {
+            const std::string name = parameter_name(paths_[i]) + " accumulator";
+            const ArrayView view = check_writeable(name, arrays[i]);
+            if (view.type != views_[i].type || view.size != views_[i].size) {
+                throw py::value_error(name + " must have the parameter's dtype and size");
+            }
+            taken.push_back({view.data, false});
+        }
+        plan_.accumulators() = std::move(taken);
+        kept_accumulators_ = arrays;
+    }
+
+    // Adds a micro-batch's mean gradients, times its samples; returns the sum of their squares.
+    double accumulate(py::handle gradients, double samples) {
+        const Busy busy(*this);
+        if (!bound_.is_none()) {
+            throw StateError(
+                "gradients are bound: bind(None) first, then accumulate(grads, samples)");
+        }
+        if (!(samples > 0.0) || !std::isfinite(samples)) {
+            throw py::value_error("samples must be finite and greater than 0, not " +
+                                  number_text(samples));
+        }
+        if (plan_.accumulators().empty()) throw StateError("there are no accumulators");
+        const py::object passed = take(gradients);
+        const Held held(held_, plan_.is_large() ? passed : py::object());
+        const double squares = run([&] { return plan_.accumulate(samples); });
+        accumulated_.samples += samples;
+        ++accumulated_.micro_batches;
+        accumulated_.weighted_squares += samples * squares;
+        return squares;
+    }
+
+    // Samples, micro-batches, sum of samples times squared norm, and who holds a sum.
+    py::tuple accumulated() const {
+        py::list holds;
+        for (const Accumulator& sum : plan_.accumulators()) holds.append(sum.holds);
+        return py::make_tuple(accumulated_.samples, accumulated_.micro_batches,
+                              accumulated_.weighted_squares, holds);
+    }
+    void set_accumulated(const py::tuple& values) {
+        const Busy busy(*this);
+        const Accumulated taken = {values[0].cast<double>(), values[1].cast<std::int64_t>(),
+                                   values[2].cast<double>()};
+        const auto holds = values[3].cast<std::vector<bool>>();
+        std::vector<Accumulator>& sums = plan_.accumulators();
+        if (holds.size() != sums.size())
+            throw py::value_error("expected one flag for each accumulator");
+        if (taken.samples > 0.0 && !bound_.is_none()) throw StateError("gradients are bound");
+        for (std::size_t i = 0; i < sums.size(); ++i) sums[i].holds = holds[i];
+        accumulated_ = taken;
+    }
+    double accumulated_samples() const { return accumulated_.samples; }
+
+    void discard_accumulated() {
+        const Busy busy(*this);
+        forget_accumulated();
+    }
+
+    py::object step(py::handle gradients, double grad_scale, py::handle clock, bool take_norm) {
         const Busy busy(*this);
         if (!(grad_scale > 0.0) || !std::isfinite(grad_scale)) {
             throw py::value_error("grad_scale must be finite and greater than 0, not " +
-                                  py::repr(py::float_(grad_scale)).cast<std::string>());
+                                  number_text(grad_scale));
         }
+        const bool uses_accumulated = gradients.is_none() && accumulated_.samples > 0.0;
         py::object passed;
-        if (gradients.is_none()) {
+        if (uses_accumulated) {
+            grad_scale *= accumulated_.samples;
+            if (!(grad_scale > 0.0) || !std::isfinite(grad_scale)) {
+                throw py::value_error("grad_scale times the accumulated samples is " +
+                                      number_text(grad_scale));
+            }
+            plan_.use_accumulated();
+        } else if (gradients.is_none()) {
             if (bound_.is_none()) {
                 throw StateError(
-                    "step() without gradients needs bound ones: call bind(grads) first, or "
-                    "step(grads)");
+                    "step() without gradients needs bound or accumulated ones: call bind(grads) "
+                    "or accumulate(grads, samples) first, or step(grads)");
             }
         } else {
+            if (accumulated_.samples > 0.0) {
+                throw StateError(
+                    "gradients are accumulated: call step() without others, or "
+                    "discard_accumulated() first");
+            }
             if (!bound_.is_none()) {
                 throw StateError(
                     "gradients are bound: call step() without them, or bind(None) first");
@@ -135,12 +231,14 @@ class PlanObject {
         options.clip_norm = limits_.data()[0];
         options.clip_value = limits_.data()[1];
         options.nonfinite = nonfinite_;
+        options.take_norm = take_norm;
         const double lr = plan_.hyper(0)[0];
         const Held held(held_, plan_.is_large() ? passed : py::object());
-        const StepResult result = plan_.is_large() ? step_unlocked(options) : plan_.step(options);
+        const StepResult result = run([&] { return plan_.step(options); });
         if (!result.finite && nonfinite_ == NonFinite::kRaise) raise_nonfinite();
         ++attempted_;
         if (result.applied) ++applied_;
+        if (uses_accumulated) forget_accumulated();
         return step_info(lr, result);
     }
 
@@ -296,9 +394,9 @@ class PlanObject {
         schedule_->run(clock, values_.data());
         for (std::size_t i = 0; i < targets_.size(); ++i) {
             if (targets_[i].accepts(values_[i])) continue;
-            const auto text = [](double x) { return py::repr(py::float_(x)).cast<std::string>(); };
             throw py::value_error(targets_[i].name + " must be " + targets_[i].expected +
-                                  ", but its schedule gives " + text(values_[i]) + " at step " +
+                                  ", but its schedule gives " + number_text(values_[i]) +
+                                  " at step " +
                                   std::to_string(static_cast<long long>(clock.input[kStep])) +
                                   "; nothing was updated");
         }
@@ -319,9 +417,16 @@ class PlanObject {
 
     // The GIL is released where a step takes long enough for other Python threads to gain from it;
     // taking it back can cost milliseconds, so a small step keeps it.
-    StepResult step_unlocked(const StepOptions& options) {
+    template <class Work>
+    auto run(Work work) -> decltype(work()) {
+        if (!plan_.is_large()) return work();
         const py::gil_scoped_release unlocked;
-        return plan_.step(options);
+        return work();
+    }
+
+    void forget_accumulated() {
+        accumulated_ = {};
+        for (Accumulator& sum : plan_.accumulators()) sum.holds = false;
     }
 
     [[noreturn]] void raise_nonfinite() const {
@@ -355,6 +460,8 @@ class PlanObject {
     std::vector<const void*> checked_;
     std::vector<PyObject*> held_;
     py::object bound_ = py::none();
+    py::object kept_accumulators_ = py::none();
+    Accumulated accumulated_;
     NonFinite nonfinite_ = NonFinite::kPropagate;
     std::atomic<bool> busy_{false};
 };
@@ -376,9 +483,15 @@ void register_plan(py::module_& module) {
             py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
             py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert())
         .def("bind", &PlanObject::bind, py::arg("gradients"))
+        .def_property_readonly("is_bound", &PlanObject::is_bound)
         .def("set_schedule", &PlanObject::set_schedule, py::arg("program"), py::arg("targets"))
         .def("step", &PlanObject::step, py::arg("gradients"), py::arg("grad_scale"),
-             py::arg("clock"))
+             py::arg("clock"), py::arg("take_norm") = false)
+        .def("set_accumulators", &PlanObject::set_accumulators, py::arg("arrays"))
+        .def("accumulate", &PlanObject::accumulate, py::arg("gradients"), py::arg("samples"))
+        .def("discard_accumulated", &PlanObject::discard_accumulated)
+        .def_property("accumulated", &PlanObject::accumulated, &PlanObject::set_accumulated)
+        .def_property_readonly("accumulated_samples", &PlanObject::accumulated_samples)
         .def_property("nonfinite", &PlanObject::nonfinite, &PlanObject::set_nonfinite)
         .def_property("updates", &PlanObject::updates, &PlanObject::set_updates)
         .def_readwrite("attempted", &PlanObject::attempted_)

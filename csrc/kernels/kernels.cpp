@@ -100,6 +100,23 @@ void sum_squares(size_t n, const void* data, size_t lane, double* lanes) {
     }
 }
 
+// Asking ahead gains nothing here: the pieces are short, and the sum of squares has read the
+// gradient.
+template <class T, int variant>
+void accumulate(size_t n, double weight, const void* gradient, void* accumulator) {
+    const T w = static_cast<T>(weight);
+    const T* g = static_cast<const T*>(gradient);
+    T* sum = static_cast<T*>(accumulator);
+    FUSESTEP_INDEPENDENT
+    for (size_t i = 0; i < n; ++i) {
+        if constexpr (variant == kBegin) {
+            sum[i] = w * g[i];
+        } else {
+            sum[i] = sum[i] + w * g[i];
+        }
+    }
+}
+
 template <class Rule, class T, unsigned variant = 0>
 constexpr void fill(Update (&rows)[kMaxVariants][kTreatments]) {
     static_assert(Rule::kVariants <= kMaxVariants && Rule::kStates <= kMaxStates);
@@ -120,6 +137,10 @@ constexpr KernelTable make_table() {
 #undef FUSESTEP_FILL
     table.sum_squares[kFloat32] = sum_squares<float>;
     table.sum_squares[kFloat64] = sum_squares<double>;
+    table.accumulate[kFloat32][kAddTo] = accumulate<float, kAddTo>;
+    table.accumulate[kFloat32][kBegin] = accumulate<float, kBegin>;
+    table.accumulate[kFloat64][kAddTo] = accumulate<double, kAddTo>;
+    table.accumulate[kFloat64][kBegin] = accumulate<double, kBegin>;
     return table;
 }
 

@@ -32,9 +32,15 @@ using SumSquares = void (*)(size_t n, const void* x, size_t lane, double* lanes)
 
 constexpr size_t kLanes = 16;
 
+// accumulator = weight * gradient where it is the first one, else accumulator + weight * gradient.
+using Accumulate = void (*)(size_t n, double weight, const void* gradient, void* accumulator);
+
+enum AccumulateVariant : int { kAddTo, kBegin, kAccumulateVariants };
+
 struct KernelTable {
     Update update[kRules][kDataTypes][kMaxVariants][kTreatments];
     SumSquares sum_squares[kDataTypes];
+    Accumulate accumulate[kDataTypes][kAccumulateVariants];
 };
 
 }  // namespace fusestep

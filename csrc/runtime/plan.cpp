@@ -102,7 +102,10 @@ void Plan::for_chunks(Visit visit) const {
     run_parallel(divide_up(blocks, chunk), total_ >= kWorthWaking, task);
 }
 
-double Plan::block_sum_of_squares(std::size_t block) const {
+// Calls visit(leaf index, first element, elements) for each piece it has summed, which the cache
+// still holds then.
+template <class Visit>
+double Plan::block_sum_of_squares(std::size_t block, Visit visit) const {
     const KernelTable& kernels = active_kernels();
     const Range range = block_range(block, block + 1);
     double lanes[kLanes] = {};
@@ -110,14 +113,48 @@ double Plan::block_sum_of_squares(std::size_t block) const {
         const Leaf& leaf = leaves_[i];
         const char* data = static_cast<const char*>(leaf.gradient) + first * item_size(leaf.type);
         kernels.sum_squares[leaf.type](count, data, (begins_[i] + first) % kLanes, lanes);
+        visit(i, first, count);
     });
     return add_lanes(lanes);
 }
 
 double Plan::sum_of_squares() noexcept {
     for_chunks([&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) partial_sums_[i] = block_sum_of_squares(i);
+        for (std::size_t i = begin; i < end; ++i) {
+            partial_sums_[i] =
+                block_sum_of_squares(i, [](std::size_t, std::size_t, std::size_t) {});
+        }
     });
+    return add_partial_sums();
+}
+
+double Plan::accumulate(double weight) noexcept {
+    FloatEnvironment environment;
+    const KernelTable& kernels = active_kernels();
+    const auto add = [&](std::size_t i, std::size_t first, std::size_t count) {
+        const Leaf& leaf = leaves_[i];
+        const Accumulator& sum = accumulators_[i];
+        const std::size_t bytes = first * item_size(leaf.type);
+        kernels.accumulate[leaf.type][sum.holds ? kAddTo : kBegin](
+            count, weight, static_cast<const char*>(leaf.gradient) + bytes,
+            advance(sum.data, bytes));
+    };
+    for_chunks([&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) partial_sums_[i] = block_sum_of_squares(i, add);
+    });
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        if (leaves_[i].gradient != nullptr) accumulators_[i].holds = true;
+    }
+    return add_partial_sums();
+}
+
+void Plan::use_accumulated() noexcept {
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        set_gradient(i, accumulators_[i].holds ? accumulators_[i].data : nullptr);
+    }
+}
+
+double Plan::add_partial_sums() noexcept {
     // the same lanes and blocks over the sums of blocks, until one is left
     std::size_t count = partial_sums_.size();
     while (count > 1) {
@@ -195,7 +232,7 @@ StepResult Plan::step(const StepOptions& options) noexcept {
     FloatEnvironment environment;
     StepResult result;
     double factor = 1.0;
-    if (options.clip_by_norm || options.nonfinite != NonFinite::kPropagate) {
+    if (options.take_norm || options.clip_by_norm || options.nonfinite != NonFinite::kPropagate) {
         const double sum = sum_of_squares();
         result.has_norm = true;
         result.grad_norm = std::sqrt(sum) / options.grad_scale;

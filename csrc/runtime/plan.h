@@ -21,6 +21,12 @@ struct Leaf {
     int prepared = 0;                // which of the plan's scalars this step uses
 };
 
+// The weighted sum of one parameter's gradients, and whether it holds any.
+struct Accumulator {
+    void* data = nullptr;
+    bool holds = false;
+};
+
 enum class NonFinite { kPropagate, kSkip, kRaise };
 
 struct StepOptions {
@@ -29,6 +35,7 @@ struct StepOptions {
     double clip_norm = 0.0;
     double clip_value = kUnbounded;
     NonFinite nonfinite = NonFinite::kPropagate;
+    bool take_norm = false;  // even if nothing above asks for it
 };
 
 struct StepResult {
@@ -63,6 +70,17 @@ class Plan {
     // Updates every leaf that has a gradient, or none.
     StepResult step(const StepOptions& options) noexcept;
 
+    // One for each leaf, or none before the first use: memory of the leaf's size and type.
+    std::vector<Accumulator>& accumulators() { return accumulators_; }
+    const std::vector<Accumulator>& accumulators() const { return accumulators_; }
+
+    // Adds weight * gradient to the accumulators of all leaves that have a gradient, and returns
+    // the sum of squares of the gradients: one pass over the memory.
+    double accumulate(double weight) noexcept;
+
+    // Makes what the accumulators hold the gradients of the next step.
+    void use_accumulated() noexcept;
+
     // Whether the gradient of one leaf holds NaN, infinity, or a value whose square overflows.
     static bool is_finite(const Leaf& leaf);
 
@@ -70,7 +88,9 @@ class Plan {
     struct Range;
 
     double sum_of_squares() noexcept;
-    double block_sum_of_squares(std::size_t block) const;
+    template <class Visit>
+    double block_sum_of_squares(std::size_t block, Visit visit) const;
+    double add_partial_sums() noexcept;
     void prepare(const StepOptions& options, double factor) noexcept;
     void update() noexcept;
     void update_piece(const Leaf& leaf, std::size_t first, std::size_t count) const;
@@ -105,6 +125,7 @@ class Plan {
         prepared_;  // scalars shared by leaves of one group, type and update number
     std::vector<std::int64_t> updates_;
     std::vector<double> partial_sums_;
+    std::vector<Accumulator> accumulators_;
 };
 
 }  // namespace fusestep

@@ -9,7 +9,7 @@ One native call updates a whole model, with the same bits on every instruction s
     True
 """
 
-from . import batch, control, data, expression, scaling, schedules
+from . import batch, control, data, expression, gradients, scaling, schedules
 from ._core import StateError, StepInfo, build_info, get_num_threads, set_num_threads
 from .clock import Clock
 from .data import Batch, Loader
@@ -35,6 +35,7 @@ __all__ = [
     "data",
     "expression",
     "get_num_threads",
+    "gradients",
     "scaling",
     "schedules",
     "set_num_threads",

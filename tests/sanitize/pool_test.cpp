@@ -88,9 +88,12 @@ class Model {
             }
             leaves.push_back(leaf);
         }
+        std::vector<Accumulator> sums;
+        for (const Leaf& leaf : leaves) sums.push_back({array(leaf, nullptr), false});
         const std::size_t written = arrays_.size();
         for (const Leaf& leaf : leaves) gradients_.push_back(array(leaf, &noise));
         plan_ = std::make_unique<Plan>(rule, std::move(leaves), 1, hyper_.data());
+        plan_->accumulators() = std::move(sums);
         written_ = written;
     }
 
@@ -108,6 +111,10 @@ class Model {
             }
             norms_.push_back(plan_->step(options).grad_norm);
         }
+        for (const double samples : {2.0, 5.0}) norms_.push_back(plan_->accumulate(samples));
+        plan_->use_accumulated();
+        options.grad_scale *= 7.0;
+        norms_.push_back(plan_->step(options).grad_norm);
     }
 
     // All that the steps wrote: parameters, state, reported norms.

@@ -36,14 +36,14 @@ def build(
     states: list[dict[str, Array]] = [{} for _ in parameters]
     for k, name in enumerate(names):
         owners = [i for i, group in enumerate(groups) if k < used[group]]
-        for i, array in zip(owners, _zeros_like([parameters[i] for i in owners]), strict=True):
+        for i, array in zip(owners, zeros_like([parameters[i] for i in owners]), strict=True):
             states[i][name] = array
     arrays = [list(state.values()) for state in states]
     plan = _core.Plan(rule, list(paths), parameters, arrays, list(groups), table, limits)
     return plan, states
 
 
-def _zeros_like(arrays: Sequence[Array]) -> list[Array]:
+def zeros_like(arrays: Sequence[Array]) -> list[Array]:
     """Zeros of the same shapes and dtypes, side by side in one allocation, each on a cache line."""
     starts, size = [], 0
     for array in arrays:

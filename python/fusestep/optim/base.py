@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from .. import _core, trees
-from ..clock import Clock
 from ..engines import cpu
 from ..expression import Expression
 from . import saved
+from .accumulation import Accumulator
 from .groups import Group, divide
 from .limits import LIMITS, Limits
 from .schedule import Schedule, is_scheduled
 from .settings import Setting, Settings
+from .stepping import Stepping
 
 
-class Optimizer:
+class Optimizer(Stepping):
     """Updates parameters in place, all of them in one native call.
 
     Not used by itself: `SGD`, `Adam` and the others bring the rule. What stands here holds for all.
@@ -51,7 +52,9 @@ class Optimizer:
 
     __slots__ = (
         "__weakref__",
+        "_accumulator",
         "_limits",
+        "_parameters",
         "_plan",
         "_schedule",
         "_settings",
@@ -100,6 +103,8 @@ class Optimizer:
         )
         self._schedule.attach(self._plan, self._settings.table, self._limits.values)
         self._states = dict(zip(paths, states, strict=True))
+        self._parameters = dict(zip(paths, leaves, strict=True))
+        self._accumulator = Accumulator(self._plan, self._parameters)
         self.nonfinite = nonfinite
         self.groups = tuple(
             Group(
@@ -113,54 +118,6 @@ class Optimizer:
 
     def _check_together(self, settings: Mapping[str, Any]) -> None:
         """Refuses settings that are good one by one but not together."""
-
-    def step(
-        self,
-        grads: Any = None,
-        *,
-        clock: Clock | None = None,
-        loss: Any = None,
-        grad_scale: float = 1.0,
-    ) -> _core.StepInfo:
-        """Updates every parameter once.
-
-        Args:
-            grads: gradients in the nesting of the parameters, each with its parameter's shape and
-                dtype, C-contiguous, in memory of its own. None in place of an array leaves that
-                parameter, its state and its count of updates as they are. Without ``grads`` the
-                bound ones are used.
-            clock: for schedules that read ``samples``, ``epoch`` or ``batch_size``. Its ``step``
-                is the number of updates applied so far unless it is given.
-            loss: for schedules that follow the loss (`fusestep.control`): they see it after the
-                update, if there was one. Without it they stay as they are.
-            grad_scale: what the loss was multiplied by; gradients are divided by it first.
-
-        Returns:
-            ``lr`` that was used in the first group; ``grad_norm``, the norm of all gradients before
-            clipping, or None where neither ``clip_norm`` nor ``nonfinite`` asks for it;
-            ``applied``.
-
-        Raises:
-            TypeError, ValueError, StateError: no array has changed. One is raised, too, where a
-                schedule gives a value that the setting may not have.
-        """
-        if grads is not None:
-            grads = self._structure.leaves(grads, "grads")
-        if not self._schedule.controls and not self._schedule.functions:
-            return self._plan.step(grads, grad_scale, clock)
-        return self._schedule.around(
-            lambda now: self._plan.step(grads, grad_scale, now), clock, self.applied, loss
-        )
-
-    def bind(self, grads: Any) -> None:
-        """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.
-
-        They are checked now and kept alive; if one is refused, those bound before stay.
-        ``bind(None)`` lets go of them.
-        """
-        if grads is not None:
-            grads = self._structure.leaves(grads, "grads")
-        self._plan.bind(grads)
 
     @property
     def clip_norm(self) -> float | None:
@@ -196,21 +153,6 @@ class Optimizer:
         self._plan.nonfinite = value
 
     @property
-    def attempted(self) -> int:
-        """How many steps were taken, skipped ones included."""
-        return self._plan.attempted
-
-    @property
-    def applied(self) -> int:
-        """How many steps updated the parameters."""
-        return self._plan.applied
-
-    @property
-    def skipped(self) -> int:
-        """How many steps were skipped for a non-finite gradient."""
-        return self.attempted - self.applied
-
-    @property
     def state(self) -> dict[str, dict[str, cpu.Array]]:
         """The state arrays by path and name: the arrays themselves, not copies."""
         return {path: dict(arrays) for path, arrays in self._states.items()}
@@ -220,6 +162,8 @@ class Optimizer:
         state = self._saved_form()
         for entry in state["parameters"].values():
             entry["state"] = {name: array.copy() for name, array in entry["state"].items()}
+        sums = state["accumulated"]["gradients"]
+        sums.update({path: sum.copy() for path, sum in sums.items() if sum is not None})
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], *, keep: Sequence[str] = ()) -> None:
@@ -237,9 +181,10 @@ class Optimizer:
         if unknown:
             raise ValueError(f"keep: no setting {sorted(unknown)}")
         fixed = [name for name in self._settings.defaults if self._settings.is_fixed(name)]
-        found = saved.differences(state, self._saved_form(), fixed)
+        found = saved.differences(state, self._saved_form(), fixed, self._parameters)
         if found:
             raise _core.StateError("\n  ".join(["the state does not fit this optimizer:", *found]))
+        self._accumulator.prepare(state["accumulated"])
         values, control_states = saved.read(state, self._typed(), keep)
         before = {name: self._limits.typed[name] for name in LIMITS}
         nonfinite = self.nonfinite
@@ -262,6 +207,7 @@ class Optimizer:
                 array[...] = parameters[path]["state"][name]
         self._plan.updates = [parameters[path]["updates"] for path in self._states]
         self._plan.attempted, self._plan.applied = state["attempted"], state["applied"]
+        self._accumulator.load(state["accumulated"])
         self._schedule.refresh()
 
     def _typed(self) -> dict[str, Any]:
@@ -284,6 +230,7 @@ class Optimizer:
             "control": saved.controls(self._typed()),
             "attempted": self.attempted,
             "applied": self.applied,
+            "accumulated": self._accumulator.saved_form(),
             "parameters": {
                 path: {"updates": count, "state": arrays} for (path, arrays), count in updates
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -89,7 +90,12 @@ def _restored(where: str, value: Any, present: Any) -> Any:
     )
 
 
-def differences(saved: Any, present: Mapping[str, Any], fixed: Collection[str]) -> list[str]:
+def differences(
+    saved: Any,
+    present: Mapping[str, Any],
+    fixed: Collection[str],
+    parameters: Mapping[str, Any],
+) -> list[str]:
     """What keeps the saved state from fitting the present one; ``fixed`` settings must be equal."""
     malformed = _malformed(saved, present)
     if malformed:
@@ -108,6 +114,12 @@ def differences(saved: Any, present: Mapping[str, Any], fixed: Collection[str]) 
             found.append(f"{where}: {'not saved' if path in here else 'not present'}")
         else:
             found += _array_differences(where, there[path]["state"], here[path]["state"])
+    sums = {path: sum for path, sum in saved["accumulated"]["gradients"].items() if sum is not None}
+    for path in sums:
+        if path in parameters:
+            name = "accumulated gradient"
+            alike = {name: sums[path]}, {name: parameters[path]}
+            found += _array_differences(_where(path), *alike)
     return found
 
 
@@ -133,6 +145,7 @@ def _malformed(state: Any, present: Mapping[str, Any]) -> list[str]:
         isinstance(states, (list, tuple)) for states in control.values()
     ):
         found.append(f"control: must be a dict of lists, not {control!r}")
+    found += _bad_accumulated(state["accumulated"], parameters)
     if not isinstance(parameters, Mapping):
         return [*found, f"parameters: must be a dict, not {type(parameters).__name__}"]
     for path, entry in parameters.items():
@@ -141,6 +154,36 @@ def _malformed(state: Any, present: Mapping[str, Any]) -> list[str]:
         else:
             found.append(f"{_where(path)}: must be a dict with updates and state, not {entry!r}")
     return found
+
+
+def _bad_accumulated(accumulated: Any, parameters: Any) -> list[str]:
+    names = ("samples", "micro_batches", "weighted_squared_norms", "gradients")
+    if not isinstance(accumulated, Mapping) or accumulated.keys() != set(names):
+        return [f"accumulated: must be a dict of {', '.join(names)}, not {accumulated!r}"]
+    samples, count, squares, gradients = (accumulated[name] for name in names)
+    if not isinstance(gradients, Mapping) or (
+        isinstance(parameters, Mapping) and gradients.keys() != parameters.keys()
+    ):
+        return ["accumulated gradients: must be a dict with the paths of parameters"]
+    found = _bad_count("accumulated micro_batches", count)
+    if not _is_float(samples) or not 0.0 <= samples < math.inf:
+        found.append(f"accumulated samples: must be finite and at least 0, not {samples!r}")
+    if not _is_float(squares) or squares < 0.0:
+        found.append(f"accumulated weighted_squared_norms: must be at least 0, not {squares!r}")
+    if found:
+        return found
+    begun = any(gradient is not None for gradient in gradients.values())
+    if (samples > 0) != (count > 0) or (count == 0 and (begun or squares != 0)):
+        found.append(
+            f"accumulated: {count} micro-batches can't have {samples!r} samples and "
+            f"{'' if begun else 'no '}gradients"
+        )
+    return found
+
+
+def _is_float(value: Any) -> bool:
+    # as JSON may have written it
+    return isinstance(value, float) or (type(value) is int and abs(value) <= _LARGEST_COUNT)
 
 
 def _is_group(group: Any, known: Collection[str]) -> bool:

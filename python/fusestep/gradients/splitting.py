@@ -1,0 +1,85 @@
+"""One batch as several micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .._core import StateError, StepInfo
+from ..arguments import check_whole
+from .statistics import GradientStatistics
+
+if TYPE_CHECKING:
+    from ..clock import Clock
+    from ..optim import Optimizer
+
+
+def split_step(
+    opt: Optimizer,
+    loss_and_grads: Callable[[Any], tuple[Any, Any]],
+    batch: Any,
+    *,
+    statistics: GradientStatistics | None = None,
+    parts: int = 2,
+    clock: Clock | None = None,
+    grad_scale: float = 1.0,
+) -> tuple[StepInfo, float]:
+    """One step with a batch cut into parts, so that there are statistics of its gradients.
+
+    Args:
+        opt: the optimizer; nothing may be accumulated or bound.
+        loss_and_grads: called with each part: the mean loss over its samples, and its gradients in
+            the form of ``opt.step``. It may return the same arrays each time.
+        batch: an array, or a dict, list or tuple of them, nested or not, with a sample in each row.
+            Parts are views in the same nesting, of sizes that differ by one at most.
+        statistics: learns from the parts.
+        parts: how many, at least 1; a batch of fewer samples has one part for each. More of them
+            tell more, at the cost of shorter calculations.
+        clock: as in ``opt.step``.
+        grad_scale: as in ``opt.step``.
+
+    Returns:
+        What ``opt.step`` returns, and the mean loss over the batch, which schedules see too.
+
+    Raises:
+        What ``loss_and_grads``, ``opt.accumulate`` and ``opt.step`` raise; nothing was updated, and
+        nothing stays accumulated.
+    """
+    check_whole("parts", parts, 1)
+    if opt.accumulated:
+        raise StateError(f"{opt.accumulated:g} samples are accumulated already: call step() first")
+    rows = {len(array) for array in _leaves(batch)}
+    if len(rows) != 1 or 0 in rows:
+        raise ValueError(f"batch: arrays must have one number of rows, above 0, not {sorted(rows)}")
+    (samples,) = rows
+    parts = min(parts, samples)
+    total = 0.0
+    try:
+        for part in range(parts):
+            begin, end = part * samples // parts, (part + 1) * samples // parts
+            loss, grads = loss_and_grads(_cut(batch, slice(begin, end)))
+            opt.accumulate(grads, end - begin)
+            total += float(loss) * (end - begin)
+        loss = total / samples
+        info = opt.step(clock=clock, loss=loss, grad_scale=grad_scale, statistics=statistics)
+    except BaseException:
+        opt.discard_accumulated()
+        raise
+    return info, loss
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, (dict, list, tuple)):
+        for entry in tree.values() if isinstance(tree, dict) else tree:
+            yield from _leaves(entry)
+    else:
+        yield tree
+
+
+def _cut(tree: Any, rows: slice) -> Any:
+    if isinstance(tree, dict):
+        return {key: _cut(entry, rows) for key, entry in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        make = getattr(tree, "_make", type(tree))  # the first for a named tuple
+        return make(_cut(entry, rows) for entry in tree)
+    return tree[rows]

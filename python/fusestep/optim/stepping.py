@@ -1,0 +1,159 @@
+"""What an optimizer does with gradients: steps, and those bound or accumulated for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import _core, trees
+from ..clock import Clock
+from ..gradients import GradientStatistics
+from .accumulation import Accumulator
+from .schedule import Schedule
+
+
+class Stepping:
+    """The part of `Optimizer` that takes gradients."""
+
+    __slots__ = ()
+
+    _accumulator: Accumulator
+    _plan: _core.Plan
+    _schedule: Schedule
+    _structure: trees.Structure
+
+    def step(
+        self,
+        grads: Any = None,
+        *,
+        clock: Clock | None = None,
+        loss: Any = None,
+        grad_scale: float = 1.0,
+        statistics: GradientStatistics | None = None,
+    ) -> _core.StepInfo:
+        """Updates every parameter once.
+
+        Args:
+            grads: gradients in the nesting of the parameters, each with its parameter's shape and
+                dtype, C-contiguous, in memory of its own. None in place of an array leaves that
+                parameter, its state and its count of updates as they are. Without ``grads`` the
+                accumulated ones are used, divided by their samples, or else the bound ones.
+            clock: for schedules that read ``samples``, ``epoch`` or ``batch_size``. Its ``step``
+                is the number of updates applied so far unless it is given.
+            loss: for schedules that follow the loss (`fusestep.control`): they see it after the
+                update, if there was one. Without it they stay as they are.
+            grad_scale: what the loss was multiplied by; gradients are divided by it first.
+            statistics: learns from the micro-batches accumulated for this update, if there was one.
+
+        Returns:
+            ``lr`` that was used in the first group; ``grad_norm``, the norm of all gradients before
+            clipping, or None where none of ``clip_norm``, ``nonfinite`` and ``statistics`` asks for
+            it; ``applied``.
+
+        Raises:
+            TypeError, ValueError, StateError: no array has changed, and what is accumulated stays.
+                One is raised, too, where a schedule gives a value that the setting may not have.
+        """
+        if grads is not None:
+            grads = self._structure.leaves(grads, "grads")
+        if statistics is not None:
+            return self._learning_step(statistics, grads, clock, loss, grad_scale)
+        if not self._schedule.controls and not self._schedule.functions:
+            return self._plan.step(grads, grad_scale, clock)
+        return self._schedule.around(
+            lambda now: self._plan.step(grads, grad_scale, now), clock, self.applied, loss
+        )
+
+    def _learning_step(
+        self,
+        statistics: GradientStatistics,
+        grads: Any,
+        clock: Clock | None,
+        loss: Any,
+        grad_scale: float,
+    ) -> _core.StepInfo:
+        if not isinstance(statistics, GradientStatistics):
+            raise TypeError(f"statistics must be a GradientStatistics, not {statistics!r}")
+        samples, micro_batches, squares, _ = self._plan.accumulated
+        if not micro_batches:
+            raise _core.StateError(
+                "statistics learn from accumulated gradients: accumulate(grads, samples) for two "
+                "or more micro-batches, then step(statistics=...)"
+            )
+        info = self._schedule.around(
+            lambda now: self._plan.step(grads, grad_scale, now, True), clock, self.applied, loss
+        )
+        if info.grad_norm is not None:  # not finite where the update was skipped
+            squares = squares / grad_scale / grad_scale
+            norm = info.grad_norm
+            statistics.add_sums(squares, samples, micro_batches, norm * norm)
+        return info
+
+    def bind(self, grads: Any) -> None:
+        """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.
+
+        They are checked now and kept alive; if one is refused, those bound before stay.
+        ``bind(None)`` lets go of them.
+        """
+        if grads is not None:
+            grads = self._structure.leaves(grads, "grads")
+        self._plan.bind(grads)
+
+    def accumulate(self, grads: Any, samples: float) -> float:
+        """Adds the gradients of one micro-batch to those that the next ``step()`` uses.
+
+        ``step()`` divides the sum of ``samples * grads`` by all samples, so that micro-batches of
+        any sizes give the gradient of the whole batch, to rounding, and forgets the sum; also if
+        it skips the update for NaN or infinity. The arrays may be reused at once.
+
+        Args:
+            grads: the mean over the micro-batch, in the form of ``step``. None in place of an array
+                counts as zero; a parameter that has None in every micro-batch is left alone.
+            samples: how many examples (or tokens) the mean is over; a number from 2^-53 to 2^53.
+
+        Returns:
+            The squared norm of these gradients together, in double. It is taken in the same pass
+            over the memory and does not depend on threads, instruction set or split.
+
+        Raises:
+            TypeError, ValueError, StateError: nothing was added.
+
+        Sums have the dtype of the parameters, in as much memory again, which the first call
+        allocates. Multiplied by their samples, float32 gradients must stay below 3.4e38.
+
+        Example:
+            >>> import numpy as np, fusestep as fs
+            >>> w = np.zeros(2)
+            >>> opt = fs.SGD(w, lr=1.0)
+            >>> opt.accumulate(np.array([3.0, 4.0]), samples=3)
+            25.0
+            >>> opt.accumulate(np.array([-1.0, 0.0]), samples=1)
+            1.0
+            >>> info = opt.step()
+            >>> w
+            array([-2., -3.])
+        """
+        return self._accumulator.add(self._structure.leaves(grads, "grads"), samples)
+
+    def discard_accumulated(self) -> None:
+        """Forgets the gradients accumulated since the last step."""
+        self._plan.discard_accumulated()
+
+    @property
+    def accumulated(self) -> float:
+        """The samples accumulated since the last step; 0.0 if there are none."""
+        return self._plan.accumulated_samples
+
+    @property
+    def attempted(self) -> int:
+        """How many steps were taken, skipped ones included."""
+        return self._plan.attempted
+
+    @property
+    def applied(self) -> int:
+        """How many steps updated the parameters."""
+        return self._plan.applied
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped for a non-finite gradient."""
+        return self.attempted - self.applied
