@@ -105,7 +105,7 @@ def noise(task: Task) -> Table:
         for name, each in stats.items():
             each.add(norms, [sizes[name]] * parts, whole)
             if each.noise_scale is not None:
-                curves[name][int(rows.clock.samples or 0)] = float(each.noise_scale)
+                curves[name][int(rows.clock.samples or 0)] = each.noise_scale
         optimizer.step(grads)
     rows_of_table: list[dict[str, Any]] = []
     for name in names:

@@ -34,7 +34,7 @@ INCLUDES: dict[str, set[str]] = {
     "kernels": {"rules"},
     "schedule": set(),
     "runtime": {"rules", "kernels", "schedule"},
-    "data": {"schedule", "runtime"},
+    "data": {"schedule", "kernels", "runtime"},
     "bind": {"rules", "kernels", "schedule", "runtime", "data"},
 }
 # Compiled once for each instruction set, and the system headers that one compiler reads there.

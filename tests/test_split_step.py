@@ -213,3 +213,21 @@ def test_a_batch_in_parts_does_not_mix_with_other_gradients() -> None:
         step()
     opt.step()
     assert opt.applied == 1
+
+
+def test_a_batch_of_a_loader_brings_its_clock() -> None:
+    x = np.arange(24.0).reshape(12, 2)
+    w = np.zeros(2)
+    opt = fs.SGD(w, lr=fs.scaling.linear(0.1, base_batch=4))
+    statistics = fs.gradients.GradientStatistics()
+
+    def loss_and_grads(rows: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
+        return float(rows["x"].mean()), rows["x"].mean(axis=0)
+
+    for batch in fs.Loader({"x": x}, 8, order="sequential"):
+        expected = w - 0.1 * batch.size / 4 * batch["x"].mean(axis=0)
+        info, loss = fs.gradients.split_step(opt, loss_and_grads, batch, statistics=statistics)
+        assert info.lr == pytest.approx(0.1 * batch.size / 4)
+        assert loss == pytest.approx(batch["x"].mean())
+        assert np.allclose(w, expected)
+    assert statistics.gradient_variance is not None

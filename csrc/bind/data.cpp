@@ -7,6 +7,7 @@
 
 #include "../data/gather.h"
 #include "../data/order.h"
+#include "../runtime/isa.h"
 
 namespace fusestep {
 namespace {
@@ -34,14 +35,14 @@ struct ElementName {
     py::ssize_t size;
     Element element;
 };
-constexpr ElementName kElements[] = {
-    {'u', 1, Element::kUint8}, {'i', 1, Element::kInt8},    {'u', 2, Element::kUint16},
-    {'i', 2, Element::kInt16}, {'u', 4, Element::kUint32},  {'i', 4, Element::kInt32},
-    {'i', 8, Element::kInt64}, {'f', 4, Element::kFloat32}, {'f', 8, Element::kFloat64},
+constexpr ElementName kElementNames[] = {
+    {'u', 1, kUint8}, {'i', 1, kInt8},           {'u', 2, kUint16},
+    {'i', 2, kInt16}, {'u', 4, kUint32},         {'i', 4, kInt32},
+    {'i', 8, kInt64}, {'f', 4, kFloat32Element}, {'f', 8, kFloat64Element},
 };
 
 Element element_of(const py::array& source) {
-    for (const ElementName& name : kElements) {
+    for (const ElementName& name : kElementNames) {
         if (name.kind == source.dtype().kind() && name.size == source.itemsize()) {
             return name.element;
         }
@@ -61,7 +62,7 @@ bool has_whole_rows(const py::array& array) {
 }
 
 // A source, what becomes of its rows (None to copy, or scale and shift to float32), and a target.
-Column column_of(const py::tuple& entry, std::size_t rows) {
+RowSource column_of(const py::tuple& entry, std::size_t rows) {
     const py::array source = entry[0].cast<py::array>();
     py::array target = entry[2].cast<py::array>();
     if (!has_whole_rows(source) || !(target.flags() & py::array::c_style) || target.ndim() == 0 ||
@@ -70,7 +71,7 @@ Column column_of(const py::tuple& entry, std::size_t rows) {
             source.size() / std::max<py::ssize_t>(1, source.shape(0))) {
         throw py::value_error("a target must hold the rows of its source, side by side");
     }
-    Column column{};
+    RowSource column{};
     column.source = static_cast<const char*>(source.data());
     column.stride = source.strides(0);
     column.row_elements =
@@ -79,7 +80,7 @@ Column column_of(const py::tuple& entry, std::size_t rows) {
     column.target = static_cast<char*>(target.mutable_data());
     if (!entry[1].is_none()) {
         const py::tuple numbers = entry[1].cast<py::tuple>();
-        column.element = element_of(source);
+        column.convert = active_kernels().convert[element_of(source)];
         column.scale = numbers[0].cast<float>();
         column.shift = numbers[1].cast<float>();
         if (!py::isinstance<py::array_t<float>>(target)) {
@@ -95,7 +96,7 @@ template <class Index>
 void gather_rows(const py::list& entries, const py::array_t<Index>& indices) {
     const std::size_t n = static_cast<std::size_t>(indices.size());
     const Index* const rows = indices.data();
-    std::vector<Column> columns;
+    std::vector<RowSource> columns;
     for (const py::handle entry : entries) {
         const py::tuple fields = py::reinterpret_borrow<py::tuple>(entry);
         columns.push_back(column_of(fields, n));

@@ -13,7 +13,7 @@ constexpr std::size_t kChunkBytes = 128 * 1024;
 constexpr std::size_t kWorthWaking = 512 * 1024;
 
 template <std::size_t bytes, class Index>
-void copy_small(const Column& column, const Index* indices, std::size_t begin, std::size_t end) {
+void copy_small(const RowSource& column, const Index* indices, std::size_t begin, std::size_t end) {
     char* target = column.target + begin * bytes;
     for (std::size_t i = begin; i < end; ++i, target += bytes) {
         std::memcpy(target, column.source + static_cast<std::ptrdiff_t>(indices[i]) * column.stride,
@@ -22,7 +22,7 @@ void copy_small(const Column& column, const Index* indices, std::size_t begin, s
 }
 
 template <class Index>
-void copy_rows(const Column& column, const Index* indices, std::size_t begin, std::size_t end) {
+void copy_rows(const RowSource& column, const Index* indices, std::size_t begin, std::size_t end) {
     const std::size_t bytes = column.row_elements * column.item_size;
     switch (bytes) {
         case 1:
@@ -45,64 +45,41 @@ void copy_rows(const Column& column, const Index* indices, std::size_t begin, st
     }
 }
 
-template <class T, class Index>
-void convert_rows(const Column& column, const Index* indices, std::size_t begin, std::size_t end) {
+template <class Index>
+void convert_rows(const RowSource& column, const Index* indices, std::size_t begin,
+                  std::size_t end) {
     float* target = reinterpret_cast<float*>(column.target) + begin * column.row_elements;
-    const float scale = column.scale, shift = column.shift;
     for (std::size_t i = begin; i < end; ++i, target += column.row_elements) {
-        const T* row = reinterpret_cast<const T*>(
-            column.source + static_cast<std::ptrdiff_t>(indices[i]) * column.stride);
-        for (std::size_t j = 0; j < column.row_elements; ++j) {
-            target[j] = scale * static_cast<float>(row[j]) + shift;
-        }
+        const char* row = column.source + static_cast<std::ptrdiff_t>(indices[i]) * column.stride;
+        column.convert(column.row_elements, row, column.scale, column.shift, target);
     }
 }
 
 template <class Index>
-void rows(const Column& column, const Index* indices, std::size_t begin, std::size_t end) {
-    switch (column.element) {
-        case Element::kBytes:
-            return copy_rows(column, indices, begin, end);
-        case Element::kUint8:
-            return convert_rows<std::uint8_t>(column, indices, begin, end);
-        case Element::kInt8:
-            return convert_rows<std::int8_t>(column, indices, begin, end);
-        case Element::kUint16:
-            return convert_rows<std::uint16_t>(column, indices, begin, end);
-        case Element::kInt16:
-            return convert_rows<std::int16_t>(column, indices, begin, end);
-        case Element::kUint32:
-            return convert_rows<std::uint32_t>(column, indices, begin, end);
-        case Element::kInt32:
-            return convert_rows<std::int32_t>(column, indices, begin, end);
-        case Element::kInt64:
-            return convert_rows<std::int64_t>(column, indices, begin, end);
-        case Element::kFloat32:
-            return convert_rows<float>(column, indices, begin, end);
-        case Element::kFloat64:
-            return convert_rows<double>(column, indices, begin, end);
-    }
-}
-
-template <class Index>
-void gather_all(const std::vector<Column>& columns, const Index* indices, std::size_t n) {
+void gather_all(const std::vector<RowSource>& columns, const Index* indices, std::size_t n) {
     std::size_t row_bytes = 1;
-    for (const Column& column : columns) row_bytes += column.row_elements * column.item_size;
+    for (const RowSource& column : columns) row_bytes += column.row_elements * column.item_size;
     const std::size_t chunk = std::max<std::size_t>(1, kChunkBytes / row_bytes);
     auto task = [&](std::size_t i) {
         const std::size_t begin = i * chunk, end = std::min(n, begin + chunk);
-        for (const Column& column : columns) rows(column, indices, begin, end);
+        for (const RowSource& column : columns) {
+            if (column.convert == nullptr) {
+                copy_rows(column, indices, begin, end);
+            } else {
+                convert_rows(column, indices, begin, end);
+            }
+        }
     };
     run_parallel((n + chunk - 1) / chunk, n * row_bytes >= kWorthWaking, task);
 }
 
 }  // namespace
 
-void gather(const std::vector<Column>& columns, const std::uint32_t* indices, std::size_t n) {
+void gather(const std::vector<RowSource>& columns, const std::uint32_t* indices, std::size_t n) {
     gather_all(columns, indices, n);
 }
 
-void gather(const std::vector<Column>& columns, const std::uint64_t* indices, std::size_t n) {
+void gather(const std::vector<RowSource>& columns, const std::uint64_t* indices, std::size_t n) {
     gather_all(columns, indices, n);
 }
 

@@ -117,6 +117,12 @@ void accumulate(size_t n, double weight, const void* gradient, void* accumulator
     }
 }
 
+template <class T>
+void convert(size_t n, const void* source, float scale, float shift, float* target) {
+    const T* x = static_cast<const T*>(source);
+    for (size_t i = 0; i < n; ++i) target[i] = scale * static_cast<float>(x[i]) + shift;
+}
+
 template <class Rule, class T, unsigned variant = 0>
 constexpr void fill(Update (&rows)[kMaxVariants][kTreatments]) {
     static_assert(Rule::kVariants <= kMaxVariants && Rule::kStates <= kMaxStates);
@@ -141,6 +147,15 @@ constexpr KernelTable make_table() {
     table.accumulate[kFloat32][kBegin] = accumulate<float, kBegin>;
     table.accumulate[kFloat64][kAddTo] = accumulate<double, kAddTo>;
     table.accumulate[kFloat64][kBegin] = accumulate<double, kBegin>;
+    table.convert[kUint8] = convert<unsigned char>;
+    table.convert[kInt8] = convert<signed char>;
+    table.convert[kUint16] = convert<unsigned short>;
+    table.convert[kInt16] = convert<short>;
+    table.convert[kUint32] = convert<unsigned int>;
+    table.convert[kInt32] = convert<int>;
+    table.convert[kInt64] = convert<long long>;
+    table.convert[kFloat32Element] = convert<float>;
+    table.convert[kFloat64Element] = convert<double>;
     return table;
 }
 

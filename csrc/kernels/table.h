@@ -37,10 +37,28 @@ using Accumulate = void (*)(size_t n, double weight, const void* gradient, void*
 
 enum AccumulateVariant : int { kAddTo, kBegin, kAccumulateVariants };
 
+// What becomes float32 on its way into a batch.
+enum Element : int {
+    kUint8,
+    kInt8,
+    kUint16,
+    kInt16,
+    kUint32,
+    kInt32,
+    kInt64,
+    kFloat32Element,
+    kFloat64Element,
+    kElements
+};
+
+// target = scale * float(source) + shift, for n elements.
+using Convert = void (*)(size_t n, const void* source, float scale, float shift, float* target);
+
 struct KernelTable {
     Update update[kRules][kDataTypes][kMaxVariants][kTreatments];
     SumSquares sum_squares[kDataTypes];
     Accumulate accumulate[kDataTypes][kAccumulateVariants];
+    Convert convert[kElements];
 };
 
 }  // namespace fusestep

@@ -30,12 +30,13 @@ def split_step(
         opt: the optimizer; nothing may be accumulated or bound.
         loss_and_grads: called with each part: the mean loss over its samples, and its gradients in
             the form of ``opt.step``. It may return the same arrays each time.
-        batch: an array, or a dict, list or tuple of them, nested or not, with a sample in each row.
+        batch: an array, or a dict, list or tuple of them, nested or not, with a sample in each row;
+            or a `fusestep.Batch`, whose clock is then used.
             Parts are views in the same nesting, of sizes that differ by one at most.
         statistics: learns from the parts.
         parts: how many, at least 1; a batch of fewer samples has one part for each. More of them
             tell more, at the cost of shorter calculations.
-        clock: as in ``opt.step``.
+        clock: as in ``opt.step``; that of the batch if there is one and None is given.
         grad_scale: as in ``opt.step``.
 
     Returns:
@@ -46,6 +47,9 @@ def split_step(
         nothing stays accumulated.
     """
     check_whole("parts", parts, 1)
+    if hasattr(batch, "clock"):
+        clock = batch.clock if clock is None else clock
+        batch = batch.data
     if opt.accumulated:
         raise StateError(f"{opt.accumulated:g} samples are accumulated already: call step() first")
     rows = {len(array) for array in _leaves(batch)}
