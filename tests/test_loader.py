@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from typing import Any
 
@@ -225,6 +226,14 @@ def test_a_loop_goes_on_where_the_last_one_stopped() -> None:
     assert rest == [[3, 4, 5], [6, 7, 8], [9]]
     assert again == [[0, 1, 2], *rest]
     assert loader.clock == fs.Clock(step=8, samples=20, epoch=2.0)
+
+
+def test_a_bar_counts_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    if os.environ.get("TQDM_DISABLE"):
+        pytest.skip("bars are switched off")
+    assert len(list(fs.Loader(np.arange(1000), 300, progress=True))) == 4
+    assert "1.00k/1.00k" in capsys.readouterr().err
 
 
 X = np.arange(10)

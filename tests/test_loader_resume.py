@@ -80,3 +80,28 @@ def test_a_policy_that_fails_consumes_nothing() -> None:
     with pytest.raises(ValueError, match="nan"):
         next(batches)
     assert next(iter(loader)).data.tolist() == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 2])
+def test_a_source_that_fails_consumes_nothing(fails_at: int) -> None:
+    class Rows:
+        calls = 0
+
+        def __len__(self) -> int:
+            return 100_000
+
+        def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+            self.calls += 1
+            if self.calls == fails_at + 1:
+                raise OSError("no disk")
+            return np.zeros((len(indices), 100)) + indices[:, None]
+
+    loader = fs.Loader(Rows(), 30_000, order="sequential")
+    seen: list[int] = []
+    while len(seen) < 100_000:
+        try:
+            for batch in loader:
+                seen += batch.data[:, 0].astype(int).tolist()
+        except OSError:
+            continue
+    assert seen == list(range(100_000))

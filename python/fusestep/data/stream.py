@@ -78,7 +78,8 @@ class Stream:
         return parts
 
     def _holds(self, epoch: int, place: int) -> bool:
-        return self._piece.epoch == epoch and self._piece.begin <= place < self._piece.end
+        piece = self._piece  # without rows where gathering it has failed
+        return bool(self._rows) and piece.epoch == epoch and piece.begin <= place < piece.end
 
     def _advance(self, epoch: int, begin: int, end: int) -> None:
         """Makes the block that holds a place the present one."""
