@@ -51,7 +51,7 @@ IMPORTS: dict[str, set[str]] = {
     "expression": {"_core", "arguments", "clock"},
     "schedules": {"trees", "arguments", "expression"},
     "control": {"_core", "arguments", "expression"},
-    "gradients": {"_core", "arguments"},
+    "gradients": {"_core", "arguments", "clock"},
     "scaling": {"arguments", "expression"},
     "batch": {"_core", "arguments", "clock", "expression", "schedules"},
     "data": {"_core", "arguments", "clock", "expression", "batch"},

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .._core import StateError, StepInfo
 from ..arguments import check_whole
+from ..clock import Clock
 from .statistics import GradientStatistics
 
-if TYPE_CHECKING:
-    from ..clock import Clock
-    from ..optim import Optimizer
+
+class Accumulating(Protocol):
+    """What an optimizer must do for its step to be split."""
+
+    @property
+    def accumulated(self) -> float: ...
+    def accumulate(self, grads: Any, samples: float) -> float: ...
+    def discard_accumulated(self) -> None: ...
+    def step(
+        self,
+        *,
+        clock: Clock | None = ...,
+        loss: Any = ...,
+        grad_scale: float = ...,
+        statistics: GradientStatistics | None = ...,
+    ) -> StepInfo: ...
 
 
 def split_step(
-    opt: Optimizer,
+    opt: Accumulating,
     loss_and_grads: Callable[[Any], tuple[Any, Any]],
     batch: Any,
     *,
