@@ -33,6 +33,7 @@ def draw_bars(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> 
         axes.set_xscale("log")
         axes.set_xlim(0.1, 4 * max(row["relative"] for row in rows))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
         axes.set_xlabel(f"time relative to {table.rows[0]['contestant']}")
         axes.set_title(table.title, fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)

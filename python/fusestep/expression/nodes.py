@@ -35,7 +35,7 @@ class Expression(Combinators):
         expression(fusestep.Clock(...))
 
     Values are computed natively in twice double's precision and rounded once: the result is the
-    double nearest to the formula (in about one case in a billion its neighbour), the same for one
+    double nearest to the formula (in about one case in 100,000 its neighbour), the same for one
     clock, for arrays, and inside a step, and the same bits on every machine. Clock values are
     at least 0 and below 2^53, where whole numbers are exact; arrays broadcast.
 
