@@ -134,6 +134,35 @@ def test_a_fork_in_the_middle_of_another_threads_step_does_not_hang() -> None:
         busy.join()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("native", [True, False], ids=["gathered natively", "read in Python"])
+@quiet_fork
+def test_a_fork_in_the_middle_of_a_loop_does_not_hang_and_loses_no_sample(native: bool) -> None:
+    class Rows:
+        def __len__(self) -> int:
+            return len(x)
+
+        def __getitem__(self, indices: Array) -> Array:
+            return x[indices]
+
+    fs.set_num_threads(4)
+    x = np.random.default_rng(0).random((20_000, 50))
+    expected = [batch.data.tobytes() for batch in fs.Loader(x, 700)]
+    for first in range(0, len(expected), 3):
+        batches = iter(fs.Loader(x if native else Rows(), 700))
+        for _ in range(first):
+            next(batches)
+        pid = os.fork()
+        rest = [batch.data.tobytes() for batch in batches] == expected[first:]
+        if pid == 0:
+            os._exit(0 if rest else 3)
+        assert rest
+        deadline = time.monotonic() + 60
+        while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert done == (pid, 0), "the child hangs, has died or got other rows"
+
+
 def test_threads_may_be_raised_and_lowered_between_steps() -> None:
     expected = run(3, threads=1)
     params = arrays(LARGE, np.float32, 3)

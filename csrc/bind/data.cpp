@@ -3,7 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <limits>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "../data/gather.h"
 #include "../data/order.h"
@@ -92,22 +96,46 @@ RowSource column_of(const py::tuple& entry, std::size_t rows) {
     return column;
 }
 
-template <class Index>
-void gather_rows(const py::list& entries, const py::array_t<Index>& indices) {
-    const std::size_t n = static_cast<std::size_t>(indices.size());
-    const Index* const rows = indices.data();
-    std::vector<RowSource> columns;
-    for (const py::handle entry : entries) {
-        const py::tuple fields = py::reinterpret_borrow<py::tuple>(entry);
-        columns.push_back(column_of(fields, n));
-        const Index count = static_cast<Index>(fields[0].cast<py::array>().shape(0));
-        for (std::size_t i = 0; i < n; ++i) {
+// A gathering and the arrays it works with.
+class PyGathering {
+ public:
+    template <class Index>
+    PyGathering(py::list entries, py::array_t<Index> indices)
+        : entries_(std::move(entries)),
+          indices_(indices),
+          n_(static_cast<std::size_t>(indices.size())) {
+        const Index* const rows = indices.data();
+        std::vector<RowSource> columns;
+        Index count = std::numeric_limits<Index>::max();
+        for (const py::handle entry : entries_) {
+            const py::tuple fields = py::reinterpret_borrow<py::tuple>(entry);
+            columns.push_back(column_of(fields, n_));
+            const auto length = static_cast<std::uint64_t>(fields[0].cast<py::array>().shape(0));
+            count = static_cast<Index>(std::min<std::uint64_t>(count, length));
+        }
+        for (std::size_t i = 0; i < n_; ++i) {
             if (rows[i] >= count) throw py::index_error("no such row");
         }
+        gathering_ = std::make_unique<Gathering>(std::move(columns), rows, n_);
     }
-    const py::gil_scoped_release unlocked;  // the caller keeps all arrays until this returns
-    gather(columns, rows, n);
-}
+    ~PyGathering() {
+        const py::gil_scoped_release unlocked;
+        gathering_.reset();
+    }
+
+    void finish(std::size_t rows) {
+        if (rows > n_) throw py::index_error("there are fewer rows");
+        if (gathering_->has(rows)) return;
+        const py::gil_scoped_release unlocked;
+        gathering_->finish(rows);
+    }
+
+ private:
+    py::list entries_;
+    py::array indices_;
+    std::size_t n_;
+    std::unique_ptr<Gathering> gathering_;
+};
 
 }  // namespace
 
@@ -127,10 +155,12 @@ void register_data(py::module_& module) {
         py::arg("n"), py::arg("seed"), py::arg("epoch"), py::arg("window"));
     module.def("hashed_order", &hashed_order, py::arg("n"), py::arg("seed"), py::arg("epoch"),
                py::arg("begin"), py::arg("end"));
-    module.def("gather_rows", &gather_rows<std::uint32_t>, py::arg("entries"),
-               py::arg("indices").noconvert());
-    module.def("gather_rows", &gather_rows<std::uint64_t>, py::arg("entries"),
-               py::arg("indices").noconvert());
+    py::class_<PyGathering>(module, "Gathering")
+        .def(py::init<py::list, py::array_t<std::uint32_t>>(), py::arg("entries"),
+             py::arg("indices").noconvert())
+        .def(py::init<py::list, py::array_t<std::uint64_t>>(), py::arg("entries"),
+             py::arg("indices").noconvert())
+        .def("finish", &PyGathering::finish, py::arg("rows"));
 }
 
 }  // namespace fusestep

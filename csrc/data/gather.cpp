@@ -2,15 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
-
-#include "../runtime/pool.h"
+#include <utility>
 
 namespace fusestep {
 namespace {
 
-// Threads take about this many bytes at a time; below the second number nobody is woken.
-constexpr std::size_t kChunkBytes = 128 * 1024;
-constexpr std::size_t kWorthWaking = 512 * 1024;
+// Threads take about this many bytes at a time.
+constexpr std::size_t kChunkBytes = 64 * 1024;
 
 template <std::size_t bytes, class Index>
 void copy_small(const RowSource& column, const Index* indices, std::size_t begin, std::size_t end) {
@@ -55,32 +53,46 @@ void convert_rows(const RowSource& column, const Index* indices, std::size_t beg
     }
 }
 
-template <class Index>
-void gather_all(const std::vector<RowSource>& columns, const Index* indices, std::size_t n) {
-    std::size_t row_bytes = 1;
-    for (const RowSource& column : columns) row_bytes += column.row_elements * column.item_size;
-    const std::size_t chunk = std::max<std::size_t>(1, kChunkBytes / row_bytes);
-    auto task = [&](std::size_t i) {
-        const std::size_t begin = i * chunk, end = std::min(n, begin + chunk);
-        for (const RowSource& column : columns) {
-            if (column.convert == nullptr) {
-                copy_rows(column, indices, begin, end);
-            } else {
-                convert_rows(column, indices, begin, end);
-            }
-        }
-    };
-    run_parallel((n + chunk - 1) / chunk, n * row_bytes >= kWorthWaking, task);
-}
-
 }  // namespace
 
-void gather(const std::vector<RowSource>& columns, const std::uint32_t* indices, std::size_t n) {
-    gather_all(columns, indices, n);
+Gathering::Gathering(std::vector<RowSource> columns, const std::uint32_t* indices, std::size_t n)
+    : columns_(std::move(columns)), narrow_(indices), n_(n) {
+    begin();
 }
 
-void gather(const std::vector<RowSource>& columns, const std::uint64_t* indices, std::size_t n) {
-    gather_all(columns, indices, n);
+Gathering::Gathering(std::vector<RowSource> columns, const std::uint64_t* indices, std::size_t n)
+    : columns_(std::move(columns)), wide_(indices), n_(n) {
+    begin();
+}
+
+void Gathering::begin() {
+    std::size_t row_bytes = 1;
+    for (const RowSource& column : columns_) {
+        row_bytes += column.row_elements * std::max(column.item_size, sizeof(float));
+    }
+    chunk_rows_ = std::max<std::size_t>(1, kChunkBytes / row_bytes);
+    background_ = std::make_unique<Background>(chunks(n_), &Gathering::run, this);
+}
+
+void Gathering::run(void* gathering, std::size_t chunk) {
+    const Gathering& self = *static_cast<const Gathering*>(gathering);
+    if (self.narrow_ != nullptr) {
+        self.gather(self.narrow_, chunk);
+    } else {
+        self.gather(self.wide_, chunk);
+    }
+}
+
+template <class Index>
+void Gathering::gather(const Index* indices, std::size_t chunk) const {
+    const std::size_t begin = chunk * chunk_rows_, end = std::min(n_, begin + chunk_rows_);
+    for (const RowSource& column : columns_) {
+        if (column.convert == nullptr) {
+            copy_rows(column, indices, begin, end);
+        } else {
+            convert_rows(column, indices, begin, end);
+        }
+    }
 }
 
 }  // namespace fusestep

@@ -40,21 +40,49 @@ constexpr int kWatchRounds = 1500;
 constexpr std::chrono::microseconds kClose{50};
 constexpr int kLoop = 4;
 
+// What helpers take part in, from when it is posted until it is withdrawn.
+class Job {
+ public:
+    explicit Job(int helper_limit) : helper_limit_(helper_limit) {}
+    virtual ~Job() = default;
+
+    // Works until nothing is left; thread 0 is the caller.
+    virtual void work(int thread) = 0;
+
+    bool wants_help() const {
+        return !exhausted_.load(std::memory_order_relaxed) &&
+               helpers.load(std::memory_order_relaxed) < helper_limit_;
+    }
+    int helper_limit() const { return helper_limit_; }
+
+    std::atomic<int> helpers{0};
+    Job* following = nullptr;
+
+ protected:
+    void set_exhausted() { exhausted_.store(true, std::memory_order_relaxed); }
+
+ private:
+    int helper_limit_;
+    std::atomic<bool> exhausted_{false};
+};
+
 // One call of run_parallel. Each thread has its own part of the range and takes over what is left
 // of the others' when done: from step to step an array stays in the cache, or the memory, of its
 // thread.
-class Job {
+class ParallelJob final : public Job {
  public:
-    Job(std::size_t count, int threads, Task task, void* context)
-        : task_(task), context_(context), parts_(std::min(threads, kMostParts)) {
+    ParallelJob(std::size_t count, int threads, Task task, void* context)
+        : Job(std::min(threads, kMostParts) - 1),
+          task_(task),
+          context_(context),
+          parts_(helper_limit() + 1) {
         for (int k = 0; k < parts_; ++k) {
             part_[k].next.store(share(count, k), std::memory_order_relaxed);
             part_[k].end = share(count, k + 1);
         }
     }
 
-    // Works until no index is left, starting with the part of the given thread (0 is the caller).
-    void work(int thread) {
+    void work(int thread) override {
         for (int k = 0; k < parts_; ++k) {
             Part& part = part_[(thread + k) % parts_];
             for (std::size_t i;
@@ -62,17 +90,8 @@ class Job {
                 task_(context_, i);
             }
         }
-        exhausted_.store(true, std::memory_order_relaxed);
+        set_exhausted();
     }
-
-    bool wants_help() const {
-        return !exhausted_.load(std::memory_order_relaxed) &&
-               helpers.load(std::memory_order_relaxed) < parts_ - 1;
-    }
-    int helper_limit() const { return parts_ - 1; }
-
-    std::atomic<int> helpers{0};
-    Job* following = nullptr;
 
  private:
     static constexpr int kMostParts = 64;
@@ -88,9 +107,17 @@ class Job {
     Task task_;
     void* context_;
     int parts_;
-    std::atomic<bool> exhausted_{false};
     Part part_[kMostParts];
 };
+
+// Waits a moment for another thread, and lets others have the processor when it takes long.
+void pause(int round) {
+    if (round < kWatchRounds) {
+        FUSESTEP_RELAX();
+    } else {
+        std::this_thread::yield();
+    }
+}
 
 class Pool {
  public:
@@ -109,19 +136,31 @@ class Pool {
         latest_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
     }
 
-    void run(Job& job) {
+    void run(ParallelJob& job) {
+        post(job, true);
+        job.work(0);
+        withdraw(job);
+    }
+
+    // The last of the jobs is helped when no other wants help.
+    void post(Job& job, bool first) {
         int wake;
         {
             std::lock_guard<std::mutex> lock(mutex_);
             start_helpers(job.helper_limit());
-            job.following = jobs_;
-            jobs_ = &job;
+            Job** link = &jobs_;
+            while (!first && *link != nullptr) link = &(*link)->following;
+            job.following = *link;
+            *link = &job;
             posted_.fetch_add(1, std::memory_order_release);
             const int helpers = static_cast<int>(threads_.size());
             wake = std::min(helpers - awake_.load(std::memory_order_relaxed), job.helper_limit());
         }
         for (; wake > 0; --wake) posted_signal_.notify_one();
-        job.work(0);
+    }
+
+    // Returns when nobody works at the job any more.
+    void withdraw(Job& job) {
         {
             std::lock_guard<std::mutex> lock(mutex_);
             Job** link = &jobs_;
@@ -129,13 +168,7 @@ class Pool {
             *link = job.following;
         }
         // nobody can join any more; wait for those who still hold a chunk
-        for (int round = 0; job.helpers.load(std::memory_order_acquire) != 0; ++round) {
-            if (round < kWatchRounds) {
-                FUSESTEP_RELAX();
-            } else {
-                std::this_thread::yield();
-            }
-        }
+        for (int round = 0; job.helpers.load(std::memory_order_acquire) != 0; ++round) pause(round);
     }
 
  private:
@@ -237,12 +270,83 @@ void run_parallel(std::size_t count, bool worth_waking, Task task, void* context
     const int threads = thread_count();
     const bool shared = threads > 1 && count > 1;
     if (shared && (worth_waking || pool().is_warm())) {
-        Job job(count, threads, task, context);
+        ParallelJob job(count, threads, task, context);
         pool().run(job);
     } else {
         for (std::size_t i = 0; i < count; ++i) task(context, i);
     }
     if (shared) pool().note_end();
+}
+
+class Background::Work final : public Job {
+ public:
+    Work(std::size_t count, Task task, void* context)
+        : Job(std::min(thread_count() - 1, kMostHelpers)),
+          count_(count),
+          task_(task),
+          context_(context),
+          pool_(&pool()),
+          done_(new std::atomic<bool>[count]) {
+        for (std::size_t i = 0; i < count; ++i) done_[i].store(false, std::memory_order_relaxed);
+        if (helper_limit() > 0) pool_->post(*this, false);
+    }
+    ~Work() override {
+        next_.store(count_, std::memory_order_relaxed);
+        if (helper_limit() > 0 && !is_forked()) pool_->withdraw(*this);
+    }
+
+    void work(int /*thread*/) override {
+        while (take()) {
+        }
+        set_exhausted();
+    }
+
+    bool has(std::size_t count) {
+        std::size_t known = known_.load(std::memory_order_acquire);
+        while (known < count && done_[known].load(std::memory_order_acquire)) ++known;
+        known_.store(known, std::memory_order_release);
+        return known >= count;
+    }
+
+    void finish(std::size_t count) {
+        for (int round = 0; !has(count);) {
+            if (!take()) pause(round++);
+        }
+    }
+
+ private:
+    // Copying memory seldom becomes faster with more.
+    static constexpr int kMostHelpers = 4;
+
+    bool is_forked() const { return pool_ != shared_pool.load(); }
+
+    bool take() {
+        const std::size_t i = next_.fetch_add(1, std::memory_order_relaxed);
+        if (i >= count_) return false;
+        task_(context_, i);
+        done_[i].store(true, std::memory_order_release);
+        return true;
+    }
+
+    std::size_t count_;
+    Task task_;
+    void* context_;
+    Pool* pool_;
+    std::unique_ptr<std::atomic<bool>[]> done_;
+    std::atomic<std::size_t> next_{0};
+    std::atomic<std::size_t> known_{0};  // so many from the first on are done
+};
+
+Background::Background(std::size_t count, Task task, void* context)
+    : work_(new Work(count, task, context)) {}
+
+Background::~Background() = default;
+
+bool Background::has(std::size_t count) { return work_->has(count); }
+
+void Background::finish(std::size_t count) {
+    const FloatEnvironment environment;
+    work_->finish(count);
 }
 
 }  // namespace fusestep

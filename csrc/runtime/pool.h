@@ -1,6 +1,7 @@
 // The thread pool. Nothing starts before the first parallel call; a forked child starts its own.
 #pragma once
 #include <cstddef>
+#include <memory>
 
 namespace fusestep {
 
@@ -27,5 +28,25 @@ void run_parallel(std::size_t count, bool worth_waking, Function& function) {
         count, worth_waking,
         [](void* context, std::size_t i) { (*static_cast<Function*>(context))(i); }, &function);
 }
+
+// Calls task(context, i) for i from 0 on, in this order, while its owner does something else. The
+// helpers that run_parallel does not need do it, and the owner itself when it comes for a result.
+// Tasks must not throw. A forked child, which has no helpers, can only destroy it.
+class Background {
+ public:
+    Background(std::size_t count, Task task, void* context);
+    ~Background();  // leaves out what has not begun
+    Background(const Background&) = delete;
+    Background& operator=(const Background&) = delete;
+
+    // Whether the first `count` calls have returned.
+    bool has(std::size_t count);
+    // Returns when they have.
+    void finish(std::size_t count);
+
+ private:
+    class Work;
+    std::unique_ptr<Work> work_;
+};
 
 }  // namespace fusestep

@@ -286,6 +286,35 @@ bool one_program_serves_several_threads(const std::vector<double>& expected) {
                        [&](const std::vector<double>& values) { return values == expected; });
 }
 
+// Each caller has several backgrounds at work, waits for parts of them, and leaves one unfinished.
+bool backgrounds_go_on_beside_steps() {
+    const Meddler meddler;
+    std::atomic<int> wrong{0};
+    auto call = [&wrong] {
+        for (int round = 0; round < 40; ++round) {
+            std::vector<std::size_t> first(3000), second(500), third(2000), steps(700);
+            auto fill = [](void* values, std::size_t i) {
+                (*static_cast<std::vector<std::size_t>*>(values))[i] = i + 1;
+            };
+            Background a(first.size(), fill, &first), b(second.size(), fill, &second);
+            const Background unfinished(third.size(), fill, &third);
+            for (std::size_t part = 0; part <= first.size(); part += 500) {
+                a.finish(part);
+                auto step = [&](std::size_t i) { steps[i] += i; };
+                run_parallel(steps.size(), true, step);
+                for (std::size_t i = 0; i < part; ++i) wrong += first[i] != i + 1;
+            }
+            b.finish(second.size());
+            for (std::size_t i = 0; i < second.size(); ++i) wrong += second[i] != i + 1;
+            for (std::size_t i = 0; i < steps.size(); ++i) wrong += steps[i] != 7 * i;
+        }
+    };
+    std::vector<std::thread> callers;
+    for (int k = 0; k < kCallers; ++k) callers.emplace_back(call);
+    for (std::thread& caller : callers) caller.join();
+    return wrong == 0;
+}
+
 int passed = 0;
 int failed = 0;
 
@@ -302,6 +331,7 @@ int main() {
     using namespace fusestep;
     check("every index is visited once", every_index_is_visited_once());
     check("later calls see what earlier ones wrote", later_calls_see_what_earlier_ones_wrote());
+    check("backgrounds go on beside steps", backgrounds_go_on_beside_steps());
     use_isa("baseline");
     const std::vector<Bytes> expected = serial_results();
     const std::vector<double> scheduled = Curve().values();

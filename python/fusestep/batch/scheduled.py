@@ -36,6 +36,19 @@ class Scheduled(Policy):
         return value
 
 
+class _Fixed(Scheduled):
+    """A size that, once decided, is not decided again."""
+
+    def __init__(self, n: int, **options: Unpack[Options]) -> None:
+        super().__init__(as_expression(n), **options)
+        self._n = self._rounding.nearest(n)
+
+    def next_size(self, clock: Clock) -> int:
+        if self._size == self._n and isinstance(clock, Clock):
+            return self._n
+        return super().next_size(clock)
+
+
 def check_curve(name: str, curve: Any) -> Expression:
     """An expression or a number; raises a message that names it if it reads the batch size."""
     found = as_expression(curve)
@@ -59,7 +72,7 @@ def fixed(n: int, **options: Unpack[Options]) -> Policy:
         >>> batch.fixed(100, multiple_of=32).next_size(fs.Clock())
         96
     """
-    return Scheduled(as_expression(check_whole("n", n, 1, LARGEST)), **options)
+    return _Fixed(check_whole("n", n, 1, LARGEST), **options)
 
 
 @typed

@@ -110,21 +110,29 @@ class Columns:
         converted = isinstance(self._transforms[i], Float32)
         return np.empty((rows, *source.shape[1:]), np.float32 if converted else source.dtype)
 
-    def gather(self, indices: Array, buffers: Sequence[Array | None]) -> list[Array]:
-        """The rows of all arrays at these indices, in the buffers where there are some."""
-        entries, rows = [], []
-        for source, transform, buffer in zip(self.sources, self._transforms, buffers, strict=True):
-            if buffer is None:
-                found = np.asarray(source[indices.astype(np.int64)])
-                if len(found) != len(indices):
-                    raise ValueError(f"data gave {len(found)} samples for {len(indices)} indices")
-                rows.append(found)
-            else:
-                numbers = tuple(transform) if isinstance(transform, Float32) else None
-                entries.append((source, numbers, buffer))
-                rows.append(buffer[: len(indices)])
-        if entries and len(indices) > 0:
-            _core.gather_rows(entries, indices)
+    def gathering(self, indices: Array, buffers: Sequence[Array | None]) -> _core.Gathering | None:
+        """Begins to copy the rows at these indices to the buffers; None where there are none."""
+        entries = [
+            (source, tuple(transform) if isinstance(transform, Float32) else None, buffer)
+            for source, transform, buffer in zip(
+                self.sources, self._transforms, buffers, strict=True
+            )
+            if buffer is not None
+        ]
+        return _core.Gathering(entries, indices) if entries and len(indices) > 0 else None
+
+    @property
+    def are_native(self) -> bool:
+        """Whether the rows of all arrays come by `gathering`."""
+        return all(_is_native(source) for source in self.sources)
+
+    def read(self, indices: Array) -> list[Array | None]:
+        """The rows at these indices of the sources that bring their own; None for the others."""
+        places = indices.astype(np.int64)
+        rows = [None if _is_native(s) else np.asarray(s[places]) for s in self.sources]
+        for found in rows:
+            if found is not None and len(found) != len(places):
+                raise ValueError(f"data gave {len(found)} samples for {len(places)} indices")
         return rows
 
     def assembled(self, rows: Sequence[Array]) -> Any:
@@ -141,9 +149,9 @@ class Columns:
 
     @property
     def row_bytes(self) -> int:
-        """About how much memory a sample takes."""
+        """About how much memory a sample takes in a batch."""
         return sum(
-            int(getattr(source, "nbytes", 64 * self.rows)) // self.rows for source in self.sources
+            64 if buffer is None else buffer.nbytes // buffer.shape[0] for buffer in self.buffers(1)
         )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from .._core import StateError
 from ..arguments import check_choice, check_flag, check_whole
 from ..batch import Policy, as_policy
@@ -121,14 +119,10 @@ class Loader:
         self._progress = check_flag("progress", progress)
         self._order = Order(order, self.samples, window)
         self._seed = check_whole("seed", seed, 0)
-        self._stream = self._new_stream()
+        self._stream = Stream(self._columns, self._order, self._seed)
         self._epoch = self._position = 0  # of the next sample
         self._delivered = self._batches = 0  # samples and batches so far, of all ranks
         self._end = 0  # the epoch that ends the present loop
-
-    def _new_stream(self) -> Stream:
-        # the places of other ranks' samples are known only at delivery
-        return Stream(self._columns, self._order, self._seed, ahead=self._world == 1)
 
     @property
     def clock(self) -> Clock:
@@ -157,9 +151,10 @@ class Loader:
         while self._epoch < self._end:
             clock = self.clock
             pieces = self._cut(self._next_size(clock))
-            if not pieces:
-                continue
-            yield self._batch(pieces, clock)
+            if pieces:
+                yield self._batch(pieces, clock)
+            else:
+                self._epoch, self._position = self._epoch + 1, 0
 
     def _next_size(self, clock: Clock) -> int:
         size = self.policy.next_size(clock)
@@ -171,15 +166,16 @@ class Loader:
         return size
 
     def _cut(self, size: int) -> list[Piece]:
-        """The pieces of the next batch; none where a tail is dropped, which ends the epoch."""
+        """The pieces of the next batch; none where the tail of the epoch is dropped."""
         left = self.samples - self._position
         if self._tail == "drop" and left < size:
-            self._epoch, self._position = self._epoch + 1, 0
             return []
         if self._tail == "carry":
             left += (self._end - self._epoch - 1) * self.samples
-        size, pieces = min(size, left), []
-        epoch, begin = self._epoch, self._position
+        epoch, begin, size = self._epoch, self._position, min(size, left)
+        if begin + size <= self.samples:
+            return [Piece(epoch, begin, begin + size)]
+        pieces = []
         while size > 0:
             end = min(self.samples, begin + size)
             pieces.append(Piece(epoch, begin, end))
@@ -189,22 +185,25 @@ class Loader:
 
     def _batch(self, pieces: list[Piece], clock: Clock) -> Batch:
         size = sum(piece.end - piece.begin for piece in pieces)
-        epoch, _, end = pieces[-1]
-        follows = Piece(epoch + 1, 0, 0) if end == self.samples else Piece(epoch, end, end)
         own = pieces if self._world == 1 else self._share(pieces, size)
-        rows = self._stream.take(own, follows if follows.epoch < self._end else None)
-        data = self._columns.assembled(rows)
+        data = self._columns.assembled(self._stream.take(own))
         # the place moves only when all has gone well: an error consumes nothing
-        self._epoch, self._position = follows.epoch, follows.begin
+        epoch, _, end = pieces[-1]
+        self._epoch, self._position = (epoch + 1, 0) if end == self.samples else (epoch, end)
         self._delivered += size
         self._batches += 1
+        self._look_ahead(size)
         stream = self._stream
-        return Batch(
-            data,
-            Clock(samples=clock.samples, epoch=clock.epoch, batch_size=size),
-            size,
-            lambda: np.concatenate([np.zeros(0, np.int64), *stream.indices(own)]).astype(np.int64),
-        )
+        clock = Clock(samples=clock.samples, epoch=clock.epoch, batch_size=size)
+        return Batch(data, clock, size, lambda: stream.indices(own))
+
+    def _look_ahead(self, size: int) -> None:
+        if self._epoch == self._end:
+            return
+        if self._world == 1:
+            self._stream.look_ahead(self._epoch, self._position, self._end - 1, size)
+        else:  # the places of other ranks' samples are known only when the next size is
+            self._stream.expect(self._share(self._cut(size), size))
 
     def _share(self, pieces: list[Piece], size: int) -> list[Piece]:
         """This rank's part of a batch."""
@@ -258,7 +257,7 @@ class Loader:
         self._seed = state["seed"]
         self._epoch, self._position, self._end = state["epoch"], state["position"], state["end"]
         self._delivered, self._batches = state["samples"], state["batches"]
-        self._stream = self._new_stream()
+        self._stream = Stream(self._columns, self._order, self._seed)
 
 
 def _checked_shard(shard: Any) -> tuple[int, int]:

@@ -14,10 +14,7 @@ import numpy as np
 from .columns import Array, Columns
 from .order import Order
 
-# Blocks grow from the first size, so that the first batch comes soon, to the last, so that threads
-# seldom wait for each other.
-_FIRST_BYTES = 1024 * 1024
-_LAST_BYTES = 16 * 1024 * 1024
+_BYTES = 2 * 1024 * 1024  # of a block: fits in a cache
 _BATCHES = 4  # in a block at least
 _AHEAD = 2  # blocks
 
@@ -30,6 +27,30 @@ class Piece(NamedTuple):
     end: int
 
 
+class _Block(NamedTuple):
+    """The rows of a piece, on their way: natively to buffers, or as what a thread reads."""
+
+    piece: Piece
+    buffers: Sequence[Array | None]
+    gathering: Any
+    read: Future[list[Array | None]] | None
+
+    def holds(self, epoch: int, place: int) -> bool:
+        own_epoch, begin, end = self.piece
+        return own_epoch == epoch and begin <= place < end
+
+    def part(self, begin: int, end: int) -> list[Array]:
+        """The rows of some places, once they have come."""
+        first, last = begin - self.piece.begin, end - self.piece.begin
+        if self.gathering is not None:
+            self.gathering.finish(last)
+        rows = self.buffers
+        if self.read is not None:
+            brought = self.read.result()
+            rows = [own if own is not None else b for own, b in zip(brought, rows, strict=True)]
+        return [column[first:last] for column in rows]  # type: ignore[index]
+
+
 class Stream:
     """Gathers blocks of the order in the background; a batch is a view of a block.
 
@@ -37,98 +58,93 @@ class Stream:
     batch size only cuts it elsewhere. Blocks are used again once nobody holds a view of them.
     """
 
-    def __init__(self, columns: Columns, order: Order, seed: int, ahead: bool) -> None:
+    def __init__(self, columns: Columns, order: Order, seed: int) -> None:
         self._columns = columns
         self._order = order
         self._seed = seed
-        self._ahead = ahead
-        self._bytes = _FIRST_BYTES
-        self._pool: list[list[Any]] = []
+        self._row_bytes = max(1, columns.row_bytes)
+        self._pool: list[list[Array | None]] = []
         self._executor: ThreadPoolExecutor | None = None
         self._process = os.getpid()
-        self._piece = Piece(-1, 0, 0)
-        self._rows: list[Array] = []
-        self._queue: deque[tuple[Piece, Future[list[Array]]]] = deque()
+        self._blocks: deque[_Block] = deque()  # the present one, and those ahead
 
-    def indices(self, pieces: Sequence[Piece]) -> list[Array]:
+    def indices(self, pieces: Sequence[Piece]) -> Array:
         """The samples of some pieces."""
-        return [self._order.part(self._seed, *piece) for piece in pieces]
+        parts = [self._order.part(self._seed, *piece) for piece in pieces]
+        return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
-    def take(self, pieces: Sequence[Piece], follows: Piece | None) -> list[Array]:
-        """The rows of some pieces; ``follows`` is what comes after them, to gather ahead."""
-        parts = [rows for piece in pieces for rows in self._parts(piece)]
-        if self._ahead and len(self._queue) < _AHEAD and follows is not None:
-            self._look_ahead(follows, sum(piece.end - piece.begin for piece in pieces))
+    def take(self, pieces: Sequence[Piece]) -> list[Array]:
+        """The rows of some pieces."""
+        parts = []
+        for epoch, place, end in pieces or [Piece(0, 0, 0)]:
+            while True:
+                block = self._at(epoch, place, end)
+                last = min(end, block.piece.end)
+                parts.append(self._part(block, place, last))
+                if last == end:
+                    break
+                place = last
         if len(parts) == 1:
             return parts[0]
-        if not parts:
-            return self._columns.gather(self._order.part(self._seed, 0, 0, 0), self._buffers(0))
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
-    def _parts(self, piece: Piece) -> list[list[Array]]:
-        """The rows of a piece, in as many parts as there are blocks in it."""
-        parts = []
-        epoch, begin, end = piece
-        while begin < end:
-            if not self._holds(epoch, begin):
-                self._advance(epoch, begin, end)
-            first, last = begin - self._piece.begin, min(end, self._piece.end) - self._piece.begin
-            parts.append([rows[first:last] for rows in self._rows])
-            begin = self._piece.begin + last
-        return parts
+    def _part(self, block: _Block, begin: int, end: int) -> list[Array]:
+        try:
+            return block.part(begin, end)
+        except BaseException:
+            self._blocks.clear()  # to be read again
+            raise
 
-    def _holds(self, epoch: int, place: int) -> bool:
-        piece = self._piece  # without rows where gathering it has failed
-        return bool(self._rows) and piece.epoch == epoch and piece.begin <= place < piece.end
-
-    def _advance(self, epoch: int, begin: int, end: int) -> None:
-        """Makes the block that holds a place the present one."""
-        self._rows = []  # so that the block can be used again
+    def _at(self, epoch: int, place: int, end: int) -> _Block:
+        """The block that holds a place."""
         if self._process != os.getpid():  # a forked child has no threads
             self._process, self._executor = os.getpid(), None
-            self._queue.clear()
-        while self._queue:
-            piece, future = self._queue.popleft()
-            rows = future.result()
-            if piece.epoch == epoch and piece.begin <= begin < piece.end:
-                self._piece, self._rows = piece, rows
+            self._blocks.clear()
+        while self._blocks and not self._blocks[0].holds(epoch, place):
+            self._blocks.popleft()
+        if not self._blocks:
+            self._append(Piece(epoch, place, end))
+        return self._blocks[0]
+
+    def look_ahead(self, epoch: int, place: int, last_epoch: int, batch: int) -> None:
+        """Begins to gather what follows from a place on, in blocks of whole batches."""
+        # a block that has been consumed stays until its successor is needed
+        while len(self._blocks) <= _AHEAD:
+            if self._blocks:
+                epoch, _, place = self._blocks[-1].piece
+            if place >= self._order.n:
+                epoch, place = epoch + 1, 0
+            if epoch > last_epoch:
                 return
-        piece = Piece(epoch, begin, end)
-        self._piece = self._block(epoch, begin, end - begin) if self._ahead else piece
-        self._rows = self._gather(self._piece)
+            rows = batch * max(_BATCHES, _BYTES // (batch * self._row_bytes))
+            end = min(self._order.n, place + rows)
+            self._append(Piece(epoch, place, end))
 
-    def _look_ahead(self, follows: Piece, batch: int) -> None:
-        """Begins to gather what comes after the present block."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, "fusestep-loader")
-        while len(self._queue) < _AHEAD:
-            epoch, begin = follows.epoch, follows.begin
-            if self._queue or self._holds(epoch, begin):
-                last = self._queue[-1][0] if self._queue else self._piece
-                epoch, begin = last.epoch, last.end
-            if begin >= self._order.n:
-                epoch, begin = epoch + 1, 0
-            piece = self._block(epoch, begin, batch)
-            self._queue.append((piece, self._executor.submit(self._gather, piece)))
+    def expect(self, pieces: Sequence[Piece]) -> None:
+        """Begins to gather what will probably be taken next."""
+        self._blocks.clear()
+        for piece in pieces:
+            self._append(piece)
 
-    def _block(self, epoch: int, begin: int, batch: int) -> Piece:
-        # whole batches, so that none lies across two blocks while the size stays as it is
-        rows = batch * max(_BATCHES, self._bytes // max(1, batch * self._columns.row_bytes))
-        self._bytes = min(2 * self._bytes, _LAST_BYTES)
-        return Piece(epoch, begin, min(self._order.n, begin + rows))
-
-    def _gather(self, piece: Piece) -> list[Array]:
+    def _append(self, piece: Piece) -> None:
         indices = self._order.part(self._seed, *piece)
-        return self._columns.gather(indices, self._buffers(len(indices)))
+        buffers = self._buffers(len(indices))
+        gathering = self._columns.gathering(indices, buffers)
+        read = None
+        if not self._columns.are_native:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, "fusestep-loader")
+            read = self._executor.submit(self._columns.read, indices)
+        self._blocks.append(_Block(piece, buffers, gathering, read))
 
-    def _buffers(self, rows: int) -> list[Any]:
+    def _buffers(self, rows: int) -> list[Array | None]:
         """Memory for that many rows: some that nobody holds any more, or new."""
         for buffers in self._pool:
             held = [b for b in buffers if b is not None]
             if held and len(held[0]) >= rows and _most_references(held) == _ALONE:
                 return buffers
         buffers = self._columns.buffers(rows)
-        if self._ahead and rows > 0:
+        if rows > 0:
             self._pool = [*self._pool[-_AHEAD - 1 :], buffers]
         return buffers
 
