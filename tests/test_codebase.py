@@ -51,8 +51,8 @@ IMPORTS: dict[str, set[str]] = {
     "expression": {"_core", "arguments", "clock"},
     "schedules": {"trees", "arguments", "expression"},
     "control": {"_core", "arguments", "expression"},
-    "gradients": {"_core", "arguments", "clock"},
-    "scaling": {"arguments", "expression"},
+    "gradients": {"_core", "arguments", "clock", "expression"},
+    "scaling": {"arguments", "expression", "gradients"},
     "batch": {"_core", "arguments", "clock", "expression", "schedules"},
     "data": {"_core", "arguments", "clock", "expression", "batch"},
     "optim": {"_core", "trees", "arguments", "clock", "engines", "expression", "control"}

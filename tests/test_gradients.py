@@ -188,6 +188,25 @@ def test_the_gain_of_adascale(
     assert scale.progress == scale.gain(32) + scale.gain(16)
 
 
+def test_a_rate_that_follows_adascale_in_a_step_is_the_gain_times_the_curve() -> None:
+    curve = fs.schedules.linear(0.3, 0.0, length=40)
+    random = np.random.default_rng(5)
+    statistics = GradientStatistics(horizon=100)
+    scale = AdaScale(statistics, base_batch=8)
+    params = [np.zeros(3)]
+    lr = fs.scaling.adascale(curve, scale)
+    opt = fs.SGD(params, lr=lr)
+    for step in range(20):
+        expected = scale.gain(8 + step) * curve(step=scale.progress)
+        info = opt.step([np.ones(3)], clock=fs.Clock(batch_size=8 + step))
+        assert info.lr == lr(batch_size=8 + step) == pytest.approx(expected, rel=1e-15)
+        scale.advance(8 + step)
+        statistics.add(*drawn(random.normal(0.3, 1.0, (32, 4))))
+    assert 20 < scale.progress < 40
+    with pytest.raises(TypeError, match=r"scale must be a .*AdaScale, not 3"):
+        fs.scaling.adascale(curve, 3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("bad", [0, NAN, -1, "x"])
 def test_adascale_refuses_what_is_no_batch(bad: Any) -> None:
     statistics = GradientStatistics()

@@ -8,7 +8,7 @@ namespace fusestep {
 namespace {
 
 // Threads take about this many bytes at a time.
-constexpr std::size_t kChunkBytes = 64 * 1024;
+constexpr std::size_t kChunkBytes = 128 * 1024;
 
 template <std::size_t bytes, class Index>
 void copy_small(const RowSource& column, const Index* indices, std::size_t begin, std::size_t end) {

@@ -13,10 +13,13 @@ from typing import Any
 from .arguments import check_finite, check_list, check_number, check_whole
 from .expression import Expression, batch_size, where
 from .expression import sqrt as root
-from .expression.nodes import expression
+from .expression.nodes import Named, expression
+from .expression.traversal import substituted
 from .expression.vocabulary import named
+from .gradients import AdaScale
 
 __all__ = [
+    "adascale",
     "linear",
     "noise_curve",
     "power",
@@ -165,6 +168,35 @@ def sde_adam(
         "betas": tuple(where(part < _NEARLY_ONE, 1 - part, -1) for part in lost),
         "eps": expression(eps) / root(k),
     }
+
+
+def adascale(lr: float | Expression, scale: AdaScale) -> Expression:
+    """The rate times the gain of the batch, with its schedule on the gains so far. For SGD.
+
+    ``scale.gain(batch_size) * lr(step=scale.progress)``: as much progress as the base batch makes,
+    whatever the batch. The loop shows every step's gradients to ``scale.statistics`` before the
+    step, and calls ``scale.advance`` after it; training is over when ``scale.progress`` is.
+
+    Args:
+        lr: the rate for batches of ``scale.base_batch``: a finite number, or an expression in steps
+            at that size. Other inputs of the clock stay what they are.
+        scale: a `fusestep.gradients.AdaScale`, which must be saved with the optimizer.
+
+    Example:
+        >>> import fusestep as fs
+        >>> scale = fs.gradients.AdaScale(fs.gradients.GradientStatistics(), base_batch=8)
+        >>> lr = fs.scaling.adascale(fs.schedules.linear(0.3, 0.0, length=100), scale)
+        >>> _ = scale.statistics.add([2.0, 6.0], sizes=[8, 8], squared_norm_of_mean=3.0)
+        >>> lr(batch_size=8), round(lr(batch_size=16), 12)
+        (0.3, 0.4)
+
+    Source: Johnson et al., "AdaScale SGD: A User-Friendly Algorithm for Distributed
+    Training", 2020.
+    """
+    if not isinstance(scale, AdaScale):
+        raise TypeError(f"scale must be a fusestep.gradients.AdaScale, not {scale!r}")
+    rate = scale.factor * substituted(_rate("lr", lr), {"step": scale.steps})
+    return Named("scaling.adascale", None, rate)
 
 
 linear, sqrt, power = scale_linear, scale_sqrt, scale_power

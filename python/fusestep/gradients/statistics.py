@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._core import StateError
 from ..arguments import check_finite, check_number, check_positive, check_whole
+from ..expression.cells import Cell
+
+
+class Cells(NamedTuple):
+    """What has been learnt, as expressions: -1 and 0 stand for unknown."""
+
+    variance: Cell
+    squared_gradient: Cell
 
 
 class GradientStatistics:
@@ -48,8 +56,9 @@ class GradientStatistics:
     for equal sizes.
     """
 
-    __slots__ = ("_squared", "_variance", "_weight", "horizon", "population")
+    __slots__ = ("_squared", "_variance", "_weight", "cells", "horizon", "population")
 
+    cells: Cells
     horizon: float
     population: int | None
 
@@ -57,6 +66,7 @@ class GradientStatistics:
         self.horizon = check_positive("horizon", horizon)
         self.population = None if population is None else check_whole("population", population, 1)
         self._variance = self._squared = self._weight = 0.0
+        self.cells = Cells(Cell(-1.0), Cell(0.0))
 
     def add(
         self, squared_norms: Sequence[float], sizes: Sequence[float], squared_norm_of_mean: float
@@ -109,7 +119,13 @@ class GradientStatistics:
         self._variance += new * (variance - self._variance)
         self._squared += new * (squared - self._squared)
         self._weight += new * (1.0 - self._weight)
+        self._show()
         return True
+
+    def _show(self) -> None:
+        variance = self.gradient_variance
+        self.cells.variance.memory[0] = -1.0 if variance is None else variance
+        self.cells.squared_gradient.memory[0] = self.squared_gradient or 0.0
 
     @property
     def gradient_variance(self) -> float | None:
@@ -153,6 +169,7 @@ class GradientStatistics:
         if not 0.0 <= weight <= 1.0:
             raise StateError(f"the state of {self!r} can't have weight={weight!r}")
         self._variance, self._squared, self._weight = variance, squared, weight
+        self._show()
 
     def __repr__(self) -> str:
         return f"GradientStatistics(horizon={self.horizon!r}, population={self.population!r})"
