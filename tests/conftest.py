@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+import emulated_cuda
+import emulated_cupy
 import fusestep as fs
 from fusestep import _core
 
@@ -27,3 +31,26 @@ def machine_as_found() -> Iterator[None]:
     yield
     _core.use_isa(isa)
     fs.set_num_threads(threads)
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> emulated_cuda.Driver:
+    """CuPy without a GPU, in place of any other; its driver counts launches and the like."""
+    if emulated_cuda.compiler() is None:
+        pytest.skip("needs a C++ compiler for the kernels")
+    driver, modules = emulated_cupy.modules()
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return driver
+
+
+@pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.gpu)])
+def cupy(request: pytest.FixtureRequest) -> Any:
+    """CuPy: without a GPU in any case, and with one where there is one."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+        return sys.modules["cupy"]
+    real = pytest.importorskip("cupy", reason="needs CuPy")
+    if not real.is_available():
+        pytest.skip("needs a GPU")
+    return real

@@ -32,10 +32,11 @@ CMAKE = (ROOT / "CMakeLists.txt").read_text()
 INCLUDES: dict[str, set[str]] = {
     "rules": set(),
     "kernels": {"rules"},
+    "cuda": {"rules"},
     "schedule": set(),
     "runtime": {"rules", "kernels", "schedule"},
     "data": {"schedule", "kernels", "runtime"},
-    "bind": {"rules", "kernels", "schedule", "runtime", "data"},
+    "bind": {"rules", "kernels", "cuda", "schedule", "runtime", "data"},
 }
 # Compiled once for each instruction set, and the system headers that one compiler reads there.
 ONCE_PER_ISA = {"kernels.cpp", "table.h", "evaluate.cpp", "instruction.h", "philox.h"}

@@ -37,18 +37,8 @@ bool is_array(py::handle object) {
     return !py::isinstance(object, py::module_::import("numpy.ma").attr("MaskedArray"));
 }
 
-void require_array(const std::string& what, py::handle object) {
-    if (is_array(object)) return;
-    throw py::type_error(what + " must be a numpy.ndarray, not " + type_name(object));
-}
-
-bool has_flags(py::handle object, int flags) {
-    return (array_proxy(object.ptr())->flags & flags) == flags;
-}
-
-// The element type, or kDataTypes if it is none of ours.
-DataType type_of(py::handle object) {
-    PyObject* descr = array_proxy(object.ptr())->descr;
+// The element type of a dtype, or kDataTypes if it is none of ours.
+DataType type_of(PyObject* descr) {
     for (int type = 0; type < kDataTypes; ++type) {
         if (descr == dtypes().exact[type]) return static_cast<DataType>(type);
     }
@@ -61,13 +51,84 @@ DataType type_of(py::handle object) {
     return kDataTypes;
 }
 
-void require_layout(const std::string& what, py::handle object) {
-    if (!has_flags(object, npy_api::NPY_ARRAY_C_CONTIGUOUS_)) {
+// What is to be known of an array, of whatever kind.
+struct Facts {
+    bool is_array = false;
+    DataType type = kDataTypes;
+    bool contiguous = false;
+    bool aligned = false;
+    bool writeable = false;
+    int device = 0;
+    void* data = nullptr;
+    int dimensions = 0;
+    const py::ssize_t* extents = nullptr;
+    py::ssize_t own_extents[64];  // NumPy's limit; where the array has no such list itself
+};
+
+void read_numpy(py::handle object, Facts& facts) {
+    facts.is_array = is_array(object);
+    if (!facts.is_array) return;
+    const auto* proxy = array_proxy(object.ptr());
+    facts.type = type_of(proxy->descr);
+    facts.contiguous = (proxy->flags & npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
+    facts.aligned = (proxy->flags & npy_api::NPY_ARRAY_ALIGNED_) != 0;
+    facts.writeable = (proxy->flags & npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+    facts.data = proxy->data;
+    facts.dimensions = proxy->nd;
+    facts.extents = proxy->dimensions;
+}
+
+void read_device(const ArrayKind& kind, py::handle object, Facts& facts) {
+    facts.is_array = py::isinstance(object, kind.type);
+    if (!facts.is_array) return;
+    const py::object memory = object.attr("data");
+    const auto address = memory.attr("ptr").cast<std::uintptr_t>();
+    facts.device = memory.attr("device_id").cast<int>();
+    const py::object dtype = object.attr("dtype");
+    facts.type = type_of(dtype.ptr());
+    facts.contiguous = object.attr("flags").attr("c_contiguous").cast<bool>();
+    const std::size_t size = facts.type == kDataTypes ? 1 : item_size(facts.type);
+    facts.aligned = address % size == 0;
+    facts.writeable = true;
+    facts.data = reinterpret_cast<void*>(address);
+    const py::tuple shape = object.attr("shape");
+    for (const py::handle extent : shape) {
+        facts.own_extents[facts.dimensions++] = extent.cast<py::ssize_t>();
+    }
+    facts.extents = facts.own_extents;
+}
+
+void read(const ArrayKind& kind, py::handle object, Facts& facts) {
+    if (kind.type) {
+        read_device(kind, object, facts);
+    } else {
+        read_numpy(object, facts);
+    }
+}
+
+void require_array(const ArrayKind& kind, const std::string& what, py::handle object,
+                   const Facts& facts) {
+    if (!facts.is_array) {
+        const char* const expected = kind.type ? "cupy.ndarray" : "numpy.ndarray";
+        throw py::type_error(what + " must be a " + expected + ", not " + type_name(object));
+    }
+    if (facts.device != kind.device) {
+        throw py::value_error(what + " is on device " + std::to_string(facts.device) +
+                              ", must be on device " + std::to_string(kind.device) +
+                              ", where the optimizer is");
+    }
+}
+
+void require_layout(const ArrayKind& kind, const std::string& what, py::handle object,
+                    const Facts& facts) {
+    if (!facts.contiguous) {
+        const char* const library = kind.type ? "cupy" : "numpy";
         throw py::value_error(what + " must be C-contiguous, it has shape " +
                               text(object.attr("shape")) + " and strides " +
-                              text(object.attr("strides")) + ": pass numpy.ascontiguousarray(...)");
+                              text(object.attr("strides")) + ": pass " + library +
+                              ".ascontiguousarray(...)");
     }
-    if (!has_flags(object, npy_api::NPY_ARRAY_ALIGNED_)) {
+    if (!facts.aligned) {
         throw py::value_error(what + " must be aligned to its element size: pass a copy of it");
     }
 }
@@ -80,39 +141,42 @@ std::string shape_text(const ArrayView& view) {
 
 const char* dtype_text(DataType type) { return type == kFloat32 ? "float32" : "float64"; }
 
-bool has_shape_of(py::handle object, const ArrayView& view) {
-    const auto* proxy = array_proxy(object.ptr());
-    return proxy->nd == view.dimensions &&
-           std::equal(proxy->dimensions, proxy->dimensions + proxy->nd, view.extents);
+bool has_shape_of(const Facts& facts, const ArrayView& view) {
+    return facts.dimensions == view.dimensions &&
+           std::equal(facts.extents, facts.extents + facts.dimensions, view.extents);
 }
 
 }  // namespace
+
+std::string number_text(double x) { return py::repr(py::float_(x)).cast<std::string>(); }
 
 std::string parameter_name(const std::string& path) {
     return path.empty() ? "params" : "params['" + path + "']";
 }
 
-ArrayView check_writeable(const std::string& name, py::handle object) {
+ArrayView check_writeable(const ArrayKind& kind, const std::string& name, py::handle object,
+                          std::vector<py::ssize_t>& extents) {
     const std::string what = name + ":";
-    require_array(what, object);
-    ArrayView view;
-    view.type = type_of(object);
-    if (view.type == kDataTypes) {
+    Facts facts;
+    read(kind, object, facts);
+    require_array(kind, what, object, facts);
+    if (facts.type == kDataTypes) {
         throw py::type_error(what + " dtype must be float32 or float64 in native byte order, not " +
                              text(object.attr("dtype")));
     }
-    require_layout(what, object);
-    if (!has_flags(object, npy_api::NPY_ARRAY_WRITEABLE_)) {
+    require_layout(kind, what, object, facts);
+    if (!facts.writeable) {
         throw py::value_error(
             what + " is read-only, but a step updates it in place: pass a writeable array");
     }
-    const auto* proxy = array_proxy(object.ptr());
-    view.data = proxy->data;
-    view.dimensions = proxy->nd;
-    view.extents = proxy->dimensions;
+    ArrayView view;
+    view.type = facts.type;
+    view.data = facts.data;
+    view.dimensions = facts.dimensions;
     view.size = 1;
-    for (int i = 0; i < view.dimensions; ++i) {
-        view.size *= static_cast<std::size_t>(view.extents[i]);
+    for (int i = 0; i < facts.dimensions; ++i) {
+        view.size *= static_cast<std::size_t>(facts.extents[i]);
+        extents.push_back(facts.extents[i]);
     }
     return view;
 }
@@ -124,22 +188,25 @@ void prefetch_extents(PyObject* object) {
     FUSESTEP_PREFETCH(array_proxy(object)->dimensions);
 }
 
-const void* check_gradient(const std::string& path, const ArrayView& parameter, py::handle object) {
-    constexpr int layout = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_;
-    const bool good = is_array(object) && type_of(object) == parameter.type &&
-                      has_flags(object, layout) && has_shape_of(object, parameter);
-    if (good) return array_proxy(object.ptr())->data;
+const void* check_gradient(const ArrayKind& kind, const std::string& path,
+                           const ArrayView& parameter, py::handle object) {
+    Facts facts;
+    read(kind, object, facts);
+    const bool good = facts.is_array && facts.device == kind.device &&
+                      facts.type == parameter.type && facts.contiguous && facts.aligned &&
+                      has_shape_of(facts, parameter);
+    if (good) return facts.data;
     const std::string what = parameter_name(path) + ": gradient";
-    require_array(what, object);
-    if (type_of(object) != parameter.type) {
+    require_array(kind, what, object, facts);
+    if (facts.type != parameter.type) {
         throw py::type_error(what + " has dtype " + text(object.attr("dtype")) +
                              ", the parameter has " + dtype_text(parameter.type));
     }
-    if (!has_shape_of(object, parameter)) {
+    if (!has_shape_of(facts, parameter)) {
         throw py::value_error(what + " has shape " + text(object.attr("shape")) +
                               ", the parameter has " + shape_text(parameter));
     }
-    require_layout(what, object);
+    require_layout(kind, what, object, facts);
     throw py::value_error(what + " cannot be read");
 }
 

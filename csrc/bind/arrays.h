@@ -1,4 +1,4 @@
-// Checks NumPy arrays without converting them: what a step writes must be the user's own memory.
+// Checks arrays without converting them: what a step writes must be the user's own memory.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -18,22 +18,31 @@ class StateError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// A checked array: memory that may be read or written as `size` elements of `type`. The extents
-// are the array's own.
+// A checked array: memory that may be read or written as `size` elements of `type`.
 struct ArrayView {
     void* data = nullptr;
     std::size_t size = 0;
     DataType type = kFloat32;
     int dimensions = 0;
-    const py::ssize_t* extents = nullptr;
+    const py::ssize_t* extents = nullptr;  // kept by whoever asked for the view
 };
+
+// Which arrays a plan takes: NumPy's, or those of one GPU.
+struct ArrayKind {
+    py::object type;  // nothing for numpy.ndarray, else the class of CuPy's arrays
+    int device = 0;
+};
+
+// How an error shows a number.
+std::string number_text(double x);
 
 // How an error names a parameter: params['dense1/w'], or params for a lone array.
 std::string parameter_name(const std::string& path);
 
 // A parameter or state array: float32 or float64, C-contiguous, aligned, writeable, native byte
-// order.
-ArrayView check_writeable(const std::string& name, py::handle object);
+// order. Its extents are appended; those of the view are left to the caller.
+ArrayView check_writeable(const ArrayKind& kind, const std::string& name, py::handle object,
+                          std::vector<py::ssize_t>& extents);
 
 // Asks for the memory that check_gradient will read of an array: one after the other in two calls,
 // a few arrays ahead. Where a model has thousands of small arrays, each of them is a cache miss.
@@ -42,7 +51,8 @@ void prefetch_extents(PyObject* object);
 
 // The data of a gradient for that parameter: same dtype and shape, C-contiguous, aligned. Throws
 // what is wrong.
-const void* check_gradient(const std::string& path, const ArrayView& parameter, py::handle object);
+const void* check_gradient(const ArrayKind& kind, const std::string& path,
+                           const ArrayView& parameter, py::handle object);
 
 // Memory in use, to find arrays that overlap.
 class MemoryMap {

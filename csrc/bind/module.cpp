@@ -6,6 +6,7 @@ namespace fusestep {
 void register_data(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_plan(pybind11::module_& module);
+void register_device_plan(pybind11::module_& module);
 void register_program(pybind11::module_& module);
 }  // namespace fusestep
 
@@ -19,4 +20,5 @@ PYBIND11_MODULE(_core, module) {
     fusestep::register_data(module);
     fusestep::register_program(module);
     fusestep::register_plan(module);
+    fusestep::register_device_plan(module);
 }

@@ -110,9 +110,9 @@ void accumulate(size_t n, double weight, const void* gradient, void* accumulator
     FUSESTEP_INDEPENDENT
     for (size_t i = 0; i < n; ++i) {
         if constexpr (variant == kBegin) {
-            sum[i] = w * g[i];
+            sum[i] = first_of_sum(w, g[i]);
         } else {
-            sum[i] = sum[i] + w * g[i];
+            sum[i] = next_of_sum(sum[i], w, g[i]);
         }
     }
 }

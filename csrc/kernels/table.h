@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "../rules/all.h"
+#include "../rules/sums.h"
 
 #if defined(_MSC_VER)
 #define FUSESTEP_PREFETCH(address) static_cast<void>(0)
@@ -29,8 +30,6 @@ using Update = void (*)(const void* scalars, const void* gradient_scalars, size_
 // Sums squares of n elements in double into kLanes lanes; element i goes to lane (lane + i) %
 // kLanes.
 using SumSquares = void (*)(size_t n, const void* x, size_t lane, double* lanes);
-
-constexpr size_t kLanes = 16;
 
 // accumulator = weight * gradient where it is the first one, else accumulator + weight * gradient.
 using Accumulate = void (*)(size_t n, double weight, const void* gradient, void* accumulator);

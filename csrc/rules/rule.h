@@ -28,6 +28,7 @@ namespace fusestep {
 
 constexpr int kMaxStates = 3;
 constexpr int kMaxVariants = 16;
+constexpr int kScalarBytes = 64;                       // the largest Rule::Scalars<T> fits
 constexpr double kUnbounded = 1.7976931348623157e308;  // the largest double: finite, but no limit
 
 // One hyper-parameter. A flag is 0 or 1 and fixed when the optimizer is built.

@@ -10,10 +10,6 @@
 namespace fusestep {
 namespace {
 
-// Sums of squares are taken per block, then over blocks, in an order that depends on positions
-// alone.
-constexpr std::size_t kBlock = 1024;
-
 // Measured on two cores. Fewer elements than the first are done sooner by the calling thread alone;
 // from the second on, waking helpers pays even beside a BLAS whose threads spin.
 constexpr std::size_t kParallelElements = 32 * 1024;
@@ -179,7 +175,7 @@ void Plan::prepare(const StepOptions& options, double factor) noexcept {
         const bool maximize = hyper(static_cast<int>(g))[rule_.columns] != 0.0;
         const double signed_factor = maximize ? -factor : factor;
         group.treatment = kAsIs;
-        if (clamps || signed_factor != 1.0) group.treatment = kScaled;
+        if (clamps || signed_factor != 1.0 || options.scales_later) group.treatment = kScaled;
         if (options.grad_scale != 1.0) group.treatment = kDivided;
         group.float32 = gradient_scalars<float>(options, signed_factor);
         group.float64 = gradient_scalars<double>(options, signed_factor);
@@ -198,9 +194,11 @@ void Plan::prepare(const StepOptions& options, double factor) noexcept {
             latest = static_cast<int>(prepared_.size());
             prepared_.emplace_back();
             Prepared& entry = prepared_.back();
-            const unsigned variant =
+            entry.type = leaf.type;
+            entry.treatment = group.treatment;
+            entry.variant =
                 rule_.prepare[leaf.type](hyper(leaf.group), update_number, entry.scalars);
-            entry.update = kernels.update[rule_.index][leaf.type][variant][group.treatment];
+            entry.update = kernels.update[rule_.index][leaf.type][entry.variant][group.treatment];
             entry.gradient_scalars = leaf.type == kFloat32
                                          ? static_cast<const void*>(&group.float32)
                                          : static_cast<const void*>(&group.float64);
@@ -235,16 +233,13 @@ StepResult Plan::step(const StepOptions& options) noexcept {
     if (options.take_norm || options.clip_by_norm || options.nonfinite != NonFinite::kPropagate) {
         const double sum = sum_of_squares();
         result.has_norm = true;
-        result.grad_norm = std::sqrt(sum) / options.grad_scale;
+        result.grad_norm = norm_of_sum(sum, options.grad_scale);
         result.finite = std::isfinite(sum);
         if (!result.finite && options.nonfinite != NonFinite::kPropagate) {
             result.applied = false;
             return result;
         }
-        if (options.clip_by_norm) {
-            factor = options.clip_norm / (result.grad_norm + 1e-6);
-            factor = factor > 1.0 ? 1.0 : factor;  // NaN stays NaN
-        }
+        if (options.clip_by_norm) factor = clip_factor(options.clip_norm, result.grad_norm);
     }
     prepare(options, factor);
     update();

@@ -35,7 +35,8 @@ struct StepOptions {
     double clip_norm = 0.0;
     double clip_value = kUnbounded;
     NonFinite nonfinite = NonFinite::kPropagate;
-    bool take_norm = false;  // even if nothing above asks for it
+    bool take_norm = false;     // even if nothing above asks for it
+    bool scales_later = false;  // the clipping factor is not known when scalars are prepared
 };
 
 struct StepResult {
@@ -51,6 +52,7 @@ class Plan {
     // table belongs to the caller, who may change values between steps.
     Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* hyper);
 
+    const RuleEntry& rule() const { return rule_; }
     const std::vector<Leaf>& leaves() const { return leaves_; }
     // How many times each parameter was updated.
     std::vector<std::int64_t>& updates() { return updates_; }
@@ -84,6 +86,21 @@ class Plan {
     // Whether the gradient of one leaf holds NaN, infinity, or a value whose square overflows.
     static bool is_finite(const Leaf& leaf);
 
+    // What the update of some leaves needs, shared by those of one group, type and update number.
+    struct Prepared {
+        alignas(64) unsigned char scalars[kScalarBytes];
+        Update update;
+        const void* gradient_scalars;
+        std::int64_t update_number;
+        DataType type;
+        Treatment treatment;
+        unsigned variant;
+    };
+    // Counts an update of every leaf that has a gradient and prepares for it; `factor` is that of
+    // clipping.
+    void prepare(const StepOptions& options, double factor) noexcept;
+    const std::vector<Prepared>& prepared() const { return prepared_; }
+
  private:
     struct Range;
 
@@ -91,7 +108,6 @@ class Plan {
     template <class Visit>
     double block_sum_of_squares(std::size_t block, Visit visit) const;
     double add_partial_sums() noexcept;
-    void prepare(const StepOptions& options, double factor) noexcept;
     void update() noexcept;
     void update_piece(const Leaf& leaf, std::size_t first, std::size_t count) const;
     Range block_range(std::size_t begin, std::size_t end) const;
@@ -99,13 +115,6 @@ class Plan {
     void walk(Range range, Visit visit) const;
     template <class Visit>
     void for_chunks(Visit visit) const;
-
-    struct Prepared {
-        alignas(64) unsigned char scalars[kScalarBytes];
-        Update update;
-        const void* gradient_scalars;
-        std::int64_t update_number;
-    };
 
     // What a group does to its gradients: the sign of the factor differs between groups.
     struct GroupTreatment {
@@ -121,8 +130,7 @@ class Plan {
     std::size_t total_ = 0;
     const double* hyper_;
     std::vector<GroupTreatment> groups_;
-    std::vector<Prepared>
-        prepared_;  // scalars shared by leaves of one group, type and update number
+    std::vector<Prepared> prepared_;
     std::vector<std::int64_t> updates_;
     std::vector<double> partial_sums_;
     std::vector<Accumulator> accumulators_;

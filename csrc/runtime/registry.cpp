@@ -11,8 +11,9 @@ unsigned prepare(const double* hyper, long long update_number, void* scalars) {
 }
 
 template <class Rule>
-constexpr RuleEntry entry(RuleIndex index) {
+constexpr RuleEntry entry(RuleIndex index, const char* type) {
     return {index,
+            type,
             Rule::kName,
             Rule::kStates,
             Rule::kStateNames,
@@ -24,7 +25,7 @@ constexpr RuleEntry entry(RuleIndex index) {
 
 }  // namespace
 
-#define FUSESTEP_ENTRY(Rule) entry<Rule>(k##Rule),
+#define FUSESTEP_ENTRY(Rule) entry<Rule>(k##Rule, #Rule),
 const RuleEntry kRuleEntries[kRules] = {FUSESTEP_RULES(FUSESTEP_ENTRY)};
 #undef FUSESTEP_ENTRY
 

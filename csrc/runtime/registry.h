@@ -6,10 +6,9 @@
 
 namespace fusestep {
 
-constexpr size_t kScalarBytes = 64;  // the largest Rule::Scalars<T> fits
-
 struct RuleEntry {
     RuleIndex index;
+    const char* type;  // the struct in csrc/rules
     const char* name;
     int states;
     const char* const* state_names;

@@ -1,1 +1,26 @@
-"""Where the arrays live decides which engine runs the native rules on them."""
+"""Where arrays are, and how a step over them is run: `cpu` for NumPy, `cuda` for CuPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from .. import _core
+from . import cpu
+from .device_info import DeviceStepInfo
+from .device_plan import DevicePlan
+
+__all__ = ["DevicePlan", "Plan", "StepInfo", "engine_for"]
+
+Plan = _core.Plan | DevicePlan
+StepInfo = _core.StepInfo | DeviceStepInfo
+
+
+def engine_for(leaves: Sequence[Any]) -> ModuleType:
+    """The engine for parameters; it tells which of them is in the wrong place."""
+    if any(type(leaf).__module__.partition(".")[0] == "cupy" for leaf in leaves):
+        from . import cuda
+
+        return cuda
+    return cpu

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import _core
 from ..arguments import check_positive
-from ..engines import cpu
+from ..engines import Plan
 
 _MOST = 2.0**53  # samples: whole numbers are exact up to here, and float32 holds the reciprocal
 
@@ -15,14 +15,15 @@ _MOST = 2.0**53  # samples: whole numbers are exact up to here, and float32 hold
 class Accumulator:
     """Sums of gradients times samples, one for each parameter; no memory before the first."""
 
-    __slots__ = ("_arrays", "_parameters", "_plan")
+    __slots__ = ("_arrays", "_engine", "_parameters", "_plan")
 
-    def __init__(self, plan: _core.Plan, parameters: Mapping[str, cpu.Array]) -> None:
+    def __init__(self, engine: Any, plan: Plan, parameters: Mapping[str, Any]) -> None:
+        self._engine = engine
         self._plan = plan
         self._parameters = parameters
-        self._arrays: list[cpu.Array] | None = None
+        self._arrays: list[Any] | None = None
 
-    def add(self, gradients: Sequence[Any], samples: Any) -> float:
+    def add(self, gradients: Sequence[Any], samples: Any) -> Any:
         """Adds a micro-batch; returns the squared norm of its gradients."""
         weight = check_positive("samples", samples)
         if not 1.0 / _MOST <= weight <= _MOST:
@@ -33,7 +34,7 @@ class Accumulator:
     def saved_form(self) -> dict[str, Any]:
         """What is accumulated, with the arrays themselves."""
         samples, micro_batches, squares, holds = self._plan.accumulated
-        gradients: dict[str, cpu.Array | None] = dict.fromkeys(self._parameters)
+        gradients: dict[str, Any] = dict.fromkeys(self._parameters)
         for path, array, held in zip(gradients, self._arrays or (), holds, strict=False):
             gradients[path] = array if held else None
         return {
@@ -57,13 +58,13 @@ class Accumulator:
         gradients = [state["gradients"][path] for path in self._parameters]
         for array, saved in zip(self._arrays or (), gradients, strict=False):
             if saved is not None:
-                array[...] = saved
+                self._engine.assign(array, saved)
         holds = [] if self._arrays is None else [saved is not None for saved in gradients]
         totals = (state["samples"], state["micro_batches"], state["weighted_squared_norms"])
         self._plan.accumulated = (*totals, holds)
 
     def _allocate(self) -> None:
         if self._arrays is None:
-            arrays = cpu.zeros_like(list(self._parameters.values()))
+            arrays = self._engine.zeros_like(list(self._parameters.values()))
             self._plan.set_accumulators(arrays)
             self._arrays = arrays

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from .. import _core, trees
-from ..engines import cpu
+from ..engines import engine_for
 from ..expression import Expression
 from . import saved
 from .accumulation import Accumulator
@@ -24,8 +24,9 @@ class Optimizer(Stepping):
 
     Args:
         params: float32 or float64 arrays, C-contiguous and writeable, in any nesting of dict, list
-            and tuple, or one array. Or torch's form, a list of dicts, each with such a tree under
-            "params" and settings of its own; gradients are then a list of trees.
+            and tuple, or one array; all of NumPy, or all of CuPy on the current device. Or torch's
+            form, a list of dicts, each with such a tree under "params" and settings of its own;
+            gradients are then a list of trees.
         maximize: follow the gradient up instead of down.
         groups: settings for some of the parameters: dicts with a pattern on the path (or a list of
             patterns) under "match", as in ``{"match": "*/b", "weight_decay": 0.0}``. ``*`` is any
@@ -53,6 +54,7 @@ class Optimizer(Stepping):
     __slots__ = (
         "__weakref__",
         "_accumulator",
+        "_engine",
         "_limits",
         "_parameters",
         "_plan",
@@ -92,7 +94,8 @@ class Optimizer(Stepping):
         self._limits = Limits(self._schedule)
         self._limits.set("clip_norm", clip_norm)
         self._limits.set("clip_value", clip_value)
-        self._plan, states = cpu.build(
+        self._engine = engine_for(leaves)
+        self._plan, states = self._engine.build(
             self._rule,
             paths,
             leaves,
@@ -104,7 +107,7 @@ class Optimizer(Stepping):
         self._schedule.attach(self._plan, self._settings.table, self._limits.values)
         self._states = dict(zip(paths, states, strict=True))
         self._parameters = dict(zip(paths, leaves, strict=True))
-        self._accumulator = Accumulator(self._plan, self._parameters)
+        self._accumulator = Accumulator(self._engine, self._plan, self._parameters)
         self.nonfinite = nonfinite
         self.groups = tuple(
             Group(
@@ -153,7 +156,7 @@ class Optimizer(Stepping):
         self._plan.nonfinite = value
 
     @property
-    def state(self) -> dict[str, dict[str, cpu.Array]]:
+    def state(self) -> dict[str, dict[str, Any]]:
         """The state arrays by path and name: the arrays themselves, not copies."""
         return {path: dict(arrays) for path, arrays in self._states.items()}
 
@@ -161,9 +164,11 @@ class Optimizer(Stepping):
         """All that decides later steps but the parameters: copies of arrays, and JSON values."""
         state = self._saved_form()
         for entry in state["parameters"].values():
-            entry["state"] = {name: array.copy() for name, array in entry["state"].items()}
+            copies = {name: self._engine.to_numpy(a) for name, a in entry["state"].items()}
+            entry["state"] = copies
         sums = state["accumulated"]["gradients"]
-        sums.update({path: sum.copy() for path, sum in sums.items() if sum is not None})
+        held = {path: sum for path, sum in sums.items() if sum is not None}
+        sums.update({path: self._engine.to_numpy(sum) for path, sum in held.items()})
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], *, keep: Sequence[str] = ()) -> None:
@@ -204,7 +209,7 @@ class Optimizer(Stepping):
         parameters = state["parameters"]
         for path, arrays in self._states.items():
             for name, array in arrays.items():
-                array[...] = parameters[path]["state"][name]
+                self._engine.assign(array, parameters[path]["state"][name])
         self._plan.updates = [parameters[path]["updates"] for path in self._states]
         self._plan.attempted, self._plan.applied = state["attempted"], state["applied"]
         self._accumulator.load(state["accumulated"])

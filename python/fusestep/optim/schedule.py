@@ -13,6 +13,7 @@ from .. import _core
 from ..arguments import range_in_words
 from ..clock import Clock
 from ..control import Control
+from ..engines import Plan, StepInfo
 from ..expression import Expression
 from ..expression.cells import Function
 from ..expression.program import compiled
@@ -47,7 +48,7 @@ class Schedule:
 
     def __init__(self) -> None:
         self._entries: dict[Place, tuple[str, Expression, Range]] = {}
-        self._plan: _core.Plan | None = None
+        self._plan: Plan | None = None
         self._arrays: tuple[Values, Values] = (np.empty(0), np.empty(0))
         self.controls = self.functions = ()
 
@@ -63,7 +64,7 @@ class Schedule:
         taken = {p: e for p, e in other._entries.items() if p.in_limits == in_limits}
         self._entries = {**kept, **taken}
 
-    def attach(self, plan: _core.Plan, table: Values, limits: Values) -> None:
+    def attach(self, plan: Plan, table: Values, limits: Values) -> None:
         """Compiles for this plan and its arrays, now and whenever ``compile`` is called."""
         self._plan = plan
         self._arrays = (table, limits)
@@ -90,8 +91,8 @@ class Schedule:
         self.controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
 
     def around(
-        self, step: Callable[[Clock], _core.StepInfo], clock: Clock | None, applied: int, loss: Any
-    ) -> _core.StepInfo:
+        self, step: Callable[[Clock], StepInfo], clock: Clock | None, applied: int, loss: Any
+    ) -> StepInfo:
         """A step with what Python must do for it: functions before it, losses seen after it."""
         now = Clock() if clock is None else Clock(*clock)
         if now.step is None:

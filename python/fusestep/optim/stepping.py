@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .. import _core, trees
+from ..arguments import check_positive, check_whole
 from ..clock import Clock
+from ..engines import DevicePlan, Plan, StepInfo
 from ..gradients import GradientStatistics
 from .accumulation import Accumulator
 from .schedule import Schedule
@@ -17,7 +20,7 @@ class Stepping:
     __slots__ = ()
 
     _accumulator: Accumulator
-    _plan: _core.Plan
+    _plan: Plan
     _schedule: Schedule
     _structure: trees.Structure
 
@@ -29,7 +32,7 @@ class Stepping:
         loss: Any = None,
         grad_scale: float = 1.0,
         statistics: GradientStatistics | None = None,
-    ) -> _core.StepInfo:
+    ) -> StepInfo:
         """Updates every parameter once.
 
         Args:
@@ -47,7 +50,8 @@ class Stepping:
         Returns:
             ``lr`` that was used in the first group; ``grad_norm``, the norm of all gradients before
             clipping, or None where none of ``clip_norm``, ``nonfinite`` and ``statistics`` asks for
-            it; ``applied``.
+            it; ``applied``. With CuPy arrays the step is launched on the current stream, and
+            whoever reads ``grad_norm`` or, with ``nonfinite="skip"``, the others waits for it.
 
         Raises:
             TypeError, ValueError, StateError: no array has changed, and what is accumulated stays.
@@ -70,7 +74,7 @@ class Stepping:
         clock: Clock | None,
         loss: Any,
         grad_scale: float,
-    ) -> _core.StepInfo:
+    ) -> StepInfo:
         if not isinstance(statistics, GradientStatistics):
             raise TypeError(f"statistics must be a GradientStatistics, not {statistics!r}")
         samples, micro_batches, squares, _ = self._plan.accumulated
@@ -98,7 +102,53 @@ class Stepping:
             grads = self._structure.leaves(grads, "grads")
         self._plan.bind(grads)
 
-    def accumulate(self, grads: Any, samples: float) -> float:
+    def prepare_replays(
+        self, steps: int, *, clocks: Sequence[Clock] | None = None, grad_scale: float = 1.0
+    ) -> None:
+        """Evaluates the settings of the next steps, for a step that a CUDA graph replays.
+
+        For CuPy arrays with gradients bound. It comes before the capture and then again whenever
+        so many replays were launched; a replay beyond updates nothing, which the next question
+        for counts or state tells with StateError. Schedules advance with the updates applied;
+        clipping and ``nonfinite="skip"`` work as ever. Waits for the device.
+
+        Args:
+            steps: a whole number, at least 1; after the capture at most as many as before it.
+            clocks: for schedules that read ``samples``, ``epoch`` or ``batch_size``: one for each
+                of these steps.
+            grad_scale: that of the captured ``step(grad_scale=...)``.
+
+        Raises:
+            TypeError: the parameters are not of CuPy.
+            StateError: no gradients are bound, ``nonfinite`` is "raise", or a schedule is a Python
+                function or follows the loss.
+
+        Example::
+
+            opt.bind(grads)
+            opt.prepare_replays(100)
+            with stream:
+                stream.begin_capture()
+                compute_gradients()          # writes the arrays in grads
+                opt.step()
+                graph = stream.end_capture()
+                for _ in range(100):
+                    graph.launch()
+        """
+        if not isinstance(self._plan, DevicePlan):
+            raise TypeError("prepare_replays is for parameters of CuPy")
+        count = check_whole("steps", steps, 1)
+        check_positive("grad_scale", grad_scale)
+        if clocks is not None and len(clocks) != count:
+            raise ValueError(f"clocks must be {count}, one for each step, not {len(clocks)}")
+        if self._schedule.functions or self._schedule.controls:
+            raise _core.StateError(
+                "prepare_replays: Python functions and values that follow the loss can't be "
+                "evaluated ahead"
+            )
+        self._plan.prepare_replays(count, clocks, grad_scale)
+
+    def accumulate(self, grads: Any, samples: float) -> Any:
         """Adds the gradients of one micro-batch to those that the next ``step()`` uses.
 
         ``step()`` divides the sum of ``samples * grads`` by all samples, so that micro-batches of
@@ -112,7 +162,8 @@ class Stepping:
 
         Returns:
             The squared norm of these gradients together, in double. It is taken in the same pass
-            over the memory and does not depend on threads, instruction set or split.
+            over the memory and does not depend on threads, instruction set or split. With CuPy
+            arrays it is an array without shape, on the device.
 
         Raises:
             TypeError, ValueError, StateError: nothing was added.

@@ -1,0 +1,385 @@
+// The plan over arrays of a GPU, as Python holds it: checks and prepares natively, and fills the
+// structs that Python launches kernels with. It never reads the arrays.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "../cuda/arguments.h"
+#include "../runtime/float_environment.h"
+#include "plan_object.h"
+
+namespace fusestep {
+namespace {
+
+template <class T>
+T* pointer(std::uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+
+// An array over memory that its owner keeps: one element for a struct, which a launch passes by
+// value.
+template <class T>
+py::array as_struct(T& value, const py::object& owner) {
+    return py::array(py::dtype("V" + std::to_string(sizeof(T))), {1}, {}, &value, owner);
+}
+template <class T>
+py::array_t<T> as_array(std::vector<T>& values, const py::object& owner) {
+    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data(), owner);
+}
+
+class DevicePlan : public PlanObject {
+ public:
+    DevicePlan(py::object array_type, int device, const std::string& rule,
+               std::vector<std::string> paths, const py::list& parameters, const py::list& states,
+               const std::vector<int>& groups, py::array_t<double> hyper,
+               py::array_t<double> limits)
+        : PlanObject({std::move(array_type), device}, rule, std::move(paths), parameters, states,
+                     groups, std::move(hyper), std::move(limits)),
+          gradients_(leaf_count()),
+          entry_of_(leaf_count()),
+          holds_(leaf_count()),
+          participants_(leaf_count()) {
+        for (const Leaf& leaf : plan().leaves()) total_ += leaf.size;
+        sum_.leaf_count = leaf_count();
+        sum_.total = total_;
+    }
+
+    // The tables that describe the model, as bytes for the device.
+    py::bytes leaves() const {
+        std::vector<device::Leaf> table;
+        unsigned long long begin = 0;
+        for (std::size_t i = 0; i < leaf_count(); ++i) {
+            const Leaf& leaf = plan().leaves()[i];
+            device::Leaf entry = {};
+            entry.parameter = leaf.parameter;
+            std::copy_n(leaf.state, kMaxStates, entry.state);
+            if (!plan().accumulators().empty()) entry.accumulator = plan().accumulators()[i].data;
+            entry.begin = begin;
+            entry.size = leaf.size;
+            entry.type = leaf.type;
+            table.push_back(entry);
+            begin += leaf.size;
+        }
+        return bytes_of(table);
+    }
+    py::bytes chunks() const {
+        std::vector<device::Chunk> table;
+        for (std::size_t i = 0; i < leaf_count(); ++i) {
+            const std::size_t count = divide_up(plan().leaves()[i].size, device::kChunk);
+            for (std::size_t k = 0; k < count; ++k) {
+                table.push_back({static_cast<unsigned>(i), static_cast<unsigned>(k)});
+            }
+        }
+        return bytes_of(table);
+    }
+
+    // Thread blocks of a sum, room for the sums of all its levels, and counters for the groups.
+    py::tuple sum_layout() const {
+        const std::size_t blocks = std::max<std::size_t>(1, divide_up(total_, kBlock));
+        std::size_t sums = blocks, level = blocks, groups = 0;
+        do {
+            level = divide_up(level, kBlock);
+            sums += level;
+            groups += level;
+        } while (level > 1);
+        return py::make_tuple(divide_up(blocks, device::kBlocksPerGroup), sums, groups);
+    }
+
+    // Where the device has what the kernels share.
+    void place(const py::dict& at) {
+        const auto address = [&](const char* name) { return at[name].cast<std::uintptr_t>(); };
+        update_.leaves = sum_.leaves = pointer<const device::Leaf>(address("leaves"));
+        update_.chunks = pointer<const device::Chunk>(address("chunks"));
+        update_.gradients = sum_.gradients = pointer<const void* const>(address("gradients"));
+        sum_.holds = pointer<const unsigned char>(address("holds"));
+        sum_.partial = pointer<double>(address("partial"));
+        sum_.arrived = pointer<unsigned>(address("arrived"));
+        at_entry_of_ = pointer<const unsigned>(address("entry_of"));
+        at_outcome_ = pointer<device::Outcome>(address("outcome"));
+        at_progress_ = pointer<device::Progress>(address("progress"));
+        at_weighted_ = pointer<double>(address("weighted"));
+    }
+
+    // Checks a step and follows its schedule, as if all before it was applied. Returns whether it
+    // needs the sum of squares, whether pointers to gradients have changed, and whether other
+    // parameters take part than in the latest row.
+    py::tuple begin(py::handle gradients, double grad_scale, py::handle clock, bool take_norm) {
+        const Busy busy(*this);
+        step_ = begin_step(gradients, grad_scale);
+        step_.passed = py::object();
+        follow_schedule(clock);
+        options_ = options(step_, take_norm);
+        const bool needs_sum = options_.take_norm || options_.clip_by_norm ||
+                               options_.nonfinite != NonFinite::kPropagate;
+        options_.scales_later = options_.clip_by_norm;
+        const bool moved = note_gradients();
+        return py::make_tuple(needs_sum, moved, participants() != participants_);
+    }
+
+    // The settings of the update that comes after `ahead` others of this kind, appended to the
+    // table. Leaves the schedule where it was followed to.
+    void add_row(py::handle clock, std::int64_t ahead) {
+        const Busy busy(*this);
+        if (ahead == 0) {
+            rows_.clear();
+            clip_norms_.clear();
+            updates_before_ = plan().updates();
+            participants_ = participants();
+        }
+        try {
+            follow_schedule(clock, ahead);
+        } catch (...) {
+            undo();
+            throw;
+        }
+        options_.clip_norm = options(step_, false).clip_norm;
+        options_.clip_value = options(step_, false).clip_value;
+        const FloatEnvironment environment;
+        plan().prepare(options_, 1.0);
+        entries_ = plan().prepared().size();
+        for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
+        if (options_.clip_by_norm) clip_norms_.push_back(options_.clip_norm);
+        note_entries();
+    }
+    py::tuple table() {
+        undo();
+        return py::make_tuple(bytes_of(rows_), bytes_of(clip_norms_));
+    }
+
+    // The settings of the next update, for a step that the host counts. Returns the entries as
+    // bytes where they are too many for the struct, or None.
+    py::object prepare() {
+        const Busy busy(*this);
+        const FloatEnvironment environment;
+        updates_before_ = plan().updates();
+        plan().prepare(options_, 1.0);
+        rows_.clear();
+        for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
+        entries_ = rows_.size();
+        note_entries();
+        if (entries_ > device::kInlineEntries) return bytes_of(rows_);
+        std::copy(rows_.begin(), rows_.end(), update_.entry);
+        return py::none();
+    }
+
+    // Takes back what rows or prepare() have counted.
+    void undo() { plan().updates() = updates_before_; }
+
+    // Which kernels the rows or entries prepared last need.
+    std::vector<unsigned> cases() const {
+        std::vector<unsigned> found;
+        for (const device::Entry& row : rows_) found.push_back(row.kernel_case);
+        std::sort(found.begin(), found.end());
+        found.erase(std::unique(found.begin(), found.end()), found.end());
+        return found;
+    }
+
+    // Fills the structs for the launches of one step. `table` and `clip_norms` are addresses, 0 for
+    // what prepare() has put into the struct; `counts`: the device does; `number` is for the
+    // report.
+    void fill(bool has_sum, bool counts, std::uintptr_t table, std::uintptr_t clip_norms,
+              std::uintptr_t report, unsigned long long number) {
+        update_.table = pointer<const device::Entry>(table);
+        update_.entry_of = entries_ > 1 ? at_entry_of_ : nullptr;
+        update_.entries = entries_;
+        update_.outcome = has_sum || counts ? at_outcome_ : nullptr;
+        sum_.weight = 0.0;
+        sum_.sum = sum_.weighted_sum = nullptr;
+        sum_.concludes = 1;
+        device::Conclusion& conclusion = sum_.conclusion;
+        conclusion.grad_scale = options_.grad_scale;
+        conclusion.clip_norm = options_.clip_by_norm ? options_.clip_norm : NAN;
+        conclusion.clip_norms = options_.clip_by_norm ? pointer<const double>(clip_norms) : nullptr;
+        conclusion.has_sum = has_sum;
+        conclusion.skips = options_.nonfinite != NonFinite::kPropagate;
+        conclusion.number = number;
+        conclusion.progress = counts ? at_progress_ : nullptr;
+        conclusion.outcome = at_outcome_;
+        conclusion.report = pointer<device::Report>(report);
+    }
+
+    std::string rule_type() const { return plan().rule().type; }
+    double lr() const { return plan().hyper(0)[0]; }
+
+    // Ends a step that the host counts.
+    void commit(bool applied) {
+        const Busy busy(*this);
+        end_step(step_, applied);
+    }
+    // Ends a step that the device counts; resolve() tells later what it has counted.
+    void launched() {
+        const Busy busy(*this);
+        if (step_.uses_accumulated) forget_accumulated();
+    }
+    void resolve(std::int64_t attempted, std::int64_t applied) {
+        const Busy busy(*this);
+        attempted_ += attempted;
+        applied_ += applied;
+        for (std::size_t i = 0; i < leaf_count(); ++i) {
+            if (participants_[i]) plan().updates()[i] += applied;
+        }
+    }
+
+    // Checks a micro-batch and fills the struct; returns whether pointers to gradients have changed
+    // and the flags of accumulators as bytes.
+    py::tuple begin_micro_batch(py::handle gradients, double samples, std::uintptr_t sum) {
+        const Busy busy(*this);
+        begin_accumulate(gradients, samples);
+        sum_.concludes = 0;
+        sum_.weight = samples;
+        sum_.sum = pointer<double>(sum);
+        sum_.weighted_sum = at_weighted_;
+        for (std::size_t i = 0; i < leaf_count(); ++i) {
+            holds_[i] = plan().accumulators()[i].holds ? 1 : 0;
+        }
+        const bool moved = note_gradients();
+        return py::make_tuple(moved, bytes_of(holds_));
+    }
+    void end_micro_batch(double samples) {
+        const Busy busy(*this);
+        for (std::size_t i = 0; i < leaf_count(); ++i) {
+            if (gradients_[i] != 0) plan().accumulators()[i].holds = true;
+        }
+        end_accumulate(samples, 0.0);
+    }
+
+    // The error that blames the gradient of a parameter.
+    std::string refusal(std::size_t leaf) const { return nonfinite_message(parameter(leaf)); }
+
+    py::array gradients(const py::object& owner) { return as_array(gradients_, owner); }
+    py::array entry_of(const py::object& owner) { return as_array(entry_of_, owner); }
+    py::array update_arguments(const py::object& owner) { return as_struct(update_, owner); }
+    py::array sum_arguments(const py::object& owner) { return as_struct(sum_, owner); }
+    py::array conclusion(const py::object& owner) { return as_struct(sum_.conclusion, owner); }
+
+ private:
+    std::size_t leaf_count() const { return plan().leaves().size(); }
+
+    template <class T>
+    static py::bytes bytes_of(const std::vector<T>& table) {
+        return py::bytes(reinterpret_cast<const char*>(table.data()), table.size() * sizeof(T));
+    }
+
+    static device::Entry entry(const Plan::Prepared& prepared) {
+        device::Entry entry = {};
+        std::memcpy(entry.scalars, prepared.scalars, sizeof(entry.scalars));
+        if (prepared.type == kFloat32) {
+            const auto& s = *static_cast<const GradientScalars<float>*>(prepared.gradient_scalars);
+            entry.divisor = static_cast<double>(s.divisor);
+            entry.limit = static_cast<double>(s.limit);
+            entry.sign = static_cast<double>(s.factor);
+        } else {
+            const auto& s = *static_cast<const GradientScalars<double>*>(prepared.gradient_scalars);
+            entry.divisor = s.divisor;
+            entry.limit = s.limit;
+            entry.sign = s.factor;
+        }
+        entry.kernel_case = (static_cast<unsigned>(prepared.type) * kTreatments +
+                             static_cast<unsigned>(prepared.treatment)) *
+                                kMaxVariants +
+                            prepared.variant;
+        return entry;
+    }
+
+    bool note_gradients() {
+        bool changed = false;
+        for (std::size_t i = 0; i < leaf_count(); ++i) {
+            const auto address = reinterpret_cast<std::uint64_t>(plan().leaves()[i].gradient);
+            changed = changed || gradients_[i] != address;
+            gradients_[i] = address;
+        }
+        return changed;
+    }
+
+    std::vector<bool> participants() const {
+        std::vector<bool> takes_part;
+        for (const std::uint64_t gradient : gradients_) takes_part.push_back(gradient != 0);
+        return takes_part;
+    }
+
+    void note_entries() {
+        for (std::size_t i = 0; i < leaf_count(); ++i) {
+            entry_of_[i] = static_cast<std::uint32_t>(plan().leaves()[i].prepared);
+        }
+    }
+
+    std::size_t total_ = 0;
+    std::vector<std::uint64_t> gradients_;
+    std::vector<std::uint32_t> entry_of_;
+    std::vector<unsigned char> holds_;
+    std::vector<bool> participants_;
+    std::vector<device::Entry> rows_;
+    std::vector<double> clip_norms_;
+    std::vector<std::int64_t> updates_before_;
+    std::size_t entries_ = 0;
+    Step step_;
+    StepOptions options_;
+    const unsigned* at_entry_of_ = nullptr;
+    device::Outcome* at_outcome_ = nullptr;
+    device::Progress* at_progress_ = nullptr;
+    double* at_weighted_ = nullptr;
+    device::UpdateArguments update_ = {};
+    device::SumArguments sum_ = {};
+};
+
+// The structs and tables of a plan, which keep it alive.
+template <class Member>
+auto kept(Member member) {
+    return [member](const py::object& self) { return (self.cast<DevicePlan&>().*member)(self); };
+}
+
+}  // namespace
+
+void register_device_plan(py::module_& module) {
+    module.attr("DEVICE_REPORT_BYTES") = sizeof(device::Report);
+    module.attr("DEVICE_THREADS") = device::kThreads;
+    module.def(
+        "check_device_parameters",
+        [](const py::object& array_type, int device, const std::vector<std::string>& paths,
+           const py::list& parameters) {
+            std::vector<py::ssize_t> extents;
+            check_parameters({array_type, device}, paths, parameters, extents);
+        },
+        py::arg("array_type"), py::arg("device"), py::arg("paths"), py::arg("parameters"));
+    py::class_<DevicePlan> plan(module, "DevicePlan");
+    plan.def(py::init<py::object, int, const std::string&, std::vector<std::string>,
+                      const py::list&, const py::list&, const std::vector<int>&,
+                      py::array_t<double>, py::array_t<double>>(),
+             py::arg("array_type"), py::arg("device"), py::arg("rule"), py::arg("paths"),
+             py::arg("parameters"), py::arg("states"), py::arg("groups"),
+             py::arg("hyper").noconvert(), py::arg("limits").noconvert())
+        .def("leaves", &DevicePlan::leaves)
+        .def("chunks", &DevicePlan::chunks)
+        .def("sum_layout", &DevicePlan::sum_layout)
+        .def("place", &DevicePlan::place, py::arg("at"))
+        .def("begin", &DevicePlan::begin, py::arg("gradients"), py::arg("grad_scale"),
+             py::arg("clock"), py::arg("take_norm"))
+        .def("prepare", &DevicePlan::prepare)
+        .def("add_row", &DevicePlan::add_row, py::arg("clock"), py::arg("ahead"))
+        .def("table", &DevicePlan::table)
+        .def("undo", &DevicePlan::undo)
+        .def("cases", &DevicePlan::cases)
+        .def("fill", &DevicePlan::fill, py::arg("has_sum"), py::arg("counts"), py::arg("table"),
+             py::arg("clip_norms"), py::arg("report"), py::arg("number"))
+        .def("commit", &DevicePlan::commit, py::arg("applied"))
+        .def("launched", &DevicePlan::launched)
+        .def("resolve", &DevicePlan::resolve, py::arg("attempted"), py::arg("applied"))
+        .def("begin_micro_batch", &DevicePlan::begin_micro_batch, py::arg("gradients"),
+             py::arg("samples"), py::arg("sum"))
+        .def("end_micro_batch", &DevicePlan::end_micro_batch, py::arg("samples"))
+        .def("refusal", &DevicePlan::refusal, py::arg("leaf"))
+        .def_property_readonly("rule_type", &DevicePlan::rule_type)
+        .def_property_readonly("lr", &DevicePlan::lr)
+        .def_property_readonly("gradients", kept(&DevicePlan::gradients))
+        .def_property_readonly("entry_of", kept(&DevicePlan::entry_of))
+        .def_property_readonly("update_arguments", kept(&DevicePlan::update_arguments))
+        .def_property_readonly("sum_arguments", kept(&DevicePlan::sum_arguments))
+        .def_property_readonly("conclusion", kept(&DevicePlan::conclusion));
+    define_plan(plan);
+}
+
+}  // namespace fusestep

@@ -1,0 +1,44 @@
+// Settings that follow a schedule: a program, and where its values go.
+#pragma once
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace fusestep {
+
+class Targets {
+ public:
+    // The values of the program's outputs go to the targets, in their order; None for no program. A
+    // target is (which of the arrays; the place in it; name; lower bound; upper bound; whether the
+    // upper is excluded; what is expected, in words).
+    void set(const py::object& program, const py::list& targets,
+             std::initializer_list<py::array_t<double>*> arrays);
+
+    // Evaluates for a clock that Python has given, or None, and writes all values or, where one is
+    // not accepted, throws. The step is `applied` unless the clock tells it.
+    void follow(py::handle clock, std::int64_t applied);
+
+ private:
+    struct Target {
+        double* place;
+        std::string name;
+        double lower;
+        double upper;
+        bool upper_open;
+        std::string expected;
+
+        bool accepts(double value) const {
+            return value >= lower && value <= upper && !(upper_open && value == upper);
+        }
+    };
+
+    py::object kept_ = py::none();
+    ProgramObject* program_ = nullptr;
+    std::vector<Target> targets_;
+    std::vector<double> values_;
+};
+
+}  // namespace fusestep

@@ -1,0 +1,114 @@
+// What the host hands to the kernels of step.cu: plain structs, laid out alike on both sides.
+//
+// A model is a list of leaves. All their elements together are the index space in which gradient
+// norms are taken; what is updated is cut into chunks that never cross a leaf.
+#pragma once
+#include "../rules/rule.h"
+
+namespace fusestep {
+namespace device {
+
+constexpr unsigned kThreads = 256;        // of a thread block, in all kernels
+constexpr unsigned kChunk = 4096;         // elements that a thread block updates
+constexpr unsigned kInlineEntries = 8;    // more of them go to memory
+constexpr unsigned kBlocksPerGroup = 16;  // blocks of a sum that one thread block takes
+
+// One parameter. Written once, when the optimizer is built; the accumulator when it is needed.
+struct Leaf {
+    void* parameter;
+    void* state[kMaxStates];  // nullptr: unused
+    void* accumulator;
+    unsigned long long begin;  // in the index space
+    unsigned long long size;   // elements
+    unsigned long long type;   // 0 for float32, 1 for float64
+};
+
+// Elements kChunk * index to kChunk * (index + 1) of a leaf, as far as there are any.
+struct Chunk {
+    unsigned leaf;
+    unsigned index;
+};
+
+// What the update of some leaves needs in one step. `kernel_case` is (type * kTreatments +
+// treatment) * kMaxVariants + variant.
+struct alignas(16) Entry {
+    unsigned char scalars[kScalarBytes];  // Rule::Scalars<T>
+    double divisor;                       // a number of type T, like the limit
+    double limit;
+    double sign;  // of the clipping factor: -1 to maximize
+    unsigned kernel_case;
+    unsigned reserved;
+};
+
+// What is counted on the device where the host cannot know it: with nonfinite="skip", and when a
+// captured step is replayed. The settings of update number `applied + 1` are in row `applied -
+// base` of a table.
+struct Progress {
+    long long attempted;
+    long long applied;
+    long long base;
+    long long rows;
+};
+
+// What the sum of squares leaves for the update that follows.
+struct Outcome {
+    double factor;           // of clipping, before the sign
+    unsigned long long row;  // of the table
+    unsigned long long applies;
+};
+
+// What the host may read, in memory of its own that the device writes; `number` comes last.
+struct Report {
+    double sum;        // of squares
+    double grad_norm;  // of the gradients divided by their scale
+    long long attempted;
+    long long applied;
+    unsigned long long applies;
+    unsigned long long exhausted;  // the table has no row for this update, which is left out
+    unsigned long long number;
+};
+
+struct UpdateArguments {
+    const Leaf* leaves;
+    const Chunk* chunks;
+    const void* const* gradients;  // by leaf; nullptr: takes no part
+    const unsigned* entry_of;      // by leaf; nullptr: entry 0 for all
+    const Entry* table;            // rows of `entries` entries; nullptr: those below
+    const Outcome* outcome;        // nullptr: applies, with a factor of 1 and row 0
+    unsigned long long entries;
+    unsigned long long reserved;
+    Entry entry[kInlineEntries];
+};
+
+// Concludes a step before its update: counts it, and tells whether and how it applies.
+struct Conclusion {
+    double grad_scale;
+    double clip_norm;          // NaN: no clipping
+    const double* clip_norms;  // by row; nullptr: the one above
+    unsigned long long has_sum;
+    unsigned long long skips;   // what is not finite
+    unsigned long long number;  // for the report
+    Progress* progress;         // nullptr: the host counts
+    Outcome* outcome;           // nullptr, as the next: nobody reads it
+    Report* report;
+};
+
+// The sum of squares of all gradients, and on the way, where there is a weight, the accumulators
+// become or grow by weight * gradient.
+struct SumArguments {
+    const Leaf* leaves;
+    const void* const* gradients;
+    const unsigned char* holds;  // by leaf, whether its accumulator holds something
+    unsigned long long leaf_count;
+    unsigned long long total;  // elements of the index space
+    double weight;             // 0: nothing is accumulated
+    double* partial;           // room for the sums of all levels
+    unsigned* arrived;         // one counter for each group of all levels, 0 before and after
+    double* sum;               // nullptr, or where the sum goes
+    double* weighted_sum;      // nullptr, or what grows by weight * sum
+    unsigned long long concludes;
+    Conclusion conclusion;
+};
+
+}  // namespace device
+}  // namespace fusestep

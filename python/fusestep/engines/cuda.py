@@ -1,0 +1,68 @@
+"""The engine for CuPy arrays: the same rules, compiled for the GPU, one launch for a model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .device_plan import DevicePlan
+
+_ALIGNMENT = 256  # bytes: what CuPy's own allocations have
+
+
+def build(
+    rule: str,
+    paths: Sequence[str],
+    parameters: Sequence[Any],
+    groups: Sequence[int],
+    used: Sequence[int],
+    table: npt.NDArray[np.float64],
+    limits: npt.NDArray[np.float64],
+) -> tuple[DevicePlan, list[dict[str, Any]]]:
+    """What `fusestep.engines.cpu.build` does, for arrays of the current device."""
+    cupy: Any = importlib.import_module("cupy")
+    device = cupy.cuda.Device().id
+    kind = (cupy.ndarray, device)
+    parameters = list(parameters)
+    _core.check_device_parameters(*kind, list(paths), parameters)
+    _, names = _core.rules()[rule]
+    states: list[dict[str, Any]] = [{} for _ in parameters]
+    for k, name in enumerate(names):
+        owners = [i for i, group in enumerate(groups) if k < used[group]]
+        for i, array in zip(owners, zeros_like([parameters[i] for i in owners]), strict=True):
+            states[i][name] = array
+    arrays = [list(state.values()) for state in states]
+    native = _core.DevicePlan(
+        *kind, rule, list(paths), parameters, arrays, list(groups), table, limits
+    )
+    return DevicePlan(native, cupy, device), states
+
+
+def zeros_like(arrays: Sequence[Any]) -> list[Any]:
+    """Zeros of the same shapes and dtypes, side by side in one allocation."""
+    cupy: Any = importlib.import_module("cupy")
+    starts, size = [], 0
+    for array in arrays:
+        starts.append(size)
+        size += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+    memory = cupy.zeros(size, np.uint8)
+    return [
+        memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        for start, array in zip(starts, arrays, strict=True)
+    ]
+
+
+def to_numpy(array: Any) -> npt.NDArray[Any]:
+    """A copy, for a saved state."""
+    copy: npt.NDArray[Any] = array.get()
+    return copy
+
+
+def assign(array: Any, values: npt.NDArray[Any]) -> None:
+    """Takes over values of a saved state."""
+    array.set(np.ascontiguousarray(values).reshape(array.shape))

@@ -1,0 +1,249 @@
+"""A plan over arrays of the GPU: checked and prepared natively, launched from here.
+
+Nothing waits for the device but what must know something of it: ``nonfinite="raise"``, and whoever
+asks for a norm or a count. Where the device alone knows how many updates there were, with
+``nonfinite="skip"`` or when a captured step is replayed, it counts them itself and takes the
+settings of its next update from a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from .device_info import DeviceStepInfo
+from .launcher import Launcher
+from .memory import Table
+from .replays import Replays
+
+_MOST_UNKNOWN = 32  # steps under way of which the host does not know whether they applied
+
+
+class DevicePlan:
+    """What `_core.Plan` is for NumPy arrays."""
+
+    def __init__(self, native: _core.DevicePlan, cupy: Any, device: int) -> None:
+        self._native = native
+        self._device = Launcher(native, cupy, device)
+        self._counts = False  # whether the device does
+        self._launched = 0  # steps, once it does
+        self._table = Table(cupy)  # of steps that the device counts
+        self._replays = Replays(native, self._device)
+        self._bound: Any = None
+        self._accumulators: Sequence[Any] = ()
+
+    # what was checked, and goes on natively
+
+    def bind(self, gradients: Any) -> None:
+        self._native.bind(gradients)
+        self._bound = gradients
+
+    @property
+    def is_bound(self) -> bool:
+        return self._native.is_bound
+
+    def set_schedule(self, program: _core.Program | None, targets: list[_core.Target]) -> None:
+        self._native.set_schedule(program, targets)
+
+    @property
+    def nonfinite(self) -> str:
+        return self._native.nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: str) -> None:
+        self.settle()
+        self._native.nonfinite = value
+
+    # counts, which the device may have to be asked for
+
+    @property
+    def attempted(self) -> int:
+        self.settle()
+        return self._native.attempted
+
+    @attempted.setter
+    def attempted(self, value: int) -> None:
+        self._let_host_count()
+        self._native.attempted = value
+
+    @property
+    def applied(self) -> int:
+        self.settle()
+        return self._native.applied
+
+    @applied.setter
+    def applied(self, value: int) -> None:
+        self._let_host_count()
+        self._native.applied = value
+
+    @property
+    def updates(self) -> list[int]:
+        self.settle()
+        return self._native.updates
+
+    @updates.setter
+    def updates(self, values: list[int]) -> None:
+        self._let_host_count()
+        self._native.updates = values
+
+    def settle(self) -> None:
+        """Waits for the device where it counts, and takes over its counts."""
+        if self._counts:
+            self._device.synchronize()
+            attempted, applied = map(int, self._device.read("progress", np.int64)[:2])
+            self._native.resolve(attempted - self._native.attempted, applied - self._native.applied)
+            self._launched = attempted
+        self._replays.check()
+
+    def _let_host_count(self) -> None:
+        self.settle()
+        self._counts = False
+
+    # steps
+
+    def step(
+        self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool = False
+    ) -> DeviceStepInfo:
+        native, device = self._native, self._device
+        if device.enter():
+            return self._replays.capture(gradients, grad_scale, clock, take_norm)
+        if native.nonfinite != "skip":
+            self._let_host_count()
+        elif self._replays.ready:
+            self.settle()
+        needs_sum, moved, others = native.begin(gradients, grad_scale, clock, take_norm)
+        if moved:
+            device.upload("gradients", native.gradients)
+        if native.nonfinite == "skip":
+            info = self._counted_step(others, clock)
+        else:
+            info = self._plain_step(needs_sum, gradients)
+        self._replays.retire()
+        return info
+
+    def _plain_step(self, needs_sum: bool, gradients: Any) -> DeviceStepInfo:
+        native, device = self._native, self._device
+        number = native.attempted + 1
+        report = device.reports.expect(number)
+        if needs_sum:
+            native.fill(True, False, 0, 0, report, number)
+            device.sum()
+            if native.nonfinite == "raise":
+                self._refuse_nonfinite(number, gradients)
+        table = native.prepare()
+        try:
+            device.compile()
+        except RuntimeError:
+            native.undo()
+            raise
+        device.upload_entries()
+        address = 0 if table is None else device.fill_table(self._table, table)[0]
+        native.fill(needs_sum, False, address, 0, report, number)
+        device.update()
+        native.commit(True)
+        return DeviceStepInfo(device, (native.lr,), 0, number if needs_sum else None, known=True)
+
+    def _refuse_nonfinite(self, number: int, gradients: Any) -> None:
+        if self._device.report(number)["applies"]:
+            return
+        if gradients is None:
+            gradients = self._bound if self._bound is not None else self._accumulators
+        for i, gradient in enumerate(gradients):
+            if self._native.gradients[i] == 0:
+                continue
+            with np.errstate(over="ignore"):
+                values = np.square(gradient.get().astype(np.float64)).sum()
+            if not np.isfinite(values):
+                raise ValueError(self._native.refusal(i))
+        raise ValueError(self._native.refusal(0))
+
+    def _counted_step(self, others: bool, clock: Any) -> DeviceStepInfo:
+        """A step that applies or not, as the device will find, and may follow others like it."""
+        native, device = self._native, self._device
+        if not self._counts:
+            self._launched = native.attempted
+            counts = np.array([native.attempted, native.applied], np.int64)
+            device.upload("progress", counts)
+            self._counts = True
+        self._resolve()
+        if others or self._launched - native.attempted >= _MOST_UNKNOWN:
+            self.settle()
+        base, rates = native.applied, []
+        for ahead in range(self._launched - native.attempted + 1):
+            native.add_row(clock, ahead)
+            rates.append(native.lr)
+        number = self._launched + 1
+        entries, clip_norms = native.table()
+        device.compile()
+        at, clip_at = device.fill_table(self._table, entries, clip_norms)
+        device.upload_entries()
+        device.upload("progress", np.array([base, len(rates)], np.int64), 16)
+        native.fill(True, True, at, clip_at, device.reports.expect(number), 0)
+        device.sum()
+        device.update()
+        native.launched()
+        self._launched = number
+        return DeviceStepInfo(device, tuple(rates), base, number, known=False)
+
+    def _resolve(self) -> None:
+        """Takes over what steps have reported by now."""
+        native = self._native
+        while native.attempted < self._launched:
+            report = self._device.reports.get(native.attempted + 1)
+            if int(report["number"]) != native.attempted + 1:
+                return
+            native.resolve(1, int(report["applied"]) - native.applied)
+
+    def prepare_replays(self, steps: int, clocks: Sequence[Any] | None, grad_scale: float) -> None:
+        if self._device.enter():
+            raise _core.StateError("prepare_replays: not while a stream is capturing")
+        self.settle()
+        self._replays.prepare(steps, clocks, grad_scale)
+        self._counts = True
+
+    # accumulation
+
+    def set_accumulators(self, arrays: list[Any]) -> None:
+        self._native.set_accumulators(arrays)
+        self._accumulators = arrays
+        self._device.enter()
+        self._device.upload("leaves", self._native.leaves())
+
+    def accumulate(self, gradients: Any, samples: float) -> Any:
+        """Adds a micro-batch; the sum of squares is an array of the device, without shape."""
+        native, device = self._native, self._device
+        if device.enter():
+            raise _core.StateError("accumulate: not while a stream is capturing")
+        squares = device.cupy.empty((), np.float64)
+        first = native.accumulated_samples == 0
+        moved, holds = native.begin_micro_batch(gradients, samples, squares.data.ptr)
+        if first:
+            device.upload("weighted", np.zeros(1))
+        if moved:
+            device.upload("gradients", native.gradients)
+        device.upload("holds", holds)
+        device.sum()
+        native.end_micro_batch(samples)
+        return squares
+
+    @property
+    def accumulated(self) -> tuple[float, int, float, list[bool]]:
+        samples, micro_batches, _, holds = self._native.accumulated
+        squares = float(self._device.read("weighted", np.float64)[0]) if micro_batches else 0.0
+        return samples, micro_batches, squares, holds
+
+    @accumulated.setter
+    def accumulated(self, values: tuple[float, int, float, list[bool]]) -> None:
+        self._native.accumulated = values
+        self._device.enter()
+        self._device.upload("weighted", np.array([values[2]]))
+
+    @property
+    def accumulated_samples(self) -> float:
+        return self._native.accumulated_samples
+
+    def discard_accumulated(self) -> None:
+        self._native.discard_accumulated()

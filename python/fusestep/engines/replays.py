@@ -1,0 +1,127 @@
+"""Steps that a CUDA graph has captured and replays, with settings from a table made ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _core
+from .device_info import DeviceStepInfo
+from .launcher import Launcher
+from .memory import Table
+
+_REPORT = 0  # of all replays
+
+
+class _Shape(NamedTuple):
+    """What a captured launch has in it for good."""
+
+    needs_sum: bool
+    entries: int
+    clips: bool
+    grad_scale: float
+
+
+class Replays:
+    """The table that a captured step reads, and what must hold for it to be read."""
+
+    def __init__(self, native: _core.DevicePlan, device: Launcher) -> None:
+        self._native = native
+        self._device = device
+        self._table = Table(device.cupy)
+        self._outlived: list[Table] = []  # graphs may still read them
+        self._shape: _Shape | None = None
+        self._first_clock: Any = None
+        self.ready = False  # the table is of the present counts, and the device counts
+
+    def prepare(self, steps: int, clocks: Sequence[Any] | None, grad_scale: float) -> None:
+        """Evaluates the settings of the next steps."""
+        native, device = self._native, self._device
+        if native.nonfinite == "raise":
+            raise _core.StateError(
+                "prepare_replays: a captured step can't raise: nonfinite must be 'skip' or "
+                "'propagate'"
+            )
+        if not native.is_bound:
+            raise _core.StateError(
+                "prepare_replays: a captured step reads the same gradient arrays in every replay: "
+                "bind(grads) first"
+            )
+        self._first_clock = clocks[0] if clocks else None
+        needs_sum, moved, _ = native.begin(None, grad_scale, self._first_clock, False)
+        for i in range(steps):
+            native.add_row(clocks[i] if clocks else None, i)
+        rows, norms = native.table()
+        shape = _Shape(needs_sum, len(rows) // steps, len(norms) > 0, grad_scale)
+        fits = shape == self._shape and device.kernels.has(native.cases())
+        if self._table.is_fixed and not fits:
+            self._outlived.append(self._table)
+            self._table = Table(device.cupy)
+            raise _core.StateError(
+                "prepare_replays: the captured step does not fit the present settings: call this "
+                "once more, and capture anew"
+            )
+        device.compile()
+        device.fill_table(self._table, rows, norms)
+        if moved:
+            device.upload("gradients", native.gradients)
+        device.upload_entries()
+        counts = np.array([native.attempted, native.applied, native.applied, steps], np.int64)
+        device.upload("progress", counts)
+        device.reports.get(_REPORT)["exhausted"] = 0
+        self._shape = shape
+        self.ready = True
+
+    def capture(
+        self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool
+    ) -> DeviceStepInfo:
+        """The launches of a step, recorded by the current stream."""
+        native, device = self._native, self._device
+        if not self.ready:
+            raise _core.StateError(
+                "a step can be captured after prepare_replays(steps), which makes the table of "
+                "settings that it reads"
+            )
+        if gradients is not None or native.accumulated_samples > 0 or clock is not None:
+            raise _core.StateError(
+                "a captured step takes bound gradients and the clocks of prepare_replays: "
+                "bind(grads), then step() without arguments"
+            )
+        needs_sum, moved, others = native.begin(None, grad_scale, self._first_clock, take_norm)
+        native.add_row(self._first_clock, 0)
+        rows, norms = native.table()
+        shape = _Shape(needs_sum, len(rows), len(norms) > 0, grad_scale)
+        if moved or others or shape != self._shape or not device.kernels.has(native.cases()):
+            raise _core.StateError(
+                "settings or gradients have changed since prepare_replays(steps): call it again"
+            )
+        report = device.reports.expect(_REPORT)
+        native.fill(needs_sum, True, *self._table.at, report, _REPORT)
+        if needs_sum:
+            device.sum()
+        else:
+            device.conclude()
+        device.update()
+        self._table.is_fixed = True
+        return DeviceStepInfo(device, (native.lr,), 0, None, known=True)
+
+    def retire(self) -> None:
+        """After a step without the graph the table is of counts that have passed."""
+        if self.ready:
+            self.ready = False
+            self._device.upload("progress", np.zeros(2, np.int64), 16)
+
+    def check(self) -> None:
+        """Raises StateError where there were more replays than rows; waits for them."""
+        if not self._table.is_fixed:
+            return
+        self._device.synchronize()
+        report = self._device.reports.get(_REPORT)
+        if report["exhausted"]:
+            report["exhausted"] = 0
+            raise _core.StateError(
+                "a captured step was replayed more often than prepare_replays(steps) said: the "
+                "replays beyond updated nothing"
+            )
