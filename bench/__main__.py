@@ -10,6 +10,7 @@ from pathlib import Path
 
 COMMANDS = {
     "step": "the time of one optimizer step on the CPU, beside other libraries",
+    "gpu": "the time of one optimizer step on the GPU, beside other libraries",
     "data": "the time of an epoch of batches, beside other loaders",
     "schedule": "the time of schedules, beside other libraries",
     "reproduce": "published claims in small, with lines to pass and controls that must miss them",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -110,7 +111,7 @@ def as_markdown(table: Table) -> str:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    packages = ("numpy", "torch", "deepspeed", "jax", "optax")
+    packages = ("numpy", "cupy-cuda12x", "torch", "deepspeed", "jax", "optax")
     info = fs.build_info()
     return {
         "processor": _processor(),
@@ -124,15 +125,26 @@ def machine() -> dict[str, Any]:
         "isa": info["isa_active"],
         "threads": info["threads"],
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "gpu": _gpu(),
         "versions": {name: version for name in packages if (version := _version(name))},
     }
+
+
+def _gpu() -> str:
+    """The GPU that CuPy uses, or nothing."""
+    try:
+        cupy: Any = importlib.import_module("cupy")
+        return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+    except Exception:  # no CuPy, or whatever it raises without a GPU
+        return ""
 
 
 def machine_line(facts: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     load = "" if facts["load"] is None else f", load before the run {facts['load']:.1f}"
+    gpu = f", {facts['gpu']}" if facts["gpu"] else ""
     return (
-        f"{facts['processor']}, {facts['processors']} processors, {facts['system']}{load}; "
+        f"{facts['processor']}, {facts['processors']} processors{gpu}, {facts['system']}{load}; "
         f"fusestep {facts['fusestep']} ({facts['isa']}, {facts['threads']} threads, "
         f"{facts['compiler']}), Python {facts['python']}, {versions}"
     )
