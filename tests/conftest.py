@@ -8,6 +8,7 @@ import pytest
 
 import emulated_cuda
 import emulated_cupy
+import emulated_nvrtc
 import fusestep as fs
 from fusestep import _core
 
@@ -36,7 +37,7 @@ def machine_as_found() -> Iterator[None]:
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch) -> emulated_cuda.Driver:
     """CuPy without a GPU, in place of any other; its driver counts launches and the like."""
-    if emulated_cuda.compiler() is None:
+    if emulated_nvrtc.compiler() is None:
         pytest.skip("needs a C++ compiler for the kernels")
     driver, modules = emulated_cupy.modules()
     for name, module in modules.items():

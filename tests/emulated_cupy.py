@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 import emulated_cuda
+import emulated_nvrtc
 import emulated_streams
-from emulated_cuda import Driver, RawModule
+from emulated_cuda import Driver
 from emulated_streams import Device, Event, Graph, Stream
 
 Array = np.ndarray[Any, Any]
@@ -103,12 +104,8 @@ class ndarray:
         submit(lambda: self._host.fill(value))
 
     def reshape(self, *shape: Any) -> ndarray:
-        host = self._host.reshape(*shape)
-        return (
-            self._view(host)
-            if host.size == 0 or np.may_share_memory(host, self._host)
-            else self.copy().reshape(*shape)
-        )
+        whole = self if self.flags.c_contiguous else self.copy()
+        return whole._view(whole._host.reshape(*shape))
 
     def ravel(self) -> ndarray:
         return self.reshape(-1)
@@ -199,6 +196,12 @@ def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Array | None = No
     return a.get(stream, order, out) if isinstance(a, ndarray) else np.asarray(a)
 
 
+def concatenate(arrays: Any) -> ndarray:
+    hosts = [array._host for array in arrays]
+    shape = (sum(len(host) for host in hosts), *hosts[0].shape[1:])
+    return _computed(shape, hosts[0].dtype, lambda: np.concatenate(hosts))
+
+
 def arange(*range: Any, dtype: Any = None) -> ndarray:
     return asarray(np.arange(*range, dtype=dtype))
 
@@ -211,7 +214,7 @@ def modules() -> tuple[Driver, dict[str, ModuleType]]:
     """A machine with idle devices: its driver, and CuPy's modules by their names."""
     driver = emulated_cuda.restart()
     cupy, cuda = ModuleType("cupy"), ModuleType("cupy.cuda")
-    for function in (empty, zeros, zeros_like, asarray, asnumpy, arange, isfinite):
+    for function in (empty, zeros, zeros_like, asarray, asnumpy, arange, concatenate, isfinite):
         setattr(cupy, function.__name__, function)
     for name in ("float32", "float64", "int32", "int64", "uint8", "uint32", "uint64", "bool_"):
         setattr(cupy, name, getattr(np, name))
@@ -220,7 +223,7 @@ def modules() -> tuple[Driver, dict[str, ModuleType]]:
         ndarray=ndarray,
         array=lambda a, dtype=None: asarray(a, dtype).copy(),
         all=ndarray.all,
-        RawModule=RawModule,
+        RawModule=emulated_nvrtc.RawModule,
         cuda=cuda,
     )
     cuda.__dict__.update(
@@ -232,7 +235,9 @@ def modules() -> tuple[Driver, dict[str, ModuleType]]:
         get_current_stream=emulated_streams.get_current_stream,
         is_available=lambda: True,
         runtime=emulated_streams.runtime(),
-        compiler=SimpleNamespace(CompileException=emulated_cuda.CompileError),
+        compiler=SimpleNamespace(CompileException=emulated_nvrtc.CompileError),
+        function=SimpleNamespace(Module=emulated_nvrtc.Module, Function=emulated_nvrtc.Function),
+        nvrtc=emulated_nvrtc.nvrtc(),
     )
     Stream.null = Stream(null=True)
     return driver, {"cupy": cupy, "cupy.cuda": cuda}

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emulated_cuda import CompileError, Driver
+from emulated_cuda import Driver
+from emulated_nvrtc import CompileError
 
 SOURCE = """
 struct Pair { float* data; int n; float by; };
@@ -82,6 +83,21 @@ def test_what_does_not_compile_or_is_not_there_is_an_error(cupy: Any) -> None:
         cupy.RawModule(code='extern "C" __global__ void f(int) { g(); }').get_function("f")
     with pytest.raises(RuntimeError, match="NOT_FOUND"):
         kernel(cupy, "absent")
+
+
+def test_a_raw_module_loses_subnormal_numbers_and_a_program_of_nvrtc_does_not(cupy: Any) -> None:
+    tiny = np.full(1, 1e-40, np.float32)
+    program = cupy.cuda.nvrtc.createProgram(SOURCE, "scale.cu", (), ())
+    cupy.cuda.nvrtc.compileProgram(program, ("-DWIDTH=1",))
+    module = cupy.cuda.function.Module()
+    module.load(cupy.cuda.nvrtc.getPTX(program))
+    for scale, want in (
+        (module.get_function("scale"), 2 * tiny),
+        (kernel(cupy, "scale"), 0 * tiny),
+    ):
+        x = cupy.asarray(tiny)
+        scale((1,), (1,), (pair(x, 2.0),))
+        assert x.get() == want
 
 
 def test_a_pinned_buffer_is_read_when_the_copy_runs(cupy: Any) -> None:

@@ -4,10 +4,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "../data/gather.h"
 #include "../data/order.h"
@@ -23,15 +25,26 @@ py::array_t<T> as_array(const std::vector<T>& values) {
     return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-py::array_t<std::uint64_t> hashed_order(std::uint64_t n, std::uint64_t seed, std::uint64_t epoch,
-                                        std::uint64_t begin, std::uint64_t end) {
+py::array_t<std::uint64_t> part_of_hashed_order(std::uint64_t n, std::uint64_t seed,
+                                                std::uint64_t epoch, std::uint64_t begin,
+                                                std::uint64_t end) {
     if (n == 0 || begin > end || end > n) throw py::value_error("no such part of the order");
     py::array_t<std::uint64_t> part(static_cast<py::ssize_t>(end - begin));
     std::uint64_t* const values = part.mutable_data();
-    const HashedOrder order(n, seed, epoch);
+    const Feistel feistel = hashed_order(n, seed, epoch);
     const py::gil_scoped_release unlocked;
-    for (std::uint64_t i = begin; i < end; ++i) values[i - begin] = order[i];
+    for (std::uint64_t i = begin; i < end; ++i) values[i - begin] = permuted(feistel, i);
     return part;
+}
+
+// The numbers of a Feistel, for the GPU.
+py::array_t<std::uint64_t> hashed_order_numbers(std::uint64_t n, std::uint64_t seed,
+                                                std::uint64_t epoch) {
+    if (n == 0) throw py::value_error("n must be at least 1");
+    const Feistel feistel = hashed_order(n, seed, epoch);
+    std::vector<std::uint64_t> numbers{feistel.n, feistel.half_bits};
+    numbers.insert(numbers.end(), std::begin(feistel.keys), std::end(feistel.keys));
+    return as_array(numbers);
 }
 
 struct ElementName {
@@ -58,6 +71,7 @@ Element element_of(const py::array& source) {
 // Rows of a source may stand apart, but the elements of a row stand side by side.
 bool has_whole_rows(const py::array& array) {
     py::ssize_t expected = array.itemsize();
+    if (array.size() == 0) return array.ndim() > 0;
     for (py::ssize_t axis = array.ndim() - 1; axis > 0; --axis) {
         if (array.shape(axis) != 1 && array.strides(axis) != expected) return false;
         expected *= array.shape(axis);
@@ -123,6 +137,7 @@ class PyGathering {
         gathering_.reset();
     }
 
+    bool has(std::size_t rows) { return gathering_->has(rows); }
     void finish(std::size_t rows) {
         if (rows > n_) throw py::index_error("there are fewer rows");
         if (gathering_->has(rows)) return;
@@ -153,13 +168,16 @@ void register_data(py::module_& module) {
             return as_array(window_order(n, seed, epoch, window));
         },
         py::arg("n"), py::arg("seed"), py::arg("epoch"), py::arg("window"));
-    module.def("hashed_order", &hashed_order, py::arg("n"), py::arg("seed"), py::arg("epoch"),
-               py::arg("begin"), py::arg("end"));
+    module.def("hashed_order", &part_of_hashed_order, py::arg("n"), py::arg("seed"),
+               py::arg("epoch"), py::arg("begin"), py::arg("end"));
+    module.def("hashed_order_numbers", &hashed_order_numbers, py::arg("n"), py::arg("seed"),
+               py::arg("epoch"));
     py::class_<PyGathering>(module, "Gathering")
         .def(py::init<py::list, py::array_t<std::uint32_t>>(), py::arg("entries"),
              py::arg("indices").noconvert())
         .def(py::init<py::list, py::array_t<std::uint64_t>>(), py::arg("entries"),
              py::arg("indices").noconvert())
+        .def("has", &PyGathering::has, py::arg("rows"))
         .def("finish", &PyGathering::finish, py::arg("rows"));
 }
 

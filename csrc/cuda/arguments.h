@@ -1,4 +1,5 @@
-// What the host hands to the kernels of step.cu: plain structs, laid out alike on both sides.
+// What the host hands to the kernels of update.cu and sum.cu: plain structs, laid out alike on both
+// sides.
 //
 // A model is a list of leaves. All their elements together are the index space in which gradient
 // norms are taken; what is updated is cut into chunks that never cross a leaf.

@@ -172,7 +172,7 @@ __device__ constexpr Index divide_up(Index a, Index b) { return (a + b - 1) / b;
 }  // namespace fusestep
 
 extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
-    fusestep_sum(const fusestep::device::SumArguments a) {
+    fusestep_sum(const __grid_constant__ fusestep::device::SumArguments a) {
     using namespace fusestep;
     using namespace fusestep::device;
     Index place = Index{blockIdx.x} * kBlocksPerGroup + threadIdx.x / kLanes;

@@ -13,7 +13,6 @@ using Rule = FUSESTEP_RULE;
 using Index = unsigned long long;
 
 constexpr unsigned kVectorBytes = 16;
-constexpr unsigned kVectorsInFlight = 1;  // of each array, for each thread
 
 template <int type>
 struct ElementOf {
@@ -66,13 +65,13 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
                                                const GradientScalars<T>& gradient_scalars,
                                                const Arrays<T, states>& arrays, unsigned first,
                                                unsigned last) {
+    constexpr unsigned vectors = states > 1 ? 1 : 2;  // of each array, in flight for each thread
     constexpr unsigned stride = kThreads * n;
-    for (unsigned start = first + threadIdx.x * n; start < last;
-         start += stride * kVectorsInFlight) {
-        Vector<T, n> p[kVectorsInFlight], g[kVectorsInFlight];
-        Vector<T, n> s[kVectorsInFlight][kMaxStates];
+    for (unsigned start = first + threadIdx.x * n; start < last; start += stride * vectors) {
+        Vector<T, n> p[vectors], g[vectors];
+        Vector<T, n> s[vectors][kMaxStates];
 #pragma unroll
-        for (unsigned j = 0; j < kVectorsInFlight; ++j) {
+        for (unsigned j = 0; j < vectors; ++j) {
             const unsigned at = start + j * stride;
             if (at >= last) continue;
             load(p[j], arrays.parameter + at);
@@ -81,7 +80,7 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
             for (int k = 0; k < states; ++k) load(s[j][k], arrays.state[k] + at);
         }
 #pragma unroll
-        for (unsigned j = 0; j < kVectorsInFlight; ++j) {
+        for (unsigned j = 0; j < vectors; ++j) {
             const unsigned at = start + j * stride;
             if (at >= last) continue;
 #pragma unroll
@@ -118,8 +117,7 @@ __device__ __forceinline__ void update_chunk(const Entry& entry, double factor, 
     using T = typename Compiled::Type;
     using Scalars = typename Rule::template Scalars<T>;
     static_assert(sizeof(Scalars) <= kScalarBytes, "the scalars of a rule fit an entry");
-    Scalars scalars;
-    memcpy(&scalars, entry.scalars, sizeof(scalars));
+    const Scalars scalars = *reinterpret_cast<const Scalars*>(entry.scalars);
     const GradientScalars<T> gradient_scalars = {static_cast<T>(entry.divisor),
                                                  static_cast<T>(entry.sign * factor),
                                                  static_cast<T>(entry.limit)};
@@ -149,7 +147,7 @@ struct Cases {
 }  // namespace fusestep
 
 extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
-    fusestep_update(const fusestep::device::UpdateArguments a) {
+    fusestep_update(const __grid_constant__ fusestep::device::UpdateArguments a) {
     using namespace fusestep::device;
     if (a.outcome != nullptr && !a.outcome->applies) return;
     const Chunk chunk = a.chunks[blockIdx.x];
@@ -158,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
     const Index row = a.outcome == nullptr ? 0 : a.outcome->row;
     const double factor = a.outcome == nullptr ? 1.0 : a.outcome->factor;
     const unsigned which = a.entry_of == nullptr ? 0 : a.entry_of[chunk.leaf];
-    const Entry entry = a.table == nullptr ? a.entry[which] : a.table[row * a.entries + which];
+    const Entry& entry = a.table == nullptr ? a.entry[which] : a.table[row * a.entries + which];
     Cases<FUSESTEP_CASES>::update(entry, factor, a.leaves[chunk.leaf], gradient,
                                   Index{chunk.index} * kChunk);
 }

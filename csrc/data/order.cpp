@@ -59,13 +59,6 @@ void shuffle(std::uint32_t* items, std::uint32_t n, std::uint64_t key) {
     for (std::uint32_t i = n; i > 1; --i) std::swap(items[i - 1], items[stream.below(i)]);
 }
 
-// A bijection of 64 bits that mixes them: the finalizer of SplitMix64.
-std::uint64_t mixed(std::uint64_t x) {
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-    return x ^ (x >> 31);
-}
-
 }  // namespace
 
 std::vector<std::uint32_t> shuffled_order(std::uint32_t n, std::uint64_t seed,
@@ -92,27 +85,16 @@ std::vector<std::uint32_t> window_order(std::uint32_t n, std::uint64_t seed, std
     return order;
 }
 
-HashedOrder::HashedOrder(std::uint64_t n, std::uint64_t seed, std::uint64_t epoch) : n_(n) {
-    int bits = 2;  // of n - 1, made even
+Feistel hashed_order(std::uint64_t n, std::uint64_t seed, std::uint64_t epoch) {
+    unsigned bits = 2;  // of n - 1, made even
     while (bits < 64 && ((n - 1) >> bits) != 0) bits += 2;
-    half_bits_ = bits / 2;
-    for (int round = 0; round < kRounds; ++round) {
-        keys_[round] = hashed_key(seed, epoch, kFeistel, static_cast<unsigned>(round));
+    Feistel feistel{};
+    feistel.n = n;
+    feistel.half_bits = bits / 2;
+    for (int round = 0; round < Feistel::kRounds; ++round) {
+        feistel.keys[round] = hashed_key(seed, epoch, kFeistel, static_cast<unsigned>(round));
     }
-}
-
-std::uint64_t HashedOrder::operator[](std::uint64_t i) const {
-    const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
-    do {
-        std::uint64_t left = i >> half_bits_, right = i & mask;
-        for (const std::uint64_t key : keys_) {
-            const std::uint64_t next = left ^ (mixed(right + key) & mask);
-            left = right;
-            right = next;
-        }
-        i = (left << half_bits_) | right;
-    } while (i >= n_);
-    return i;
+    return feistel;
 }
 
 }  // namespace fusestep

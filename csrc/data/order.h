@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "feistel.h"
+
 namespace fusestep {
 
 // A permutation of [0, n) with all of them equally likely: Fisher and Yates' shuffle, driven by
@@ -15,18 +17,7 @@ std::vector<std::uint32_t> shuffled_order(std::uint32_t n, std::uint64_t seed, s
 std::vector<std::uint32_t> window_order(std::uint32_t n, std::uint64_t seed, std::uint64_t epoch,
                                         std::uint32_t window);
 
-// A permutation of [0, n) that takes no memory: a Feistel network on the next even number of bits,
-// repeated until it hits [0, n). Not all permutations can come out.
-class HashedOrder {
- public:
-    HashedOrder(std::uint64_t n, std::uint64_t seed, std::uint64_t epoch);
-    std::uint64_t operator[](std::uint64_t i) const;
-
- private:
-    static constexpr int kRounds = 12;
-    std::uint64_t n_;
-    int half_bits_;
-    std::uint64_t keys_[kRounds];
-};
+// An order that takes no memory: sample permuted(feistel, i) stands at place i.
+Feistel hashed_order(std::uint64_t n, std::uint64_t seed, std::uint64_t epoch);
 
 }  // namespace fusestep

@@ -120,7 +120,7 @@ void accumulate(size_t n, double weight, const void* gradient, void* accumulator
 template <class T>
 void convert(size_t n, const void* source, float scale, float shift, float* target) {
     const T* x = static_cast<const T*>(source);
-    for (size_t i = 0; i < n; ++i) target[i] = scale * static_cast<float>(x[i]) + shift;
+    for (size_t i = 0; i < n; ++i) target[i] = converted(x[i], scale, shift);
 }
 
 template <class Rule, class T, unsigned variant = 0>

@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "../rules/all.h"
+#include "../rules/convert.h"
 #include "../rules/sums.h"
 
 #if defined(_MSC_VER)
@@ -36,21 +37,7 @@ using Accumulate = void (*)(size_t n, double weight, const void* gradient, void*
 
 enum AccumulateVariant : int { kAddTo, kBegin, kAccumulateVariants };
 
-// What becomes float32 on its way into a batch.
-enum Element : int {
-    kUint8,
-    kInt8,
-    kUint16,
-    kInt16,
-    kUint32,
-    kInt32,
-    kInt64,
-    kFloat32Element,
-    kFloat64Element,
-    kElements
-};
-
-// target = scale * float(source) + shift, for n elements.
+// target = converted(source, scale, shift), for n elements.
 using Convert = void (*)(size_t n, const void* source, float scale, float shift, float* target);
 
 struct KernelTable {

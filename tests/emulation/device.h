@@ -4,6 +4,10 @@
 #pragma once
 #include <ucontext.h>
 
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -110,7 +114,7 @@ struct Call {
 // False if the arguments do not have the number and sizes of the kernel's parameters.
 template <class... Parameters>
 bool launch(void (*kernel)(Parameters...), const unsigned* grid, const unsigned* block,
-            bool backward, std::size_t argument_count, const std::size_t* sizes,
+            bool backward, bool flushes, std::size_t argument_count, const std::size_t* sizes,
             void* const* arguments) {
     const std::vector<std::size_t> expected{sizeof(Parameters)...};
     if (expected != std::vector<std::size_t>(sizes, sizes + argument_count)) return false;
@@ -120,11 +124,19 @@ bool launch(void (*kernel)(Parameters...), const unsigned* grid, const unsigned*
     body = Call<Parameters...>::run;
     body_arguments = &call;
     threads.resize(count(blockDim));
+#if defined(__SSE__)
+    // subnormal operands and results become zero, as with -ftz=true
+    const unsigned control = _mm_getcsr();
+    if (flushes) _mm_setcsr(control | 0x8040);
+#endif
     const std::size_t blocks = count(gridDim);
     for (std::size_t i = 0; i < blocks; ++i) {
         blockIdx = place(backward ? blocks - 1 - i : i, gridDim);
         run_block();
     }
+#if defined(__SSE__)
+    _mm_setcsr(control);
+#endif
     return true;
 }
 
@@ -152,9 +164,10 @@ T __ldg(const T* address) {
     return *address;
 }
 
-#define FUSESTEP_EMULATED(name)                                                                 \
-    extern "C" bool launch_##name(const unsigned* grid, const unsigned* block, bool backward,   \
-                                  std::size_t argument_count, const std::size_t* sizes,         \
-                                  void* const* arguments) {                                     \
-        return emulation::launch(name, grid, block, backward, argument_count, sizes, arguments); \
+#define EMULATED(name)                                                                        \
+    extern "C" bool launch_##name(const unsigned* grid, const unsigned* block, bool backward, \
+                                  bool flushes, std::size_t argument_count,                   \
+                                  const std::size_t* sizes, void* const* arguments) {         \
+        return emulation::launch(name, grid, block, backward, flushes, argument_count, sizes, \
+                                 arguments);                                                  \
     }

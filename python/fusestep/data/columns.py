@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,13 @@ import numpy.typing as npt
 
 from .. import _core
 from ..arguments import check_finite
+from .device import Device, contiguous, device_for, has_dtype, is_on_device
+from .gather import Rows
 
 Array = npt.NDArray[Any]
 
-_CONVERTIBLE = {np.dtype(kind) for kind in ("u1", "i1", "u2", "i2", "u4", "i4", "i8", "f4", "f8")}
+# in the order of Element in csrc/rules/convert.h
+_CONVERTIBLE = [np.dtype(kind) for kind in ("u1", "i1", "u2", "i2", "u4", "i4", "i8", "f4", "f8")]
 
 
 class Float32(NamedTuple):
@@ -44,9 +48,13 @@ def to_float32(scale: float = 1.0, shift: float = 0.0) -> Float32:
 
 
 class Columns:
-    """Arrays by name or place, with the same number of rows."""
+    """Arrays by name or place, with the same number of rows.
 
-    def __init__(self, data: Any, transform: Any) -> None:
+    Args:
+        device: "cuda" for batches on a GPU, None for batches where the arrays are.
+    """
+
+    def __init__(self, data: Any, transform: Any, device: str | None) -> None:
         if isinstance(data, Mapping):
             self.keys: tuple[Any, ...] | None = tuple(data)
             sources = list(data.values())
@@ -68,6 +76,9 @@ class Columns:
         if self.rows == 0:
             raise ValueError("data must hold at least one sample")
         self._transforms = [self._transform(i, transform) for i in range(len(sources))]
+        self._forms = [self._form(i) for i in range(len(sources))]
+        names = [self.name(i) for i in range(len(sources))]
+        self.device: Device | None = device_for(names, self.sources, device)
 
     def name(self, i: int) -> str:
         """How an error names an array."""
@@ -94,21 +105,41 @@ class Columns:
             )
         source = self.sources[i]
         if isinstance(transform, Float32) and not (
-            isinstance(source, np.ndarray) and source.dtype in _CONVERTIBLE
+            _is_array(source) and source.dtype in _CONVERTIBLE
         ):
             raise TypeError(f"{self.name(i)}: to_float32 takes arrays of numbers, not {source!r}")
         return transform
 
-    def buffers(self, rows: int) -> list[Array | None]:
-        """New memory for that many rows; None for a source that brings its own."""
-        return [self._buffer(i, rows) for i in range(len(self.sources))]
-
-    def _buffer(self, i: int, rows: int) -> Array | None:
+    def _form(self, i: int) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+        """Shape of a row in a batch, and dtype; None for a source that brings its own."""
         source = self.sources[i]
-        if not _is_native(source):
+        if not _is_array(source):
             return None
         converted = isinstance(self._transforms[i], Float32)
-        return np.empty((rows, *source.shape[1:]), np.float32 if converted else source.dtype)
+        return source.shape[1:], np.dtype(np.float32) if converted else source.dtype
+
+    def buffers(self, rows: int) -> list[Array | None]:
+        """New memory of the host for that many rows; None where `gathering` does nothing."""
+        empty = np.empty if self.device is None else self.device.pinned
+        return [
+            empty((rows, *form[0]), form[1]) if form and not is_on_device(source) else None
+            for source, form in zip(self.sources, self._forms, strict=True)
+        ]
+
+    def targets(self, device: Device, rows: int) -> list[Any]:
+        """New memory of the GPU for that many rows; None for a source that brings its own."""
+        return [form and device.empty((rows, *form[0]), form[1]) for form in self._forms]
+
+    def on_device(self, targets: Sequence[Any]) -> list[Rows]:
+        """What is to be gathered on the GPU."""
+        columns = []
+        for source, transform, target in zip(self.sources, self._transforms, targets, strict=True):
+            if isinstance(transform, Float32) and is_on_device(source):
+                element = _CONVERTIBLE.index(source.dtype)
+                columns.append(Rows(source, target, element, *transform))
+            elif is_on_device(source):
+                columns.append(Rows(source, target))
+        return columns
 
     def gathering(self, indices: Array, buffers: Sequence[Array | None]) -> _core.Gathering | None:
         """Begins to copy the rows at these indices to the buffers; None where there are none."""
@@ -122,18 +153,33 @@ class Columns:
         return _core.Gathering(entries, indices) if entries and len(indices) > 0 else None
 
     @property
-    def are_native(self) -> bool:
-        """Whether the rows of all arrays come by `gathering`."""
-        return all(_is_native(source) for source in self.sources)
+    def some_on_host(self) -> bool:
+        return not all(map(is_on_device, self.sources))
+
+    @property
+    def are_arrays(self) -> bool:
+        """Whether there is nothing to `read`."""
+        return None not in self._forms
 
     def read(self, indices: Array) -> list[Array | None]:
         """The rows at these indices of the sources that bring their own; None for the others."""
         places = indices.astype(np.int64)
-        rows = [None if _is_native(s) else np.asarray(s[places]) for s in self.sources]
-        for found in rows:
-            if found is not None and len(found) != len(places):
-                raise ValueError(f"data gave {len(found)} samples for {len(places)} indices")
-        return rows
+        return [
+            self._read(i, places) if form is None else None for i, form in enumerate(self._forms)
+        ]
+
+    def _read(self, i: int, places: Array) -> Array:
+        found = np.asarray(self.sources[i][places])
+        if len(found) != len(places):
+            raise ValueError(f"data gave {len(found)} samples for {len(places)} indices")
+        if self.device is not None and not has_dtype(found.dtype):
+            raise TypeError(f"{self.name(i)} gave dtype {found.dtype}, which a GPU does not have")
+        return found
+
+    def concatenate(self, arrays: Sequence[Any]) -> Any:
+        """Rows one after another."""
+        join = np.concatenate if self.device is None else self.device.concatenate
+        return join(arrays)
 
     def assembled(self, rows: Sequence[Array]) -> Any:
         """Arrays in the form of the data, after what transforms there are."""
@@ -150,20 +196,23 @@ class Columns:
     @property
     def row_bytes(self) -> int:
         """About how much memory a sample takes in a batch."""
-        return sum(
-            64 if buffer is None else buffer.nbytes // buffer.shape[0] for buffer in self.buffers(1)
-        )
+        return sum(form[1].itemsize * math.prod(form[0]) if form else 64 for form in self._forms)
+
+
+def _is_array(source: Any) -> bool:
+    return isinstance(source, np.ndarray) or is_on_device(source)
 
 
 def _checked(name: str, source: Any) -> Any:
     if isinstance(source, (list, tuple)):
         source = np.asarray(source)
-    if isinstance(source, np.ndarray):
+    if _is_array(source):
         if source.ndim == 0:
             raise ValueError(f"{name} must have samples along its first axis, not be a number")
         if source.dtype.hasobject:
             return _Objects(source)
-        return source if _is_native(source) else np.ascontiguousarray(source)
+        # rows are copied as bytes: the elements of a row must stand side by side
+        return source if len(source) == 0 or source[0].flags.c_contiguous else contiguous(source)
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
         raise TypeError(
             f"{name} must be an array, or have a length and take arrays of indices, not {source!r}"
@@ -171,20 +220,12 @@ def _checked(name: str, source: Any) -> Any:
     return source
 
 
-def _is_native(source: Any) -> bool:
-    """Whether rows can be copied as bytes: elements of a row side by side in memory."""
-    return (
-        isinstance(source, np.ndarray)
-        and not source.dtype.hasobject
-        and (len(source) == 0 or source[0].flags.c_contiguous)
-    )
-
-
 class _Objects:
     """An array of Python objects, which NumPy must copy."""
 
     def __init__(self, array: Array) -> None:
         self._array = array
+        self.dtype = array.dtype
 
     def __len__(self) -> int:
         return len(self._array)

@@ -11,8 +11,8 @@ from ..batch import Policy, as_policy
 from ..clock import Clock
 from ..expression import Expression
 from .columns import Array, Columns
-from .order import Order
-from .stream import Piece, Stream
+from .order import Order, Piece
+from .stream import Stream
 
 FORMAT = 1
 
@@ -65,8 +65,8 @@ class Loader:
 
     Args:
         data: a dict, tuple or list of arrays, or one array, with the samples along the first axis:
-            NumPy arrays (memory maps among them), or anything with a length that takes an array of
-            indices.
+            NumPy arrays (memory maps among them), CuPy arrays, or anything with a length that takes
+            an array of indices.
         batch_size: a whole number, "full", an expression, a policy of `fusestep.batch`, or a
             function of the clock.
         seed: a whole number from 0 to 2^63 - 1.
@@ -79,10 +79,14 @@ class Loader:
             leaves it out, "carry" adds samples of the next epoch (at the end of a loop: short).
         shard: (rank, world): this loader's part of every batch; all ranks together have it whole.
         transform: by key or place, `to_float32` or a function of a batch's array.
+        device: "cuda" for batches of CuPy arrays, whatever the data is; by default they are where
+            the data is. They are made on a stream of their own, for the stream that is current when
+            a batch is taken: what uses it must be queued there. Not while that is being captured.
         progress: show a bar (needs tqdm).
 
     Raises:
         TypeError, ValueError: named by argument; nothing was consumed.
+        ImportError: batches on a GPU without CuPy.
 
     Example:
         >>> import numpy as np, fusestep as fs
@@ -108,9 +112,12 @@ class Loader:
         tail: str = "short",
         shard: tuple[int, int] = (0, 1),
         transform: Any = None,
+        device: str | None = None,
         progress: bool = False,
     ) -> None:
-        self._columns = Columns(data, transform)
+        if device is not None:
+            check_choice("device", device, ("cuda",))
+        self._columns = Columns(data, transform, device)
         self.samples = self._columns.rows
         self.policy = as_policy(batch_size, self.samples)
         self._epochs = check_whole("epochs", epochs, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,14 @@ ORDERS = ("shuffled", "hashed", "sequential", "window")
 
 _MOST_STORED = 2**32 - 1
 Indices = npt.NDArray[Any]
+
+
+class Piece(NamedTuple):
+    """Places from ``begin`` to ``end`` in the order of an epoch."""
+
+    epoch: int
+    begin: int
+    end: int
 
 
 class Order:

@@ -12,19 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .columns import Array, Columns
-from .order import Order
+from .device import DeviceBlock
+from .gather import gather
+from .order import Order, Piece
 
 _BYTES = 2 * 1024 * 1024  # of a block: fits in a cache
 _BATCHES = 4  # in a block at least
 _AHEAD = 2  # blocks
-
-
-class Piece(NamedTuple):
-    """Places from ``begin`` to ``end`` in the order of an epoch."""
-
-    epoch: int
-    begin: int
-    end: int
 
 
 class _Block(NamedTuple):
@@ -35,12 +29,14 @@ class _Block(NamedTuple):
     gathering: Any
     read: Future[list[Array | None]] | None
 
-    def holds(self, epoch: int, place: int) -> bool:
-        own_epoch, begin, end = self.piece
-        return own_epoch == epoch and begin <= place < end
+    def has_come(self) -> bool:
+        """Whether ``part`` gives all rows at once."""
+        gathered = self.gathering is None or self.gathering.has(self.piece.end - self.piece.begin)
+        read = self.read is None or (self.read.done() and self.read.exception() is None)
+        return gathered and read
 
-    def part(self, begin: int, end: int) -> list[Array]:
-        """The rows of some places, once they have come."""
+    def part(self, begin: int, end: int) -> list[Array | None]:
+        """The rows of some places, once they have come; None for arrays on a GPU."""
         first, last = begin - self.piece.begin, end - self.piece.begin
         if self.gathering is not None:
             self.gathering.finish(last)
@@ -48,7 +44,7 @@ class _Block(NamedTuple):
         if self.read is not None:
             brought = self.read.result()
             rows = [own if own is not None else b for own, b in zip(brought, rows, strict=True)]
-        return [column[first:last] for column in rows]  # type: ignore[index]
+        return [None if column is None else column[first:last] for column in rows]
 
 
 class Stream:
@@ -66,14 +62,14 @@ class Stream:
         self._pool: list[list[Array | None]] = []
         self._executor: ThreadPoolExecutor | None = None
         self._process = os.getpid()
-        self._blocks: deque[_Block] = deque()  # the present one, and those ahead
+        self._blocks: deque[_Block | DeviceBlock] = deque()  # the present one, and those ahead
 
     def indices(self, pieces: Sequence[Piece]) -> Array:
         """The samples of some pieces."""
         parts = [self._order.part(self._seed, *piece) for piece in pieces]
         return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
-    def take(self, pieces: Sequence[Piece]) -> list[Array]:
+    def take(self, pieces: Sequence[Piece]) -> list[Any]:
         """The rows of some pieces."""
         parts = []
         for epoch, place, end in pieces or [Piece(0, 0, 0)]:
@@ -84,23 +80,26 @@ class Stream:
                 if last == end:
                     break
                 place = last
+        for ahead in self._blocks:
+            if isinstance(ahead, DeviceBlock):
+                ahead.advance()
         if len(parts) == 1:
             return parts[0]
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return [self._columns.concatenate(column) for column in zip(*parts, strict=True)]
 
-    def _part(self, block: _Block, begin: int, end: int) -> list[Array]:
+    def _part(self, block: _Block | DeviceBlock, begin: int, end: int) -> list[Any]:
         try:
             return block.part(begin, end)
         except BaseException:
             self._blocks.clear()  # to be read again
             raise
 
-    def _at(self, epoch: int, place: int, end: int) -> _Block:
+    def _at(self, epoch: int, place: int, end: int) -> _Block | DeviceBlock:
         """The block that holds a place."""
         if self._process != os.getpid():  # a forked child has no threads
             self._process, self._executor = os.getpid(), None
             self._blocks.clear()
-        while self._blocks and not self._blocks[0].holds(epoch, place):
+        while self._blocks and not _holds(self._blocks[0].piece, epoch, place):
             self._blocks.popleft()
         if not self._blocks:
             self._append(Piece(epoch, place, end))
@@ -127,18 +126,32 @@ class Stream:
             self._append(piece)
 
     def _append(self, piece: Piece) -> None:
+        columns, device = self._columns, self._columns.device
+        if device is None:
+            self._blocks.append(self._begin(piece))
+            return
+        host = self._begin(piece) if columns.some_on_host else None
+        with device.queueing(allocates=True):
+            targets = columns.targets(device, piece.end - piece.begin)
+            read = gather(device, self._order, self._seed, piece, columns.on_device(targets))
+            event = device.queued(read)
+        self._blocks.append(DeviceBlock(device, piece, targets, host, event))
+
+    def _begin(self, piece: Piece) -> _Block:
         indices = self._order.part(self._seed, *piece)
         buffers = self._buffers(len(indices))
         gathering = self._columns.gathering(indices, buffers)
         read = None
-        if not self._columns.are_native:
+        if not self._columns.are_arrays:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "fusestep-loader")
             read = self._executor.submit(self._columns.read, indices)
-        self._blocks.append(_Block(piece, buffers, gathering, read))
+        return _Block(piece, buffers, gathering, read)
 
     def _buffers(self, rows: int) -> list[Array | None]:
         """Memory for that many rows: some that nobody holds any more, or new."""
+        if self._columns.device is not None:  # CuPy has a pool of pinned memory
+            return self._columns.buffers(rows)
         for buffers in self._pool:
             held = [b for b in buffers if b is not None]
             if held and len(held[0]) >= rows and _most_references(held) == _ALONE:
@@ -147,6 +160,10 @@ class Stream:
         if rows > 0:
             self._pool = [*self._pool[-_AHEAD - 1 :], buffers]
         return buffers
+
+
+def _holds(piece: Piece, epoch: int, place: int) -> bool:
+    return piece.epoch == epoch and piece.begin <= place < piece.end
 
 
 def _most_references(buffers: Sequence[Any]) -> int:

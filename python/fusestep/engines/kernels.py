@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 _PACKAGE = Path(__file__).parents[1]
+
+# Contraction to fused multiply-add would change bits; the functions of a rule that only the host
+# calls have no annotation.
+OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
 
 
 class Kernels:
@@ -55,29 +58,33 @@ class Kernels:
 
 
 def compiled(cupy: Any, name: str, *options: str) -> Any:
-    """A file of the folder ``cuda`` as a module of CuPy.
+    """A file of the folder ``cuda``, compiled for the current device.
 
-    Raises RuntimeError where CuPy can't compile, most often because it finds no NVRTC.
+    Not by `cupy.RawModule`, which lets NVRTC flush subnormal numbers, and which keeps what it has
+    compiled when an included file has changed. Raises RuntimeError where it can't be compiled, most
+    often because CuPy finds no NVRTC.
     """
-    code = f"// {_fingerprint()}\n{(_PACKAGE / 'cuda' / name).read_text()}"
-    folders = (f"-I{_PACKAGE / folder}" for folder in ("cuda", "rules"))
-    # contraction to fused multiply-add would change bits
-    always = ("--std=c++17", "--fmad=false")
-    try:
-        module = cupy.RawModule(code=code, options=(*always, *folders, *options))
-        module.compile()
-    except Exception as error:
-        raise RuntimeError(
-            f"fusestep could not compile its GPU kernels ({name}); CuPy needs NVRTC and its "
-            "headers for that, which come with CUDA or with pip install 'cupy-cuda12x[ctk]'"
-        ) from error
-    return module
+    device = cupy.cuda.Device()
+    return _compiled(cupy, name, options, device.id, str(device.compute_capability))
 
 
 @cache
-def _fingerprint() -> str:
-    """Of all sources: CuPy keeps what it has compiled, and does not look into included files."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in _PACKAGE.rglob("*") if p.suffix in {".h", ".cu"}):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _compiled(cupy: Any, name: str, options: tuple[str, ...], device: int, capability: str) -> Any:
+    code = (_PACKAGE / "cuda" / name).read_text()
+    try:
+        nvrtc = cupy.cuda.nvrtc
+        program = nvrtc.createProgram(code, name, (), ())
+        try:
+            target = f"--gpu-architecture=sm_{capability}"
+            nvrtc.compileProgram(program, (*OPTIONS, target, f"-I{_PACKAGE / 'cuda'}", *options))
+            binary = nvrtc.getCUBIN(program)
+        finally:
+            nvrtc.destroyProgram(program)
+        module = cupy.cuda.function.Module()
+        module.load(binary)
+    except Exception as error:
+        raise RuntimeError(
+            f"fusestep could not compile its GPU kernels ({name}): {error}. CuPy needs NVRTC for "
+            "them, which comes with CUDA or with pip install 'cupy-cuda12x[ctk]'"
+        ) from error
+    return module

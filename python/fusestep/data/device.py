@@ -1,0 +1,202 @@
+"""Batches on a GPU: arrays of CuPy, filled on a stream beside the consumer's."""
+
+from __future__ import annotations
+
+import math
+import sys
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .order import Piece
+
+_IN_FLIGHT = 4  # blocks whose host memory the GPU has not read yet
+
+
+def is_on_device(source: Any) -> bool:
+    """Whether this is an array of CuPy."""
+    cupy = sys.modules.get("cupy")  # nobody has an array of what is not imported
+    return cupy is not None and isinstance(source, cupy.ndarray)
+
+
+def has_dtype(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of CuPy can be of this dtype."""
+    return dtype.kind in "biufc" and dtype.char not in "gG" and dtype.isnative
+
+
+def contiguous(array: Any) -> Any:
+    """The same numbers with the elements of a row side by side."""
+    if not is_on_device(array):
+        return np.ascontiguousarray(array)
+    with array.device:
+        return array.copy()
+
+
+def device_for(names: Sequence[str], sources: Sequence[Any], place: str | None) -> Device | None:
+    """The GPU for batches of these sources; None for batches on the host.
+
+    Args:
+        place: "cuda", or None for where the sources are.
+
+    Raises:
+        ValueError: the sources are in several places.
+        TypeError: a GPU does not have the dtype of a source.
+    """
+    there = {name: s for name, s in zip(names, sources, strict=True) if is_on_device(s)}
+    here = {name: s for name, s in zip(names, sources, strict=True) if name not in there}
+    if place is None and not there:
+        return None
+    if place is None and here:
+        raise ValueError(
+            f"{next(iter(there))} is on a GPU and {next(iter(here))} is not: move one of them, or "
+            "say device='cuda' for batches on the GPU"
+        )
+    for name, source in here.items():
+        dtype = getattr(source, "dtype", None)
+        if isinstance(dtype, np.dtype) and not has_dtype(dtype):
+            raise TypeError(f"{name} has dtype {dtype}, which a GPU does not have")
+    numbers = {name: source.device.id for name, source in there.items()}
+    for name, number in numbers.items():
+        first = next(iter(numbers))
+        if number != numbers[first]:
+            raise ValueError(
+                f"{first} is on GPU {numbers[first]} and {name} on GPU {number}: all must be on one"
+            )
+    return Device(next(iter(numbers.values()), None))
+
+
+class Device:
+    """A GPU, and a stream there on which batches are made while the consumer computes.
+
+    Memory of batches is allocated on this stream, so that CuPy gives what nobody holds any more to
+    later work of this stream alone; and that work waits for all that the consumer had queued when
+    it took the batch before. So a batch may be used until the last reference to it is gone.
+    """
+
+    def __init__(self, number: int | None = None) -> None:
+        try:
+            import cupy
+        except ImportError:
+            raise ImportError(
+                "batches on a GPU need CuPy: pip install 'fusestep[cuda]'", name="cupy"
+            ) from None
+        self.cupy = cupy
+        self._device = cupy.cuda.Device(number)
+        with self._device:
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._follow(cupy.cuda.get_current_stream())  # which may still write the sources
+        self._in_flight: deque[tuple[Any, Any]] = deque()  # events, and what is read before them
+        weakref.finalize(self, _finish, self._stream, self._in_flight).atexit = False
+
+    @contextmanager
+    def queueing(self, *, allocates: bool) -> Iterator[None]:
+        """What is queued inside runs on the own stream."""
+        with self._device:
+            if allocates:
+                self._follow(self.cupy.cuda.get_current_stream())
+            with self._stream:
+                yield
+
+    def _follow(self, stream: Any) -> None:
+        """What is queued from now on comes after what that stream has by now."""
+        event = self._event()
+        event.record(stream)
+        self._stream.wait_event(event)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Memory of the GPU; while queueing only."""
+        return self.cupy.empty(shape, dtype)
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Memory of the host that the GPU can read by itself; it must last until it has."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        memory = self.cupy.cuda.alloc_pinned_memory(max(1, size))
+        return np.ndarray(shape, dtype, buffer=memory)
+
+    def copy(self, source: Any, target: Any) -> None:
+        """Queues a copy of pinned memory to the GPU."""
+        runtime, size = self.cupy.cuda.runtime, source.nbytes
+        addresses = target.data.ptr, source.ctypes.data
+        runtime.memcpyAsync(*addresses, size, runtime.memcpyHostToDevice, self._stream.ptr)
+
+    def queued(self, memory: Any = None) -> Any:
+        """The end of what is queued so far, which reads this memory of the host."""
+        event = self._event()
+        event.record(self._stream)
+        if memory is not None:
+            self._in_flight.append((event, memory))
+        while self._in_flight and self._in_flight[0][0].done:
+            self._in_flight.popleft()
+        while len(self._in_flight) > _IN_FLIGHT:
+            self._in_flight[0][0].synchronize()  # before its memory is let go
+            self._in_flight.popleft()
+        return event
+
+    def deliver(self, event: Any) -> None:
+        """What the consumer queues from now on comes after the event."""
+        with self._device:
+            self.cupy.cuda.get_current_stream().wait_event(event)
+
+    def concatenate(self, arrays: Sequence[Any]) -> Any:
+        with self._device:
+            return self.cupy.concatenate(arrays)
+
+    def _event(self) -> Any:
+        return self.cupy.cuda.Event(disable_timing=True)
+
+
+def _finish(stream: Any, in_flight: Any) -> None:
+    """A batch may outlive its loader: memory that it is copied from must last."""
+    stream.synchronize()
+
+
+class DeviceBlock:
+    """The rows of a piece on the GPU, or on their way there through memory of the host.
+
+    Args:
+        targets: an array for each column; None where its size is known when it comes.
+        host: a block of the columns that come through the host, None if there is none.
+        event: after what is queued for the other columns.
+    """
+
+    def __init__(
+        self, device: Device, piece: Piece, targets: list[Any], host: Any, event: Any
+    ) -> None:
+        self.piece = piece
+        self._device = device
+        self._targets = targets
+        self._host = host
+        self._event = event
+
+    def advance(self) -> None:
+        """Queues the copy to the GPU if the rows have come to the host."""
+        if self._host is not None and self._host.has_come():
+            self._send()
+
+    def part(self, begin: int, end: int) -> list[Any]:
+        """The rows of some places, for what the consumer queues next."""
+        if self._host is not None:
+            self._send()
+        self._device.deliver(self._event)
+        first, last = begin - self.piece.begin, end - self.piece.begin
+        return [target[first:last] for target in self._targets]
+
+    def _send(self) -> None:
+        rows = self._host.part(self.piece.begin, self.piece.end)
+        coming = [i for i, source in enumerate(rows) if source is not None]
+        unknown = [i for i in coming if self._targets[i] is None]
+        with self._device.queueing(allocates=bool(unknown)):
+            for i in unknown:
+                form = rows[i].shape, rows[i].dtype
+                self._targets[i], pinned = self._device.empty(*form), self._device.pinned(*form)
+                pinned[...] = rows[i]
+                rows[i] = pinned
+            for i in coming:
+                self._device.copy(rows[i], self._targets[i])
+            self._event = self._device.queued((self._host, rows))
+        self._host = None

@@ -1,0 +1,105 @@
+"""Launches of cuda/gather.cu: rows of many arrays, side by side."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _core
+from ..engines.kernels import compiled
+from .device import Device
+from .order import Order, Piece
+
+_MOST_COLUMNS = 64  # of a launch, as in gather.cu
+_THREADS = 256
+_BLOCKS = 2048  # fill any GPU
+
+# As in gather.cu.
+_COLUMN = np.dtype(
+    {
+        "names": ["source", "stride", "target", "units", "width", "element", "scale", "shift"],
+        "formats": ["u8", "i8", "u8", "u8", "u4", "i4", "f4", "f4"],
+    },
+    align=True,
+)
+_GATHER = np.dtype(
+    [("places", "u8"), ("begin", "u8"), ("rows", "u8"), ("columns", _COLUMN, _MOST_COLUMNS)],
+    align=True,
+)
+_PLACES = np.dtype([("feistel", "u8", 14), ("begin", "u8"), ("rows", "u8"), ("places", "u8")])
+
+
+class Rows(NamedTuple):
+    """Rows of an array on the GPU, and where they go."""
+
+    source: Any
+    target: Any
+    element: int = -1  # of Element in csrc/rules/convert.h; -1: copied as they are
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+def gather(device: Device, order: Order, seed: int, piece: Piece, columns: Sequence[Rows]) -> Any:
+    """Queues the copying of the rows of a piece; returns memory of the host that it reads."""
+    columns = [column for column in columns if column.target.size > 0]
+    if not columns:
+        return None
+    rows = piece.end - piece.begin
+    places, read = _places(device, order, seed, piece)
+    for first in range(0, len(columns), _MOST_COLUMNS):
+        some = [_described(column) for column in columns[first : first + _MOST_COLUMNS]]
+        arguments = np.zeros(1, _GATHER)
+        arguments["places"] = 0 if places is None else places.data.ptr
+        arguments["begin"], arguments["rows"] = piece.begin, rows
+        arguments["columns"][0, : len(some)] = some
+        most = max(units for _, _, _, units, *_ in some)
+        _launch(device, "gather_rows", rows * most, len(some), arguments)
+    return read
+
+
+def _places(device: Device, order: Order, seed: int, piece: Piece) -> tuple[Any, Any]:
+    """Which rows these are, on the GPU, and what it reads on the host; None: one after another."""
+    if order.kind == "sequential":
+        return None, None
+    rows = piece.end - piece.begin
+    places = device.empty((rows,), np.uint64)
+    if order.kind == "hashed":
+        arguments = np.zeros(1, _PLACES)
+        arguments["feistel"] = _core.hashed_order_numbers(order.n, seed, piece.epoch)
+        arguments["begin"], arguments["rows"] = piece.begin, rows
+        arguments["places"] = places.data.ptr
+        _launch(device, "hashed_places", rows, 1, arguments)
+        return places, None
+    read = device.pinned((rows,), np.uint64)
+    read[:] = order.part(seed, *piece)
+    device.copy(read, places)
+    return places, read
+
+
+def _described(column: Rows) -> tuple[Any, ...]:
+    """A column as in gather.cu, in units of the widest accesses that fit."""
+    source, target, element, scale, shift = column
+    address, stride = source.data.ptr, source.strides[0]
+    steps, length = address | abs(stride), math.prod(source.shape[1:])
+    if element < 0:
+        length *= source.itemsize
+        common = steps | length | 16
+        width = common & -common  # the largest power of two that divides all
+    else:
+        width = 1 if length % 4 or steps % (4 * source.itemsize) else 4
+    return (address, stride, target.data.ptr, length // width, width, element, scale, shift)
+
+
+def _launch(device: Device, name: str, units: int, columns: int, arguments: Any) -> None:
+    """Queues a kernel with a thread for each unit, up to what fills a GPU."""
+    blocks = min(_BLOCKS, -(-units // _THREADS))
+    _kernel(device.cupy, name)((blocks, columns), (_THREADS,), (arguments,))
+
+
+@functools.cache
+def _kernel(cupy: Any, name: str) -> Any:
+    return compiled(cupy, "gather.cu").get_function(name)

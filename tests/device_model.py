@@ -1,0 +1,265 @@
+"""Drives the kernels of csrc/cuda: the structs of arguments.h, and a model on a device."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import registry
+from fusestep import _core
+
+CSRC = Path(__file__).parents[1] / "csrc"
+STEP = "".join((CSRC / "cuda" / name).read_text() for name in ("update.cu", "sum.cu"))
+INCLUDE = f"-I{CSRC / 'cuda'}"
+# the structs of csrc/rules/all.h by the names of their rules
+STRUCTS = dict(
+    zip(
+        _core.rules(),
+        re.findall(r"\bRULE\((\w+)\)", (CSRC / "rules" / "all.h").read_text()),
+        strict=True,
+    )
+)
+TREATMENTS = ("as it is", "scaled", "divided")
+VARIANTS, STATES, CHUNK, BLOCK, BLOCKS_PER_GROUP, THREADS = 16, 3, 4096, 1024, 16, 256
+
+Array = np.ndarray[Any, Any]
+
+
+def struct(**fields: Any) -> np.dtype[Any]:
+    return np.dtype(list(fields.items()))
+
+
+POINTER, SIZE, INT = np.uint64, np.uint64, np.int64
+LEAF = struct(
+    parameter=POINTER,
+    state=(POINTER, STATES),
+    accumulator=POINTER,
+    begin=SIZE,
+    size=SIZE,
+    type=SIZE,
+)
+CHUNKS = struct(leaf=np.uint32, index=np.uint32)
+ENTRY = struct(
+    scalars=(np.uint8, 64),
+    divisor=float,
+    limit=float,
+    sign=float,
+    kernel_case=np.uint32,
+    reserved=np.uint32,
+)
+PROGRESS = struct(attempted=INT, applied=INT, base=INT, rows=INT)
+OUTCOME = struct(factor=float, row=SIZE, applies=SIZE)
+REPORT = struct(
+    sum=float,
+    grad_norm=float,
+    attempted=INT,
+    applied=INT,
+    applies=SIZE,
+    exhausted=SIZE,
+    number=SIZE,
+)
+UPDATE = struct(
+    leaves=POINTER,
+    chunks=POINTER,
+    gradients=POINTER,
+    entry_of=POINTER,
+    table=POINTER,
+    outcome=POINTER,
+    entries=SIZE,
+    reserved=SIZE,
+    entry=(ENTRY, 8),
+)
+CONCLUSION = struct(
+    grad_scale=float,
+    clip_norm=float,
+    clip_norms=POINTER,
+    has_sum=SIZE,
+    skips=SIZE,
+    number=SIZE,
+    progress=POINTER,
+    outcome=POINTER,
+    report=POINTER,
+)
+SUM = struct(
+    leaves=POINTER,
+    gradients=POINTER,
+    holds=POINTER,
+    leaf_count=SIZE,
+    total=SIZE,
+    weight=float,
+    partial=POINTER,
+    arrived=POINTER,
+    sum=POINTER,
+    weighted_sum=POINTER,
+    concludes=SIZE,
+    conclusion=CONCLUSION,
+)
+
+# Runs on the host: what the native side prepares for a step.
+PREPARE = """
+#include "../rules/all.h"
+using Rule = fusestep::FUSESTEP_RULE;
+struct Preparation { const double* hyper; long long number; void* scalars; unsigned* variant; };
+extern "C" __global__ void prepare_float(const Preparation a) {
+    *a.variant = Rule::prepare(a.hyper, a.number, *static_cast<Rule::Scalars<float>*>(a.scalars));
+}
+extern "C" __global__ void prepare_double(const Preparation a) {
+    *a.variant = Rule::prepare(a.hyper, a.number, *static_cast<Rule::Scalars<double>*>(a.scalars));
+}
+"""
+PREPARATION = np.dtype([(name, np.int64) for name in ("hyper", "number", "scalars", "variant")])
+
+
+def record(dtype: np.dtype[Any], **fields: Any) -> Array:
+    """One struct; what is not given is zero."""
+    value = np.zeros(1, dtype)
+    for name, field in fields.items():
+        value[name] = field
+    return value
+
+
+def case(dtype: Any, treatment: int, variant: int) -> int:
+    kind = int(np.dtype(dtype) == np.float64)
+    return (kind * len(TREATMENTS) + treatment) * VARIANTS + variant
+
+
+@functools.cache
+def cases(rule: str) -> str:
+    """Those that the rows of a rule come upon, for both types and all treatments."""
+    found = set()
+    for row in (row for row in registry.ROWS if row.rule == rule):
+        for dtype in (np.float32, np.float64):
+            for number in (1, 2):
+                _, variant = prepared(row, dtype, number)
+                found |= {case(dtype, treatment, variant) for treatment in range(3)}
+    return ",".join(map(str, sorted(found)))
+
+
+@functools.cache
+def kernel(rule: str, name: str) -> Any:
+    return module(STEP, f"-DFUSESTEP_RULE={STRUCTS[rule]}", f"-DFUSESTEP_CASES={cases(rule)}")(name)
+
+
+def module(code: str, *options: str) -> Callable[[str], Any]:
+    """Gives the kernels of a source. CuPy's own way to them would flush subnormal numbers."""
+    from cupy.cuda import function, nvrtc
+
+    program = nvrtc.createProgram(code, "kernels.cu", (), ())
+    nvrtc.compileProgram(program, (INCLUDE, *options))
+    loaded = function.Module()
+    loaded.load(nvrtc.getPTX(program))
+    nvrtc.destroyProgram(program)
+    return loaded.get_function
+
+
+def prepared(row: registry.Row, dtype: Any, number: int) -> tuple[Array, int]:
+    """The scalars and the variant of one update."""
+    import cupy
+
+    hyper = row.build([np.zeros(1, dtype)])._settings.table[0].copy()
+    scalars, variant = np.zeros(64, np.uint8), np.zeros(1, np.uint32)
+    argument = record(
+        PREPARATION,
+        hyper=hyper.ctypes.data,
+        number=number,
+        scalars=scalars.ctypes.data,
+        variant=variant.ctypes.data,
+    )
+    function = module(PREPARE, f"-DFUSESTEP_RULE={STRUCTS[row.rule]}")
+    function(f"prepare_{'float' if dtype == np.float32 else 'double'}")((1,), (1,), (argument,))
+    cupy.cuda.get_current_stream().synchronize()
+    return scalars, int(variant[0])
+
+
+def on_device(array: Array, offset: int = 0) -> Any:
+    """A copy on the device; with an offset in elements, not where an allocation begins."""
+    import cupy
+
+    memory = cupy.zeros(array.size + offset, array.dtype)
+    view = memory[offset:].reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def pointers(arrays: Sequence[Any]) -> Any:
+    found = [0 if array is None or array.size == 0 else array.data.ptr for array in arrays]
+    return on_device(np.array(found, POINTER))
+
+
+class Model:
+    """Leaves on a device, and what the kernels are given for them."""
+
+    def __init__(
+        self, params: Sequence[Array], states: int = 0, offset: int = 0, accumulates: bool = False
+    ) -> None:
+        self.sizes = [p.size for p in params]
+        self.total = sum(self.sizes)
+        self.params = [on_device(p, offset) for p in params]
+        zeros = [np.zeros_like(p) for p in params]
+        self.states = [[on_device(z, offset) for _ in range(states)] for z in zeros]
+        self.accumulators = [on_device(z, offset) if accumulates else None for z in zeros]
+        self.holds = np.zeros(len(params), np.uint8)
+        self.offset = offset
+        leaves, begin = np.zeros(len(params), LEAF), 0
+        for leaf, p, state, held in zip(
+            leaves, self.params, self.states, self.accumulators, strict=True
+        ):
+            leaf["parameter"] = p.data.ptr
+            leaf["state"][:states] = [s.data.ptr for s in state]
+            leaf["accumulator"] = 0 if held is None else held.data.ptr
+            leaf["begin"], leaf["size"], leaf["type"] = begin, p.size, p.dtype == np.float64
+            begin += p.size
+        self.leaves = on_device(leaves)
+        chunks = [(i, k) for i, n in enumerate(self.sizes) for k in range(-(-n // CHUNK))]
+        self.chunks = on_device(np.array(chunks, CHUNKS))
+
+    def gradients(self, grads: Sequence[Array | None]) -> Any:
+        """Their table on the device; they last as long as the next call."""
+        self._grads = [None if g is None else on_device(g, self.offset) for g in grads]
+        self._table = pointers(self._grads)
+        return self._table
+
+    def update(self, rule: str, grads: Sequence[Array | None], entry: Array, **more: Any) -> None:
+        argument = record(
+            UPDATE,
+            leaves=self.leaves.data.ptr,
+            chunks=self.chunks.data.ptr,
+            gradients=self.gradients(grads).data.ptr,
+            entries=len(entry),
+            **more,
+        )
+        argument["entry"][0, : len(entry)] = entry
+        kernel(rule, "fusestep_update")((self.chunks.size,), (THREADS,), (argument,))
+
+    def sum(self, grads: Sequence[Array | None], weight: float = 0.0, **more: Any) -> float:
+        import cupy
+
+        blocks = max(1, -(-self.total // BLOCK))
+        levels = [blocks]
+        while levels[-1] > 1:
+            levels.append(-(-levels[-1] // BLOCK))
+        partial, result = cupy.empty(sum(levels)), cupy.empty(1)
+        arrived = cupy.zeros(max(1, sum(levels[1:])), np.uint32)
+        holds = on_device(self.holds)
+        argument = record(
+            SUM,
+            leaves=self.leaves.data.ptr,
+            gradients=self.gradients(grads).data.ptr,
+            holds=holds.data.ptr,
+            leaf_count=len(self.sizes),
+            total=self.total,
+            weight=weight,
+            partial=partial.data.ptr,
+            arrived=arrived.data.ptr,
+            sum=result.data.ptr,
+            **more,
+        )
+        groups = -(-blocks // BLOCKS_PER_GROUP)
+        kernel("sgd", "fusestep_sum")((groups,), (THREADS,), (argument,))
+        assert not arrived.get().any(), "the counters are left as they were found"
+        return float(result[0])
