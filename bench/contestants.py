@@ -6,6 +6,7 @@ import functools
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import fusestep as fs
 
@@ -24,6 +25,18 @@ from .peers import (
 )
 
 
+def adamw(parameters: Any, rule: Rule) -> fs.AdamW:
+    """With the settings of the rule."""
+    return fs.AdamW(
+        parameters,
+        lr=rule.lr,
+        betas=rule.betas,
+        eps=rule.eps,
+        weight_decay=rule.weight_decay,
+        clip_norm=rule.clip_norm,
+    )
+
+
 class Fusestep(Contestant):
     """Gradients passed at every step."""
 
@@ -33,14 +46,7 @@ class Fusestep(Contestant):
         self.parameters = problem.fresh_parameters()
         self.optimizer: fs.AdamW | fs.SGD
         if rule.name == "AdamW":
-            self.optimizer = fs.AdamW(
-                self.parameters,
-                lr=rule.lr,
-                betas=rule.betas,
-                eps=rule.eps,
-                weight_decay=rule.weight_decay,
-                clip_norm=rule.clip_norm,
-            )
+            self.optimizer = adamw(self.parameters, rule)
         else:
             self.optimizer = fs.SGD(
                 self.parameters,

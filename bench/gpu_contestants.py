@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-import fusestep as fs
-
+from . import peers
 from .agreement import Contestant, Rule
+from .contestants import adamw
 from .models import Array, Problem
 from .peers import first_line
 
@@ -43,14 +43,7 @@ class Fusestep(DeviceContestant):
         self.problem = problem
         self.parameters = [cupy.asarray(p) for p in problem.parameters]
         self.gradients = [cupy.asarray(g) for g in problem.gradients]
-        self.optimizer = fs.AdamW(
-            self.parameters,
-            lr=rule.lr,
-            betas=rule.betas,
-            eps=rule.eps,
-            weight_decay=rule.weight_decay,
-            clip_norm=rule.clip_norm,
-        )
+        self.optimizer = adamw(self.parameters, rule)
         self.step: Callable[[], object] = functools.partial(self.optimizer.step, self.gradients)
 
     def parameter(self, i: int) -> Array:
@@ -155,39 +148,14 @@ class TorchReplayed(Torch):
         self.refresh()
 
 
-class Optax(DeviceContestant):
+class Optax(peers.Optax, DeviceContestant):
     """Jitted as one function, with the memory of parameters and state donated."""
-
-    def __init__(self, problem: Problem, rule: Rule) -> None:
-        self.jax: Any = importlib.import_module("jax")
-        optax: Any = importlib.import_module("optax")
-        beta1, beta2 = rule.betas
-        transform = optax.adamw(rule.lr, beta1, beta2, rule.eps, weight_decay=rule.weight_decay)
-        if rule.clip_norm is not None:
-            transform = optax.chain(optax.clip_by_global_norm(rule.clip_norm), transform)
-        self.problem = problem
-        self.parameters = [self.jax.numpy.array(p) for p in problem.parameters]
-        self.state = transform.init(self.parameters)
-        self.refresh()
-
-        @functools.partial(self.jax.jit, donate_argnums=(0, 1))
-        def update(parameters: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
-            updates, state = transform.update(gradients, state, parameters)
-            return optax.apply_updates(parameters, updates), state
-
-        self.update = update
 
     def step(self) -> None:
         self.parameters, self.state = self.update(self.parameters, self.state, self.gradients)
 
     def wait(self) -> None:
         self.jax.block_until_ready((self.parameters, self.state))
-
-    def parameter(self, i: int) -> Array:
-        return np.asarray(self.parameters[i])
-
-    def refresh(self) -> None:
-        self.gradients = [self.jax.numpy.array(g) for g in self.problem.gradients]
 
 
 class CuPyAsWritten(DeviceContestant):

@@ -67,9 +67,8 @@ class ndarray:
 
     @property
     def data(self) -> Any:
-        return SimpleNamespace(
-            ptr=self._host.ctypes.data, device_id=self._memory.device, mem=self._memory
-        )
+        address = self._host.ctypes.data if self.size > 0 else 0
+        return SimpleNamespace(ptr=address, device_id=self._memory.device, mem=self._memory)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

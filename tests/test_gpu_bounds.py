@@ -16,6 +16,15 @@ def ones(cupy: Any, *shape: int, dtype: Any = np.float32) -> Any:
     return cupy.asarray(np.ones(shape, dtype))
 
 
+def captured(opt: Any, stream: Any, replays: int) -> Any:
+    """A graph of one step of bound gradients; the stream is the current one."""
+    opt.prepare_replays(replays)
+    stream.synchronize()
+    stream.begin_capture()
+    opt.step()
+    return stream.end_capture()
+
+
 def test_arrays_that_do_not_fit_are_named(cupy: Any) -> None:
     w = ones(cupy, 2, 3)
     opt = fs.SGD({"w": w}, lr=0.1)
@@ -116,11 +125,7 @@ def test_a_captured_step_replays_with_its_schedule(cupy: Any, options: dict[str,
             steps[seed][1][7] = np.nan
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
-        opts[1].prepare_replays(10)
-        stream.synchronize()
-        stream.begin_capture()
-        opts[1].step()
-        graph = stream.end_capture()
+        graph = captured(opts[1], stream, replays=10)
         assert opts[1].applied == 0
         for k, values in enumerate(steps):
             if k in (10, 20):
@@ -143,11 +148,7 @@ def test_replays_beyond_what_was_prepared_update_nothing_and_tell(cupy: Any) -> 
     opt.bind(ones(cupy, 3))
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
-        opt.prepare_replays(2)
-        stream.synchronize()
-        stream.begin_capture()
-        opt.step()
-        graph = stream.end_capture()
+        graph = captured(opt, stream, replays=2)
         for _ in range(3):
             graph.launch()
         with pytest.raises(fs.StateError, match="replayed more often than prepare_replays"):
@@ -162,11 +163,7 @@ def test_a_graph_that_no_longer_fits_is_refused(cupy: Any) -> None:
     opt.bind(ones(cupy, 3))
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
-        opt.prepare_replays(2)
-        stream.synchronize()
-        stream.begin_capture()
-        opt.step()
-        graph = stream.end_capture()
+        graph = captured(opt, stream, replays=2)
         opt.step()  # the rows are of the counts before it
         graph.launch()
         with pytest.raises(fs.StateError, match="replayed more often than prepare_replays"):

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from device_model import CSRC, STEP, STRUCTS, TREATMENTS, VARIANTS
-from fusestep.engines.kernels import OPTIONS
+from fusestep.engines.cuda.kernels import OPTIONS
 
 # a product and a sum rounded once, a fast division or root, subnormal numbers lost
 INEXACT = re.compile(r"\bfma\.|\bmad\.(?:rn\.|rz\.)?f|\.approx|\bdiv\.full|\.ftz")

@@ -9,12 +9,14 @@ import pytest
 
 import fusestep as fs
 from emulated_cuda import Driver
-from models import DTYPES, SIZES, Array, arrays, assert_same_bits, micro_batches
+from models import DTYPES, Array, arrays, assert_same_bits, micro_batches
 from registry import ROWS, Row
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 STEPS = 10
+# around vectors, thread blocks, blocks of sums and chunks
+SIZES = (0, 1, 2, 3, 5, 8, 17, 63, 255, 257, 1023, 1025, 4095, 4097, 8195)
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"clip_norm": 1.0},

@@ -1,4 +1,4 @@
-"""Batches on a GPU, here an emulated one: the samples, order and bits of batches on the host."""
+"""Batches on a GPU: the samples, order and bits of batches on the host."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ ORDERS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def cupy(emulated: Driver, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import cupy
-
-    return cupy
+def several(emulated: Driver) -> Any:
+    """CuPy with several GPUs."""
+    return sys.modules["cupy"]
 
 
 cases = st.fixed_dictionaries(
@@ -179,14 +178,14 @@ def test_a_source_that_fails_consumes_nothing(cupy: Any, fails_at: int) -> None:
     assert seen == list(range(100_000))
 
 
-def test_batches_are_where_the_sources_are(cupy: Any) -> None:
+def test_batches_are_where_the_sources_are(several: Any) -> None:
     data = some_data(100)
-    with cupy.cuda.Device(1):
-        there = placed(cupy, data, "device")
+    with several.cuda.Device(1):
+        there = placed(several, data, "device")
     loader = fs.Loader(there, 30, tail="carry", epochs=2)
     batches = list(loader)
     assert {batch["x"].device.id for batch in batches} == {1}
-    with cupy.cuda.Device(1):
+    with several.cuda.Device(1):
         assert_same(batches, fs.Loader(data, 30, tail="carry", epochs=2))
 
 
@@ -231,11 +230,11 @@ def test_bad_arguments_are_named(cupy: Any, bad: Any, error: type[Exception], me
         bad(cupy)
 
 
-def test_arrays_on_several_gpus_are_refused(cupy: Any) -> None:
-    with cupy.cuda.Device(1):
-        y = cupy.asarray(X)
+def test_arrays_on_several_gpus_are_refused(several: Any) -> None:
+    with several.cuda.Device(1):
+        y = several.asarray(X)
     with pytest.raises(ValueError, match=r"data\[0\] is on GPU 0 and data\[1\] on GPU 1: all must"):
-        fs.Loader((cupy.asarray(X), y), 2)
+        fs.Loader((several.asarray(X), y), 2)
 
 
 def test_without_cupy_a_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

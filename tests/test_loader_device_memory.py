@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import time
 import weakref
 from collections import defaultdict
@@ -19,10 +20,8 @@ from fusestep.data import device, stream
 
 
 @pytest.fixture
-def cupy(emulated: Driver, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import cupy
-
-    return cupy
+def cupy(emulated: Driver) -> Any:
+    return sys.modules["cupy"]
 
 
 class Recycled(emulated_cupy.Memory):

@@ -90,7 +90,8 @@ void read_device(const ArrayKind& kind, py::handle object, Facts& facts) {
     const std::size_t size = facts.type == kDataTypes ? 1 : item_size(facts.type);
     facts.aligned = address % size == 0;
     facts.writeable = true;
-    facts.data = reinterpret_cast<void*>(address);
+    // an array without elements has no memory, but it is there
+    facts.data = reinterpret_cast<void*>(address == 0 ? size : address);
     const py::tuple shape = object.attr("shape");
     for (const py::handle extent : shape) {
         facts.own_extents[facts.dimensions++] = extent.cast<py::ssize_t>();
@@ -208,6 +209,24 @@ const void* check_gradient(const ArrayKind& kind, const std::string& path,
     }
     require_layout(kind, what, object, facts);
     throw py::value_error(what + " cannot be read");
+}
+
+const void* KnownArrays::find(std::size_t place, py::handle object) const {
+    if (place >= known_.size() || !known_[place].reference) return nullptr;
+    PyObject* const reference = known_[place].reference.ptr();
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject* present = nullptr;
+    const bool same = PyWeakref_GetRef(reference, &present) == 1 && present == object.ptr();
+    Py_XDECREF(present);
+#else
+    const bool same = PyWeakref_GetObject(reference) == object.ptr();
+#endif
+    return same ? known_[place].data : nullptr;
+}
+
+void KnownArrays::remember(std::size_t place, py::handle object, const void* data) {
+    if (place >= known_.size()) known_.resize(place + 1);
+    known_[place] = {py::weakref(object), data};
 }
 
 void MemoryMap::add(const void* data, std::size_t bytes, std::string name) {

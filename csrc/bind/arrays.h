@@ -54,6 +54,22 @@ void prefetch_extents(PyObject* object);
 const void* check_gradient(const ArrayKind& kind, const std::string& path,
                            const ArrayView& parameter, py::handle object);
 
+// Arrays of a GPU that were found good: asking CuPy about one takes longer than updating it. They
+// are not kept alive.
+class KnownArrays {
+ public:
+    // The data of an array that was remembered at this place, or nullptr if it is another one.
+    const void* find(std::size_t place, py::handle object) const;
+    void remember(std::size_t place, py::handle object, const void* data);
+
+ private:
+    struct Known {
+        py::object reference;  // a weak one
+        const void* data;
+    };
+    std::vector<Known> known_;
+};
+
 // Memory in use, to find arrays that overlap.
 class MemoryMap {
  public:

@@ -272,8 +272,12 @@ py::object PlanObject::take(py::handle gradients) {
         if (i + kAhead / 2 < count) prefetch_extents(item[i + kAhead / 2]);
         const void* gradient = nullptr;
         if (item[i] != Py_None) {
-            gradient = check_gradient(kind_, paths_[i], views_[i], item[i]);
-            check_apart(i, gradient);
+            gradient = kind_.type ? known_.find(i, item[i]) : nullptr;
+            if (gradient == nullptr) {
+                gradient = check_gradient(kind_, paths_[i], views_[i], item[i]);
+                check_apart(i, gradient);
+                if (kind_.type) known_.remember(i, item[i], gradient);
+            }
         }
         plan_.set_gradient(i, gradient);
     }

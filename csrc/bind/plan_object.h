@@ -103,6 +103,7 @@ class PlanObject {
     MemoryMap memory_;
     Plan plan_;
     std::vector<const void*> checked_;
+    KnownArrays known_;
     py::object bound_ = py::none();
     py::object kept_accumulators_ = py::none();
     Accumulated accumulated_;

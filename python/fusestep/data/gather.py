@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from ..engines.kernels import compiled
+from ..engines.cuda.kernels import compiled
 from .device import Device
 from .order import Order, Piece
 

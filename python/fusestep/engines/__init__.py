@@ -7,20 +7,18 @@ from types import ModuleType
 from typing import Any
 
 from .. import _core
-from . import cpu
-from .device_info import DeviceStepInfo
-from .device_plan import DevicePlan
+from . import cpu, cuda
+from .cuda.info import CudaStepInfo
+from .cuda.plan import CudaPlan
 
-__all__ = ["DevicePlan", "Plan", "StepInfo", "engine_for"]
+__all__ = ["CudaPlan", "Plan", "StepInfo", "engine_for"]
 
-Plan = _core.Plan | DevicePlan
-StepInfo = _core.StepInfo | DeviceStepInfo
+Plan = _core.Plan | CudaPlan
+StepInfo = _core.StepInfo | CudaStepInfo
 
 
 def engine_for(leaves: Sequence[Any]) -> ModuleType:
     """The engine for parameters; it tells which of them is in the wrong place."""
     if any(type(leaf).__module__.partition(".")[0] == "cupy" for leaf in leaves):
-        from . import cuda
-
         return cuda
     return cpu

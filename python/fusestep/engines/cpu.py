@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .states import new_states
 
 Array = npt.NDArray[Any]
 
@@ -32,12 +33,7 @@ def build(
     """
     parameters = list(parameters)
     _core.check_parameters(list(paths), parameters)
-    _, names = _core.rules()[rule]
-    states: list[dict[str, Array]] = [{} for _ in parameters]
-    for k, name in enumerate(names):
-        owners = [i for i, group in enumerate(groups) if k < used[group]]
-        for i, array in zip(owners, zeros_like([parameters[i] for i in owners]), strict=True):
-            states[i][name] = array
+    states = new_states(rule, parameters, groups, used, zeros_like)
     arrays = [list(state.values()) for state in states]
     plan = _core.Plan(rule, list(paths), parameters, arrays, list(groups), table, limits)
     return plan, states

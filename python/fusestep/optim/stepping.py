@@ -8,7 +8,7 @@ from typing import Any
 from .. import _core, trees
 from ..arguments import check_positive, check_whole
 from ..clock import Clock
-from ..engines import DevicePlan, Plan, StepInfo
+from ..engines import CudaPlan, Plan, StepInfo
 from ..gradients import GradientStatistics
 from .accumulation import Accumulator
 from .schedule import Schedule
@@ -135,7 +135,7 @@ class Stepping:
                 for _ in range(100):
                     graph.launch()
         """
-        if not isinstance(self._plan, DevicePlan):
+        if not isinstance(self._plan, CudaPlan):
             raise TypeError("prepare_replays is for parameters of CuPy")
         count = check_whole("steps", steps, 1)
         check_positive("grad_scale", grad_scale)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[2]
 
 # Contraction to fused multiply-add would change bits; the functions of a rule that only the host
 # calls have no annotation.

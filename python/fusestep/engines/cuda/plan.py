@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
-from .device_info import DeviceStepInfo
+from ... import _core
+from .info import CudaStepInfo
 from .launcher import Launcher
 from .memory import Table
 from .replays import Replays
@@ -22,7 +22,7 @@ from .replays import Replays
 _MOST_UNKNOWN = 32  # steps under way of which the host does not know whether they applied
 
 
-class DevicePlan:
+class CudaPlan:
     """What `_core.Plan` is for NumPy arrays."""
 
     def __init__(self, native: _core.DevicePlan, cupy: Any, device: int) -> None:
@@ -106,7 +106,7 @@ class DevicePlan:
 
     def step(
         self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool = False
-    ) -> DeviceStepInfo:
+    ) -> CudaStepInfo:
         native, device = self._native, self._device
         if device.enter():
             return self._replays.capture(gradients, grad_scale, clock, take_norm)
@@ -124,7 +124,7 @@ class DevicePlan:
         self._replays.retire()
         return info
 
-    def _plain_step(self, needs_sum: bool, gradients: Any) -> DeviceStepInfo:
+    def _plain_step(self, needs_sum: bool, gradients: Any) -> CudaStepInfo:
         native, device = self._native, self._device
         number = native.attempted + 1
         report = device.reports.expect(number)
@@ -144,7 +144,7 @@ class DevicePlan:
         native.fill(needs_sum, False, address, 0, report, number)
         device.update()
         native.commit(True)
-        return DeviceStepInfo(device, (native.lr,), 0, number if needs_sum else None, known=True)
+        return CudaStepInfo(device, (native.lr,), 0, number if needs_sum else None, known=True)
 
     def _refuse_nonfinite(self, number: int, gradients: Any) -> None:
         if self._device.report(number)["applies"]:
@@ -160,7 +160,7 @@ class DevicePlan:
                 raise ValueError(self._native.refusal(i))
         raise ValueError(self._native.refusal(0))
 
-    def _counted_step(self, others: bool, clock: Any) -> DeviceStepInfo:
+    def _counted_step(self, others: bool, clock: Any) -> CudaStepInfo:
         """A step that applies or not, as the device will find, and may follow others like it."""
         native, device = self._native, self._device
         if not self._counts:
@@ -186,7 +186,7 @@ class DevicePlan:
         device.update()
         native.launched()
         self._launched = number
-        return DeviceStepInfo(device, tuple(rates), base, number, known=False)
+        return CudaStepInfo(device, tuple(rates), base, number, known=False)
 
     def _resolve(self) -> None:
         """Takes over what steps have reported by now."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
+from ... import _core
 from .kernels import Kernels
 from .memory import Arena, Reports, Table, Uploads
 

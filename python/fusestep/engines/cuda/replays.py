@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import _core
-from .device_info import DeviceStepInfo
+from ... import _core
+from .info import CudaStepInfo
 from .launcher import Launcher
 from .memory import Table
 
@@ -76,7 +76,7 @@ class Replays:
 
     def capture(
         self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool
-    ) -> DeviceStepInfo:
+    ) -> CudaStepInfo:
         """The launches of a step, recorded by the current stream."""
         native, device = self._native, self._device
         if not self.ready:
@@ -105,7 +105,7 @@ class Replays:
             device.conclude()
         device.update()
         self._table.is_fixed = True
-        return DeviceStepInfo(device, (native.lr,), 0, None, known=True)
+        return CudaStepInfo(device, (native.lr,), 0, None, known=True)
 
     def retire(self) -> None:
         """After a step without the graph the table is of counts that have passed."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .launcher import Launcher
 
 
-class DeviceStepInfo:
+class CudaStepInfo:
     """What `StepInfo` is for NumPy arrays. Asking may wait for the device; not asking never does.
 
     Attributes:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .device_plan import DevicePlan
+from ... import _core
+from ..states import new_states
+from .plan import CudaPlan
 
 _ALIGNMENT = 256  # bytes: what CuPy's own allocations have
 
@@ -23,24 +24,19 @@ def build(
     used: Sequence[int],
     table: npt.NDArray[np.float64],
     limits: npt.NDArray[np.float64],
-) -> tuple[DevicePlan, list[dict[str, Any]]]:
+) -> tuple[CudaPlan, list[dict[str, Any]]]:
     """What `fusestep.engines.cpu.build` does, for arrays of the current device."""
     cupy: Any = importlib.import_module("cupy")
     device = cupy.cuda.Device().id
     kind = (cupy.ndarray, device)
     parameters = list(parameters)
     _core.check_device_parameters(*kind, list(paths), parameters)
-    _, names = _core.rules()[rule]
-    states: list[dict[str, Any]] = [{} for _ in parameters]
-    for k, name in enumerate(names):
-        owners = [i for i, group in enumerate(groups) if k < used[group]]
-        for i, array in zip(owners, zeros_like([parameters[i] for i in owners]), strict=True):
-            states[i][name] = array
+    states = new_states(rule, parameters, groups, used, zeros_like)
     arrays = [list(state.values()) for state in states]
     native = _core.DevicePlan(
         *kind, rule, list(paths), parameters, arrays, list(groups), table, limits
     )
-    return DevicePlan(native, cupy, device), states
+    return CudaPlan(native, cupy, device), states
 
 
 def zeros_like(arrays: Sequence[Any]) -> list[Any]:
