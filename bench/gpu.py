@@ -135,12 +135,13 @@ def _draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
             axes.bar([i + k * width for i in range(len(heights))], heights, width, label=name)
         axes.axhline(1.0, color="black", linewidth=0.8)
         axes.set_xticks(
-            [i + 0.4 for i in range(len(table.rows))], [row["model"] for row in table.rows]
+            [i + 0.4 - width / 2 for i in range(len(table.rows))],
+            [row["model"] for row in table.rows],
         )
         axes.set_yscale("log")
         axes.set_ylabel("time relative to a copy")
         axes.set_title(table.title, fontsize=11)
-        axes.legend(fontsize=8, ncols=3)
+        axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1))
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(str(facts.get("gpu", "GPU")), fontsize=11)
     figure.savefig(path, dpi=150)

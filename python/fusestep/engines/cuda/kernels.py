@@ -23,7 +23,7 @@ class Kernels:
         self._rule = rule
         self._cases: frozenset[int] = frozenset()
         self._update: Any = None
-        self._sums: Any = None
+        self._sums: tuple[Any, Any] | None = None
 
     def update(self, cases: Sequence[int]) -> Any:
         """The update for these cases."""
@@ -42,18 +42,19 @@ class Kernels:
     @property
     def sum(self) -> Any:
         """The sum of squares."""
-        return self._sum_kernels()[0]
+        return self.compile_sums()[0]
 
     @property
     def conclude(self) -> Any:
         """What the sum of squares does at its end, for steps without one."""
-        return self._sum_kernels()[1]
+        return self.compile_sums()[1]
 
-    def _sum_kernels(self) -> Any:
+    def compile_sums(self) -> tuple[Any, Any]:
+        """Both of them, unless that was done."""
         if self._sums is None:
             module = compiled(self._cupy, "sum.cu")
-            names = ("fusestep_sum", "fusestep_conclude")
-            self._sums = tuple(map(module.get_function, names))
+            get = module.get_function
+            self._sums = get("fusestep_sum"), get("fusestep_conclude")
         return self._sums
 
 

@@ -84,6 +84,11 @@ class Launcher:
         """Compiles the update that the native plan has prepared for, unless that was done."""
         self.kernels.update(self._native.cases())
 
+    def compile_all(self) -> None:
+        """Compiles whatever a step may launch."""
+        self.compile()
+        self.kernels.compile_sums()
+
     def update(self) -> None:
         """Launches the update."""
         if self._update_grid:

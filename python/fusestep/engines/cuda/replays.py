@@ -63,7 +63,7 @@ class Replays:
                 "prepare_replays: the captured step does not fit the present settings: call this "
                 "once more, and capture anew"
             )
-        device.compile()
+        device.compile_all()  # nothing can be compiled during the capture
         device.fill_table(self._table, rows, norms)
         if moved:
             device.upload("gradients", native.gradients)
