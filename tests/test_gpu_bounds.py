@@ -200,6 +200,33 @@ def test_a_failure_to_compile_counts_nothing_and_tells_what_to_do(
         assert (opt.applied, opt.state_dict()["parameters"][""]["updates"]) == (1, 1)
 
 
+def test_a_gpu_that_nvrtc_does_not_know_gets_what_its_driver_translates(
+    emulated: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cupy
+
+    asked: list[str] = []
+    compile_program = cupy.cuda.nvrtc.compileProgram
+
+    def noted(program: Any, options: tuple[str, ...]) -> None:
+        asked.extend(option for option in options if option.startswith("--gpu"))
+        compile_program(program, options)
+
+    monkeypatch.setattr(cupy.cuda.nvrtc, "compileProgram", noted)
+    monkeypatch.setattr(cupy.cuda.nvrtc, "getCUBIN", None)
+    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "121")
+    w = ones(cupy, 3)
+    fs.SGD(w, lr=1.0).step(ones(cupy, 3))
+    assert np.array_equal(w.get(), np.zeros(3))
+    assert asked == ["--gpu-architecture=compute_90"]
+
+
+def test_an_optimizer_may_go_before_its_step_is_done(cupy: Any) -> None:
+    w = ones(cupy, 5000)
+    fs.SGD(w, lr=1.0, clip_norm=1e9).step(ones(cupy, 5000))
+    assert np.array_equal(w.get(), np.zeros(5000))
+
+
 def test_what_can_not_be_captured_is_refused(cupy: Any) -> None:
     opt = fs.SGD(ones(cupy, 3), lr=0.5)
     with pytest.raises(fs.StateError, match=r"bind\(grads\) first"):

@@ -110,7 +110,8 @@ class Stepping:
         For CuPy arrays with gradients bound. It comes before the capture and then again whenever
         so many replays were launched; a replay beyond updates nothing, which the next question
         for counts or state tells with StateError. Schedules advance with the updates applied;
-        clipping and ``nonfinite="skip"`` work as ever. Waits for the device.
+        clipping and ``nonfinite="skip"`` work as ever. Waits for the device. Keep the optimizer as
+        long as the graph.
 
         Args:
             steps: a whole number, at least 1; after the capture at most as many as before it.

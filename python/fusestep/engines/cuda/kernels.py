@@ -76,9 +76,12 @@ def _compiled(cupy: Any, name: str, options: tuple[str, ...], device: int, capab
         nvrtc = cupy.cuda.nvrtc
         program = nvrtc.createProgram(code, name, (), ())
         try:
-            target = f"--gpu-architecture=sm_{capability}"
+            # for a GPU that NVRTC does not know yet, the newest code that the driver can translate
+            known = [arch for arch in nvrtc.getSupportedArchs() if arch <= int(capability)]
+            is_known = int(capability) in known
+            target = f"--gpu-architecture={'sm' if is_known else 'compute'}_{max(known)}"
             nvrtc.compileProgram(program, (*OPTIONS, target, f"-I{_PACKAGE / 'cuda'}", *options))
-            binary = nvrtc.getCUBIN(program)
+            binary = nvrtc.getCUBIN(program) if is_known else nvrtc.getPTX(program)
         finally:
             nvrtc.destroyProgram(program)
         module = cupy.cuda.function.Module()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ class Launcher:
         self.reports = Reports(cupy)
         self._native = native
         self._uploads = Uploads(cupy)
-        self._stream: Any = None
+        self._streams: list[Any] = []  # the latest one
+        pinned = self._uploads, self.reports
+        weakref.finalize(self, _finish, self._streams, pinned).atexit = False
         leaves, chunks = native.leaves(), native.chunks()
         self._sum_grid, sums, groups = native.sum_layout()
         self._update_grid = len(chunks) // 8
@@ -58,12 +61,17 @@ class Launcher:
                 f"params are on device {self.device}, the current device is {cuda.Device().id}: "
                 f"use `with cupy.cuda.Device({self.device}):`"
             )
-        stream, last = cuda.get_current_stream(), self._stream
+        stream = cuda.get_current_stream()
         capturing: bool = stream.is_capturing()
-        if last is not None and last.ptr != stream.ptr and not capturing:
-            stream.wait_event(last.record())
-        self._stream = stream
+        for last in self._streams:
+            if last.ptr != stream.ptr and not capturing:
+                stream.wait_event(last.record())
+        self._streams[:] = [stream]
         return capturing
+
+    @property
+    def _stream(self) -> Any:
+        return self._streams[0]
 
     def upload(self, name: str, data: Any, offset: int = 0) -> None:
         """Copies bytes or an array to a table, when the stream comes to it."""
@@ -128,3 +136,10 @@ class Launcher:
         self, kernel: Any, grid: int, arguments: Any, threads: int = _core.DEVICE_THREADS
     ) -> None:
         kernel((grid,), (threads,), (arguments,))
+
+
+def _finish(streams: list[Any], pinned: Any) -> None:
+    """Memory of the host that the device still reads or writes must last until it has."""
+    for stream in streams:
+        if not stream.is_capturing():
+            stream.synchronize()
