@@ -55,24 +55,23 @@ DataType type_of(PyObject* descr) {
 struct Facts {
     bool is_array = false;
     DataType type = kDataTypes;
-    bool contiguous = false;
-    bool aligned = false;
-    bool writeable = false;
+    int flags = 0;  // NumPy's
     int device = 0;
     void* data = nullptr;
     int dimensions = 0;
     const py::ssize_t* extents = nullptr;
     py::ssize_t own_extents[64];  // NumPy's limit; where the array has no such list itself
-};
 
-void read_numpy(py::handle object, Facts& facts) {
+    bool has(int wanted) const { return (flags & wanted) == wanted; }
+};
+constexpr int kReadable = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_;
+
+inline void read_numpy(py::handle object, Facts& facts) {
     facts.is_array = is_array(object);
     if (!facts.is_array) return;
     const auto* proxy = array_proxy(object.ptr());
     facts.type = type_of(proxy->descr);
-    facts.contiguous = (proxy->flags & npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
-    facts.aligned = (proxy->flags & npy_api::NPY_ARRAY_ALIGNED_) != 0;
-    facts.writeable = (proxy->flags & npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+    facts.flags = proxy->flags;
     facts.data = proxy->data;
     facts.dimensions = proxy->nd;
     facts.extents = proxy->dimensions;
@@ -86,10 +85,12 @@ void read_device(const ArrayKind& kind, py::handle object, Facts& facts) {
     facts.device = memory.attr("device_id").cast<int>();
     const py::object dtype = object.attr("dtype");
     facts.type = type_of(dtype.ptr());
-    facts.contiguous = object.attr("flags").attr("c_contiguous").cast<bool>();
     const std::size_t size = facts.type == kDataTypes ? 1 : item_size(facts.type);
-    facts.aligned = address % size == 0;
-    facts.writeable = true;
+    facts.flags = npy_api::NPY_ARRAY_WRITEABLE_;
+    if (object.attr("flags").attr("c_contiguous").cast<bool>()) {
+        facts.flags |= npy_api::NPY_ARRAY_C_CONTIGUOUS_;
+    }
+    if (address % size == 0) facts.flags |= npy_api::NPY_ARRAY_ALIGNED_;
     // an array without elements has no memory, but it is there
     facts.data = reinterpret_cast<void*>(address == 0 ? size : address);
     const py::tuple shape = object.attr("shape");
@@ -99,7 +100,7 @@ void read_device(const ArrayKind& kind, py::handle object, Facts& facts) {
     facts.extents = facts.own_extents;
 }
 
-void read(const ArrayKind& kind, py::handle object, Facts& facts) {
+inline void read(const ArrayKind& kind, py::handle object, Facts& facts) {
     if (kind.type) {
         read_device(kind, object, facts);
     } else {
@@ -122,14 +123,14 @@ void require_array(const ArrayKind& kind, const std::string& what, py::handle ob
 
 void require_layout(const ArrayKind& kind, const std::string& what, py::handle object,
                     const Facts& facts) {
-    if (!facts.contiguous) {
+    if (!facts.has(npy_api::NPY_ARRAY_C_CONTIGUOUS_)) {
         const char* const library = kind.type ? "cupy" : "numpy";
         throw py::value_error(what + " must be C-contiguous, it has shape " +
                               text(object.attr("shape")) + " and strides " +
                               text(object.attr("strides")) + ": pass " + library +
                               ".ascontiguousarray(...)");
     }
-    if (!facts.aligned) {
+    if (!facts.has(npy_api::NPY_ARRAY_ALIGNED_)) {
         throw py::value_error(what + " must be aligned to its element size: pass a copy of it");
     }
 }
@@ -141,6 +142,15 @@ std::string shape_text(const ArrayView& view) {
 }
 
 const char* dtype_text(DataType type) { return type == kFloat32 ? "float32" : "float64"; }
+
+// What nearly all gradients are, found in some nanoseconds: a model may have thousands.
+bool is_good(py::handle object, const ArrayView& view) {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != dtypes().array_type) return false;
+    const auto* proxy = array_proxy(object.ptr());
+    return proxy->descr == dtypes().exact[view.type] && (proxy->flags & kReadable) == kReadable &&
+           proxy->nd == view.dimensions &&
+           std::equal(proxy->dimensions, proxy->dimensions + proxy->nd, view.extents);
+}
 
 bool has_shape_of(const Facts& facts, const ArrayView& view) {
     return facts.dimensions == view.dimensions &&
@@ -166,7 +176,7 @@ ArrayView check_writeable(const ArrayKind& kind, const std::string& name, py::ha
                              text(object.attr("dtype")));
     }
     require_layout(kind, what, object, facts);
-    if (!facts.writeable) {
+    if (!facts.has(npy_api::NPY_ARRAY_WRITEABLE_)) {
         throw py::value_error(
             what + " is read-only, but a step updates it in place: pass a writeable array");
     }
@@ -191,10 +201,11 @@ void prefetch_extents(PyObject* object) {
 
 const void* check_gradient(const ArrayKind& kind, const std::string& path,
                            const ArrayView& parameter, py::handle object) {
+    if (!kind.type && is_good(object, parameter)) return array_proxy(object.ptr())->data;
     Facts facts;
     read(kind, object, facts);
     const bool good = facts.is_array && facts.device == kind.device &&
-                      facts.type == parameter.type && facts.contiguous && facts.aligned &&
+                      facts.type == parameter.type && facts.has(kReadable) &&
                       has_shape_of(facts, parameter);
     if (good) return facts.data;
     const std::string what = parameter_name(path) + ": gradient";

@@ -267,16 +267,17 @@ py::object PlanObject::take(py::handle gradients) {
                               std::to_string(count));
     }
     PyObject** item = PySequence_Fast_ITEMS(items.ptr());
+    const bool on_device = static_cast<bool>(kind_.type);
     for (std::size_t i = 0; i < count; ++i) {
         if (i + kAhead < count) prefetch_array(item[i + kAhead]);
         if (i + kAhead / 2 < count) prefetch_extents(item[i + kAhead / 2]);
         const void* gradient = nullptr;
         if (item[i] != Py_None) {
-            gradient = kind_.type ? known_.find(i, item[i]) : nullptr;
+            gradient = on_device ? known_.find(i, item[i]) : nullptr;
             if (gradient == nullptr) {
                 gradient = check_gradient(kind_, paths_[i], views_[i], item[i]);
                 check_apart(i, gradient);
-                if (kind_.type) known_.remember(i, item[i], gradient);
+                if (on_device) known_.remember(i, item[i], gradient);
             }
         }
         plan_.set_gradient(i, gradient);
