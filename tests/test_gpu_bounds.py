@@ -104,7 +104,8 @@ def test_a_step_follows_what_it_launched_on_another_stream(cupy: Any) -> None:
         opts[0].step(grads)
         with streams[step % 3]:
             opts[1].step(on_device)
-    cupy.cuda.Device().synchronize()
+    state = opts[1].state_dict()["parameters"][""]["state"]  # of another stream than the last step
+    assert_same_bits(list(state.values()), list(opts[0].state[""].values()))
     assert_same_bits([device.get()], [host])
 
 

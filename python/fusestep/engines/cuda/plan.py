@@ -81,6 +81,7 @@ class CudaPlan:
 
     @property
     def updates(self) -> list[int]:
+        self._device.enter()  # who saves or loads a state reads or writes arrays next
         self.settle()
         return self._native.updates
 
