@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,9 @@ def pinned(size: int) -> Any:
         {"ptr": property(ctypes.addressof), "size": lambda self: len(self)},
     )
     memory = kind()
-    emulated_cuda.driver.pinned[memory.ptr] = len(memory)
+    known = emulated_cuda.driver.pinned
+    known[memory.ptr] = len(memory)
+    weakref.finalize(memory, known.pop, memory.ptr, None)
     return memory
 
 

@@ -239,9 +239,9 @@ def test_progress_counts_what_applies_and_chooses_the_row() -> None:
     assert rows == [(1, 1), (2, 0), (2, 1), (0, 0), (0, 0)]
     assert [d.outcome["factor"] for d in seen[::2][:2]] == [2.0 / (4.0 + 1e-6), 1.0]
     assert [int(d.report["exhausted"]) for d in seen] == [0, 0, 0, 1, 1]
-    assert [int(d.report["number"]) for d in seen] == [11, 12, 13, 14, 15]
+    assert [int(d.report["attempted"]) for d in seen] == [11, 12, 13, 13, 13]
     assert [int(d.report["applied"]) for d in seen] == [8, 8, 9, 9, 9]
-    assert progress.get().tolist() == [(15, 9, 6, 3)]
+    assert progress.get().tolist() == [(13, 9, 6, 3)]
 
 
 def test_the_structs_of_the_tests_are_those_of_the_kernels(cupy: Any) -> None:

@@ -244,5 +244,5 @@ def test_what_a_step_told_is_kept_for_a_while(cupy: Any) -> None:
     assert infos[-1].grad_norm == first.grad_norm == np.sqrt(12.0)
     opt.step(grads)
     cupy.cuda.Device().synchronize()
-    with pytest.raises(fs.StateError, match="what step 1 told is gone: ask for it within"):
+    with pytest.raises(fs.StateError, match="what that step told is gone: ask for it within"):
         _ = first.grad_norm

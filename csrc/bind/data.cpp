@@ -137,7 +137,7 @@ class PyGathering {
         gathering_.reset();
     }
 
-    bool has(std::size_t rows) { return gathering_->has(rows); }
+    bool has(std::size_t rows) { return rows <= n_ && gathering_->has(rows); }
     void finish(std::size_t rows) {
         if (rows > n_) throw py::index_error("there are fewer rows");
         if (gathering_->has(rows)) return;

@@ -105,8 +105,8 @@ class DevicePlan : public PlanObject {
     }
 
     // Checks a step and follows its schedule, as if all before it was applied. Returns whether it
-    // needs the sum of squares, whether pointers to gradients have changed, and whether other
-    // parameters take part than in the latest row.
+    // needs the sum of squares, and whether other parameters take part than in the steps that
+    // resolve() is to count.
     py::tuple begin(py::handle gradients, double grad_scale, py::handle clock, bool take_norm) {
         const Busy busy(*this);
         step_ = begin_step(gradients, grad_scale);
@@ -116,8 +116,8 @@ class DevicePlan : public PlanObject {
         const bool needs_sum = options_.take_norm || options_.clip_by_norm ||
                                options_.nonfinite != NonFinite::kPropagate;
         options_.scales_later = options_.clip_by_norm;
-        const bool moved = note_gradients();
-        return py::make_tuple(needs_sum, moved, participants() != participants_);
+        note_gradients();
+        return py::make_tuple(needs_sum, participants() != participants_);
     }
 
     // The settings of the update that comes after `ahead` others of this kind, appended to the
@@ -128,7 +128,7 @@ class DevicePlan : public PlanObject {
             rows_.clear();
             clip_norms_.clear();
             updates_before_ = plan().updates();
-            participants_ = participants();
+            settings_before_ = settings();
         }
         try {
             follow_schedule(clock, ahead);
@@ -136,6 +136,7 @@ class DevicePlan : public PlanObject {
             undo();
             throw;
         }
+        if (ahead == 0) settings_before_ = settings();
         options_.clip_norm = options(step_, false).clip_norm;
         options_.clip_value = options(step_, false).clip_value;
         const FloatEnvironment environment;
@@ -156,6 +157,7 @@ class DevicePlan : public PlanObject {
         const Busy busy(*this);
         const FloatEnvironment environment;
         updates_before_ = plan().updates();
+        settings_before_ = settings();
         plan().prepare(options_, 1.0);
         rows_.clear();
         for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
@@ -166,8 +168,13 @@ class DevicePlan : public PlanObject {
         return py::none();
     }
 
-    // Takes back what rows or prepare() have counted.
-    void undo() { plan().updates() = updates_before_; }
+    // Takes back what rows or prepare() have counted, and settings of rows but the first.
+    void undo() {
+        plan().updates() = updates_before_;
+        restore(settings_before_);
+    }
+    // From now on, until another step says so, these are the parameters that resolve() counts for.
+    void take_part() { participants_ = participants(); }
 
     // Which kernels the rows or entries prepared last need.
     std::vector<unsigned> cases() const {
@@ -224,9 +231,8 @@ class DevicePlan : public PlanObject {
         }
     }
 
-    // Checks a micro-batch and fills the struct; returns whether pointers to gradients have changed
-    // and the flags of accumulators as bytes.
-    py::tuple begin_micro_batch(py::handle gradients, double samples, std::uintptr_t sum) {
+    // Checks a micro-batch and fills the struct; returns the flags of accumulators as bytes.
+    py::bytes begin_micro_batch(py::handle gradients, double samples, std::uintptr_t sum) {
         const Busy busy(*this);
         begin_accumulate(gradients, samples);
         sum_.concludes = 0;
@@ -236,8 +242,8 @@ class DevicePlan : public PlanObject {
         for (std::size_t i = 0; i < leaf_count(); ++i) {
             holds_[i] = plan().accumulators()[i].holds ? 1 : 0;
         }
-        const bool moved = note_gradients();
-        return py::make_tuple(moved, bytes_of(holds_));
+        note_gradients();
+        return bytes_of(holds_);
     }
     void end_micro_batch(double samples) {
         const Busy busy(*this);
@@ -247,8 +253,10 @@ class DevicePlan : public PlanObject {
         end_accumulate(samples, 0.0);
     }
 
-    // The error that blames the gradient of a parameter.
-    std::string refusal(std::size_t leaf) const { return nonfinite_message(parameter(leaf)); }
+    // The error that blames the gradient of a parameter, or, one place beyond, all together.
+    std::string refusal(std::size_t leaf) const {
+        return nonfinite_message(leaf < leaf_count() ? parameter(leaf) : "params");
+    }
 
     py::array gradients(const py::object& owner) { return as_array(gradients_, owner); }
     py::array entry_of(const py::object& owner) { return as_array(entry_of_, owner); }
@@ -285,14 +293,10 @@ class DevicePlan : public PlanObject {
         return entry;
     }
 
-    bool note_gradients() {
-        bool changed = false;
+    void note_gradients() {
         for (std::size_t i = 0; i < leaf_count(); ++i) {
-            const auto address = reinterpret_cast<std::uint64_t>(plan().leaves()[i].gradient);
-            changed = changed || gradients_[i] != address;
-            gradients_[i] = address;
+            gradients_[i] = reinterpret_cast<std::uint64_t>(plan().leaves()[i].gradient);
         }
-        return changed;
     }
 
     std::vector<bool> participants() const {
@@ -315,6 +319,7 @@ class DevicePlan : public PlanObject {
     std::vector<device::Entry> rows_;
     std::vector<double> clip_norms_;
     std::vector<std::int64_t> updates_before_;
+    std::vector<double> settings_before_;
     std::size_t entries_ = 0;
     Step step_;
     StepOptions options_;
@@ -362,6 +367,7 @@ void register_device_plan(py::module_& module) {
         .def("add_row", &DevicePlan::add_row, py::arg("clock"), py::arg("ahead"))
         .def("table", &DevicePlan::table)
         .def("undo", &DevicePlan::undo)
+        .def("take_part", &DevicePlan::take_part)
         .def("cases", &DevicePlan::cases)
         .def("fill", &DevicePlan::fill, py::arg("has_sum"), py::arg("counts"), py::arg("table"),
              py::arg("clip_norms"), py::arg("report"), py::arg("number"))

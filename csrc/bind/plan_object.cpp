@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace fusestep {
@@ -194,6 +195,18 @@ StepOptions PlanObject::options(const Step& step, bool take_norm) const {
     options.nonfinite = nonfinite_;
     options.take_norm = take_norm;
     return options;
+}
+
+std::vector<double> PlanObject::settings() const {
+    std::vector<double> values(hyper_.data(), hyper_.data() + hyper_.size());
+    values.insert(values.end(), limits_.data(), limits_.data() + limits_.size());
+    return values;
+}
+
+void PlanObject::restore(const std::vector<double>& settings) {
+    const auto limits = settings.begin() + hyper_.size();
+    std::copy(settings.begin(), limits, hyper_.mutable_data());
+    std::copy(limits, settings.end(), limits_.mutable_data());
 }
 
 void PlanObject::end_step(const Step& step, bool applied) {

@@ -73,6 +73,10 @@ class PlanObject {
     void end_accumulate(double samples, double squares);
     void forget_accumulated();
 
+    // All numbers that a schedule may write.
+    std::vector<double> settings() const;
+    void restore(const std::vector<double>& settings);
+
     std::string parameter(std::size_t i) const { return parameter_name(paths_[i]); }
 
     Plan& plan() { return plan_; }

@@ -88,7 +88,7 @@ struct Conclusion {
     const double* clip_norms;  // by row; nullptr: the one above
     unsigned long long has_sum;
     unsigned long long skips;   // what is not finite
-    unsigned long long number;  // for the report
+    unsigned long long number;  // of the report
     Progress* progress;         // nullptr: the host counts
     Outcome* outcome;           // nullptr, as the next: nobody reads it
     Report* report;

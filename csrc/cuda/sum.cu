@@ -15,16 +15,16 @@ __device__ __forceinline__ void conclude(const Conclusion& c, double sum) {
     const bool finite = sum <= kUnbounded;
     bool applies = finite || !c.has_sum || !c.skips;
     bool exhausted = false;
-    Index row = 0, number = c.number;
+    Index row = 0;
     if (c.progress != nullptr) {
         Progress& progress = *c.progress;
-        number = ++progress.attempted;
         const long long ahead = progress.applied - progress.base;
         exhausted = ahead < 0 || ahead >= progress.rows;
         if (exhausted) {
             applies = false;
         } else {
             row = ahead;
+            ++progress.attempted;
         }
         if (applies) ++progress.applied;
     }
@@ -42,7 +42,7 @@ __device__ __forceinline__ void conclude(const Conclusion& c, double sum) {
         report.applies = applies;
         report.exhausted = exhausted;
         __threadfence_system();
-        *const_cast<volatile Index*>(&report.number) = number;
+        *const_cast<volatile Index*>(&report.number) = c.number;
     }
 }
 

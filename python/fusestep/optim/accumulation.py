@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import _core
 from ..arguments import check_positive
-from ..engines import Plan
+from ..engines import CudaPlan, Plan
 
 _MOST = 2.0**53  # samples: whole numbers are exact up to here, and float32 holds the reciprocal
 
@@ -28,6 +28,8 @@ class Accumulator:
         weight = check_positive("samples", samples)
         if not 1.0 / _MOST <= weight <= _MOST:
             raise ValueError(f"samples must be between 2^-53 and 2^53, not {samples!r}")
+        if isinstance(self._plan, CudaPlan):
+            self._plan.refuse_capture()
         self._allocate()
         return self._plan.accumulate(gradients, weight)
 

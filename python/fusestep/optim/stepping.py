@@ -107,9 +107,10 @@ class Stepping:
     ) -> None:
         """Evaluates the settings of the next steps, for a step that a CUDA graph replays.
 
-        For CuPy arrays with gradients bound. It comes before the capture and then again whenever
-        so many replays were launched; a replay beyond updates nothing, which the next question
-        for counts or state tells with StateError. Schedules advance with the updates applied;
+        For CuPy arrays with gradients bound. It comes before the capture, and again whenever so
+        many replays were launched, or anything was done without the graph or set to another value;
+        a replay beyond updates nothing, which the next question for counts or state tells with
+        StateError. Schedules advance with the updates applied;
         clipping and ``nonfinite="skip"`` work as ever. Waits for the device. Keep the optimizer as
         long as the graph.
 

@@ -28,11 +28,11 @@ class Kernels:
     def update(self, cases: Sequence[int]) -> Any:
         """The update for these cases."""
         if not self.has(cases):
-            self._cases = self._cases.union(cases)
-            listed = ",".join(map(str, sorted(self._cases)))
+            wanted = self._cases.union(cases)
+            listed = ",".join(map(str, sorted(wanted)))
             options = (f"-DFUSESTEP_RULE={self._rule}", f"-DFUSESTEP_CASES={listed}")
             module = compiled(self._cupy, "update.cu", *options)
-            self._update = module.get_function("fusestep_update")
+            self._cases, self._update = wanted, module.get_function("fusestep_update")
         return self._update
 
     def has(self, cases: Sequence[int]) -> bool:

@@ -23,13 +23,15 @@ class Launcher:
         self._native = native
         self._uploads = Uploads(cupy)
         self._streams: list[Any] = []  # the latest one
-        pinned = self._uploads, self.reports
-        weakref.finalize(self, _finish, self._streams, pinned).atexit = False
+        self._tables: list[Table] = []
+        read = self._uploads, self.reports, self._tables
+        weakref.finalize(self, _finish, self._streams, read).atexit = False
         leaves, chunks = native.leaves(), native.chunks()
         self._sum_grid, sums, groups = native.sum_layout()
         self._update_grid = len(chunks) // 8
         count = len(native.gradients)
-        self._entry_of = np.zeros(count, np.uint32)  # as the device has it
+        self._entry_of = np.zeros(count, np.uint32)  # as the device has it, and so the next
+        self._gradients = np.zeros(count, np.uint64)
         self._arena = Arena(
             cupy,
             {
@@ -63,11 +65,13 @@ class Launcher:
             )
         stream = cuda.get_current_stream()
         capturing: bool = stream.is_capturing()
+        if capturing:
+            return True
         for last in self._streams:
-            if last.ptr != stream.ptr and not capturing:
+            if last.ptr != stream.ptr and not last.is_capturing():
                 stream.wait_event(last.record())
         self._streams[:] = [stream]
-        return capturing
+        return False
 
     @property
     def _stream(self) -> Any:
@@ -77,12 +81,27 @@ class Launcher:
         """Copies bytes or an array to a table, when the stream comes to it."""
         self._uploads.copy(data, self._arena.at[name] + offset, self._stream)
 
+    def upload_gradients(self) -> None:
+        """Tells the device where the gradients are, if that has changed."""
+        if not self.has_gradients():
+            self._gradients = self._native.gradients.copy()
+            self.upload("gradients", self._gradients)
+
+    def has_gradients(self) -> bool:
+        """Whether the device knows where they are."""
+        return bool(np.array_equal(self._native.gradients, self._gradients))
+
     def upload_entries(self) -> None:
         """Tells the device which entry each parameter follows, if that has changed."""
         entry_of = self._native.entry_of
         if not np.array_equal(entry_of, self._entry_of):
             self._entry_of = entry_of.copy()
             self.upload("entry_of", entry_of)
+
+    def new_table(self) -> Table:
+        """A table that lasts as long as what may read it."""
+        self._tables.append(Table(self.cupy))
+        return self._tables[-1]
 
     def fill_table(self, table: Table, rows: bytes, norms: bytes = b"") -> tuple[int, int]:
         """Copies rows of settings to a table; its addresses."""
@@ -127,8 +146,7 @@ class Launcher:
             self.synchronize()
         if int(report["number"]) != number:
             raise _core.StateError(
-                f"what step {number} told is gone: ask for it within the next "
-                f"{Reports.SLOTS - 1} steps"
+                f"what that step told is gone: ask for it within the next {Reports.SLOTS - 1} steps"
             )
         return report
 
@@ -138,8 +156,8 @@ class Launcher:
         kernel((grid,), (threads,), (arguments,))
 
 
-def _finish(streams: list[Any], pinned: Any) -> None:
-    """Memory of the host that the device still reads or writes must last until it has."""
+def _finish(streams: list[Any], read: Any) -> None:
+    """What the device still reads or writes must last until it has."""
     for stream in streams:
         if not stream.is_capturing():
             stream.synchronize()

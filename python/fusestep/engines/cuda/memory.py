@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_TURNS = 64
+_TURNS = 256
 _ALIGNMENT = 256  # bytes
 _TO_DEVICE = 1  # cudaMemcpyHostToDevice
 
@@ -52,6 +52,7 @@ class Table:
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self._memory: Any = None
+        self._outgrown: list[Any] = []  # launches may still read it
         self._split = 0  # where the norms begin
         self.is_fixed = False  # for the good of who has read its addresses
 
@@ -64,14 +65,15 @@ class Table:
     def take(self, rows: bytes, norms: bytes, uploads: Uploads, stream: Any) -> tuple[int, int]:
         """Uploads them; their addresses. ValueError where a fixed table has no room."""
         size = 0 if self._memory is None else self._memory.nbytes
-        if len(rows) > self._split or len(norms) > size - self._split:
+        if not size or len(rows) > self._split or len(norms) > size - self._split:
             if self.is_fixed:
                 raise ValueError(
                     "steps must be at most as many as before the step was captured, which reads "
                     "the table made then"
                 )
-            self._split = len(rows)
-            self._memory = self._cupy.empty(len(rows) + len(norms), np.uint8)
+            self._outgrown.append(self._memory)
+            self._split = max(2 * self._split, len(rows), 96)
+            self._memory = self._cupy.empty(2 * self._split, np.uint8)
         uploads.copy(rows, self.at[0], stream)
         uploads.copy(norms, self.at[1], stream)
         return self.at
@@ -110,20 +112,31 @@ REPORT = np.dtype(
 
 
 class Reports:
-    """What steps tell, in memory of the host that the device writes. The latest are kept."""
+    """What steps tell, in memory of the host that the device writes. The latest are kept.
+
+    Numbers are never used twice; number 0 is that of all replays, with a place of its own.
+    """
 
     SLOTS = 256
 
     def __init__(self, cupy: Any) -> None:
-        self._pinned = cupy.cuda.alloc_pinned_memory(self.SLOTS * REPORT.itemsize)
-        self._slots = np.frombuffer(self._pinned, REPORT, self.SLOTS)
+        self._pinned = cupy.cuda.alloc_pinned_memory((self.SLOTS + 1) * REPORT.itemsize)
+        self._slots = np.frombuffer(self._pinned, REPORT, self.SLOTS + 1)
         self._slots["number"] = 0
+        self._latest = 0
 
-    def expect(self, number: int) -> int:
-        """The address to which the device will write the report of that number, 1 for the first."""
-        self.get(number)["number"] = 0
-        return int(self._pinned.ptr) + number % self.SLOTS * REPORT.itemsize
+    def next(self) -> int:
+        """The number of a new report."""
+        self._latest += 1
+        return self._latest
+
+    def address(self, number: int) -> int:
+        """Where the device writes the report of that number."""
+        return int(self._pinned.ptr) + self._slot(number) * REPORT.itemsize
 
     def get(self, number: int) -> Any:
         """That report, or the one that has taken its place or not made it yet."""
-        return self._slots[number % self.SLOTS]
+        return self._slots[self._slot(number)]
+
+    def _slot(self, number: int) -> int:
+        return self.SLOTS if number == 0 else number % self.SLOTS

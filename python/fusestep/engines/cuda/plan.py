@@ -8,7 +8,10 @@ settings of its next update from a table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,6 @@ import numpy as np
 from ... import _core
 from .info import CudaStepInfo
 from .launcher import Launcher
-from .memory import Table
 from .replays import Replays
 
 _MOST_UNKNOWN = 32  # steps under way of which the host does not know whether they applied
@@ -28,18 +30,29 @@ class CudaPlan:
     def __init__(self, native: _core.DevicePlan, cupy: Any, device: int) -> None:
         self._native = native
         self._device = Launcher(native, cupy, device)
+        self._busy = Lock()
         self._counts = False  # whether the device does
-        self._launched = 0  # steps, once it does
-        self._table = Table(cupy)  # of steps that the device counts
+        self._unknown: deque[int] = deque()  # reports of steps that it has not told of yet
+        self._table = self._device.new_table()  # of steps that the device counts
         self._replays = Replays(native, self._device)
         self._bound: Any = None
         self._accumulators: Sequence[Any] = ()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One call at a time: a second thread is refused, because its order would be chance."""
+        if not self._busy.acquire(blocking=False):
+            raise _core.StateError("this optimizer is already inside a call of another thread")
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     # what was checked, and goes on natively
 
     def bind(self, gradients: Any) -> None:
         self._native.bind(gradients)
-        self._bound = gradients
+        self._bound = None if gradients is None else tuple(gradients)
 
     @property
     def is_bound(self) -> bool:
@@ -96,11 +109,12 @@ class CudaPlan:
             self._device.synchronize()
             attempted, applied = map(int, self._device.read("progress", np.int64)[:2])
             self._native.resolve(attempted - self._native.attempted, applied - self._native.applied)
-            self._launched = attempted
+            self._unknown.clear()
         self._replays.check()
 
     def _let_host_count(self) -> None:
         self.settle()
+        self._replays.retire()
         self._counts = False
 
     # steps
@@ -108,27 +122,30 @@ class CudaPlan:
     def step(
         self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool = False
     ) -> CudaStepInfo:
-        native, device = self._native, self._device
-        if device.enter():
-            return self._replays.capture(gradients, grad_scale, clock, take_norm)
-        if native.nonfinite != "skip":
-            self._let_host_count()
-        elif self._replays.ready:
-            self.settle()
-        needs_sum, moved, others = native.begin(gradients, grad_scale, clock, take_norm)
-        if moved:
-            device.upload("gradients", native.gradients)
-        if native.nonfinite == "skip":
-            info = self._counted_step(others, clock)
-        else:
-            info = self._plain_step(needs_sum, gradients)
-        self._replays.retire()
-        return info
+        with self._alone():
+            if self._device.enter():
+                return self._replays.capture(gradients, grad_scale, clock, take_norm)
+            if self._native.nonfinite != "skip":
+                self.settle()
+                return self._plain_step(gradients, grad_scale, clock, take_norm)
+            if self._replays.ready:
+                self.settle()
+            try:
+                return self._counted_step(gradients, grad_scale, clock, take_norm)
+            except ValueError:
+                if not self._unknown:
+                    raise
+            self.settle()  # a schedule may have been asked for a row that is not needed
+            return self._counted_step(gradients, grad_scale, clock, take_norm)
 
-    def _plain_step(self, needs_sum: bool, gradients: Any) -> CudaStepInfo:
+    def _plain_step(
+        self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool
+    ) -> CudaStepInfo:
         native, device = self._native, self._device
-        number = native.attempted + 1
-        report = device.reports.expect(number)
+        needs_sum, _ = native.begin(gradients, grad_scale, clock, take_norm)
+        device.upload_gradients()
+        number = device.reports.next() if needs_sum else 0
+        report = device.reports.address(number)
         if needs_sum:
             native.fill(True, False, 0, 0, report, number)
             device.sum()
@@ -144,8 +161,10 @@ class CudaPlan:
         address = 0 if table is None else device.fill_table(self._table, table)[0]
         native.fill(needs_sum, False, address, 0, report, number)
         device.update()
+        self._counts = False
+        self._replays.retire()
         native.commit(True)
-        return CudaStepInfo(device, (native.lr,), 0, number if needs_sum else None, known=True)
+        return CudaStepInfo(device, (native.lr,), 0, number or None, known=True)
 
     def _refuse_nonfinite(self, number: int, gradients: Any) -> None:
         if self._device.report(number)["applies"]:
@@ -159,76 +178,87 @@ class CudaPlan:
                 values = np.square(gradient.get().astype(np.float64)).sum()
             if not np.isfinite(values):
                 raise ValueError(self._native.refusal(i))
-        raise ValueError(self._native.refusal(0))
+        raise ValueError(self._native.refusal(len(gradients)))
 
-    def _counted_step(self, others: bool, clock: Any) -> CudaStepInfo:
+    def _counted_step(
+        self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool
+    ) -> CudaStepInfo:
         """A step that applies or not, as the device will find, and may follow others like it."""
         native, device = self._native, self._device
+        self._resolve()
+        _, others = native.begin(gradients, grad_scale, clock, take_norm)
+        if others or len(self._unknown) >= _MOST_UNKNOWN:
+            self.settle()
+        base, rates = native.applied, []
+        for ahead in range(len(self._unknown) + 1):
+            native.add_row(clock, ahead)
+            rates.append(native.lr)
+        rows, norms = native.table()
+        device.compile()
+        device.upload_gradients()
+        device.upload_entries()
+        at, norms_at = device.fill_table(self._table, rows, norms)
         if not self._counts:
-            self._launched = native.attempted
             counts = np.array([native.attempted, native.applied], np.int64)
             device.upload("progress", counts)
             self._counts = True
-        self._resolve()
-        if others or self._launched - native.attempted >= _MOST_UNKNOWN:
-            self.settle()
-        base, rates = native.applied, []
-        for ahead in range(self._launched - native.attempted + 1):
-            native.add_row(clock, ahead)
-            rates.append(native.lr)
-        number = self._launched + 1
-        entries, clip_norms = native.table()
-        device.compile()
-        at, clip_at = device.fill_table(self._table, entries, clip_norms)
-        device.upload_entries()
         device.upload("progress", np.array([base, len(rates)], np.int64), 16)
-        native.fill(True, True, at, clip_at, device.reports.expect(number), 0)
+        number = device.reports.next()
+        native.fill(True, True, at, norms_at, device.reports.address(number), number)
         device.sum()
         device.update()
+        self._replays.retire()
+        native.take_part()
         native.launched()
-        self._launched = number
+        self._unknown.append(number)
         return CudaStepInfo(device, tuple(rates), base, number, known=False)
 
     def _resolve(self) -> None:
         """Takes over what steps have reported by now."""
-        native = self._native
-        while native.attempted < self._launched:
-            report = self._device.reports.get(native.attempted + 1)
-            if int(report["number"]) != native.attempted + 1:
+        while self._unknown:
+            report = self._device.reports.get(self._unknown[0])
+            if int(report["number"]) != self._unknown[0]:
                 return
-            native.resolve(1, int(report["applied"]) - native.applied)
+            self._native.resolve(1, int(report["applied"]) - self._native.applied)
+            self._unknown.popleft()
 
     def prepare_replays(self, steps: int, clocks: Sequence[Any] | None, grad_scale: float) -> None:
-        if self._device.enter():
-            raise _core.StateError("prepare_replays: not while a stream is capturing")
-        self.settle()
-        self._replays.prepare(steps, clocks, grad_scale)
-        self._counts = True
+        with self._alone():
+            if self._device.enter():
+                raise _core.StateError("prepare_replays: not while a stream is capturing")
+            self.settle()
+            self._replays.prepare(steps, clocks, grad_scale)
+            self._counts = True
+            self._device.synchronize()  # a graph may be launched on another stream
 
     # accumulation
 
     def set_accumulators(self, arrays: list[Any]) -> None:
         self._native.set_accumulators(arrays)
         self._accumulators = arrays
-        self._device.enter()
         self._device.upload("leaves", self._native.leaves())
 
     def accumulate(self, gradients: Any, samples: float) -> Any:
         """Adds a micro-batch; the sum of squares is an array of the device, without shape."""
         native, device = self._native, self._device
-        if device.enter():
+        with self._alone():
+            device.enter()
+            squares = device.cupy.empty((), np.float64)
+            first = native.accumulated_samples == 0
+            holds = native.begin_micro_batch(gradients, samples, squares.data.ptr)
+            self._replays.retire()  # they read the same table of gradients
+            if first:
+                device.upload("weighted", np.zeros(1))
+            device.upload_gradients()
+            device.upload("holds", holds)
+            device.sum()
+            native.end_micro_batch(samples)
+            return squares
+
+    def refuse_capture(self) -> None:
+        """Raises StateError while the current stream is capturing."""
+        if self._device.enter():
             raise _core.StateError("accumulate: not while a stream is capturing")
-        squares = device.cupy.empty((), np.float64)
-        first = native.accumulated_samples == 0
-        moved, holds = native.begin_micro_batch(gradients, samples, squares.data.ptr)
-        if first:
-            device.upload("weighted", np.zeros(1))
-        if moved:
-            device.upload("gradients", native.gradients)
-        device.upload("holds", holds)
-        device.sum()
-        native.end_micro_batch(samples)
-        return squares
 
     @property
     def accumulated(self) -> tuple[float, int, float, list[bool]]:

@@ -10,7 +10,6 @@ import numpy as np
 from ... import _core
 from .info import CudaStepInfo
 from .launcher import Launcher
-from .memory import Table
 
 _REPORT = 0  # of all replays
 
@@ -18,6 +17,7 @@ _REPORT = 0  # of all replays
 class _Shape(NamedTuple):
     """What a captured launch has in it for good."""
 
+    nonfinite: str
     needs_sum: bool
     entries: int
     clips: bool
@@ -30,9 +30,10 @@ class Replays:
     def __init__(self, native: _core.DevicePlan, device: Launcher) -> None:
         self._native = native
         self._device = device
-        self._table = Table(device.cupy)
-        self._outlived: list[Table] = []  # graphs may still read them
+        self._table = device.new_table()
+        self._has_graphs = False
         self._shape: _Shape | None = None
+        self._first_row = b""
         self._first_clock: Any = None
         self.ready = False  # the table is of the present counts, and the device counts
 
@@ -50,28 +51,29 @@ class Replays:
                 "bind(grads) first"
             )
         self._first_clock = clocks[0] if clocks else None
-        needs_sum, moved, _ = native.begin(None, grad_scale, self._first_clock, False)
+        needs_sum, _ = native.begin(None, grad_scale, self._first_clock, False)
         for i in range(steps):
             native.add_row(clocks[i] if clocks else None, i)
         rows, norms = native.table()
-        shape = _Shape(needs_sum, len(rows) // steps, len(norms) > 0, grad_scale)
+        entries = len(rows) // steps
+        shape = _Shape(native.nonfinite, needs_sum, entries, len(norms) > 0, grad_scale)
         fits = shape == self._shape and device.kernels.has(native.cases())
         if self._table.is_fixed and not fits:
-            self._outlived.append(self._table)
-            self._table = Table(device.cupy)
+            self._table = device.new_table()
+            self.retire()
             raise _core.StateError(
                 "prepare_replays: the captured step does not fit the present settings: call this "
                 "once more, and capture anew"
             )
         device.compile_all()  # nothing can be compiled during the capture
         device.fill_table(self._table, rows, norms)
-        if moved:
-            device.upload("gradients", native.gradients)
+        device.upload_gradients()
         device.upload_entries()
         counts = np.array([native.attempted, native.applied, native.applied, steps], np.int64)
         device.upload("progress", counts)
         device.reports.get(_REPORT)["exhausted"] = 0
-        self._shape = shape
+        self._shape, self._first_row = shape, rows[:entries]
+        native.take_part()
         self.ready = True
 
     def capture(
@@ -89,33 +91,32 @@ class Replays:
                 "a captured step takes bound gradients and the clocks of prepare_replays: "
                 "bind(grads), then step() without arguments"
             )
-        needs_sum, moved, others = native.begin(None, grad_scale, self._first_clock, take_norm)
+        needs_sum, _ = native.begin(None, grad_scale, self._first_clock, take_norm)
         native.add_row(self._first_clock, 0)
         rows, norms = native.table()
-        shape = _Shape(needs_sum, len(rows), len(norms) > 0, grad_scale)
-        if moved or others or shape != self._shape or not device.kernels.has(native.cases()):
+        shape = _Shape(native.nonfinite, needs_sum, len(rows), len(norms) > 0, grad_scale)
+        if shape != self._shape or rows != self._first_row or not device.has_gradients():
             raise _core.StateError(
                 "settings or gradients have changed since prepare_replays(steps): call it again"
             )
-        report = device.reports.expect(_REPORT)
-        native.fill(needs_sum, True, *self._table.at, report, _REPORT)
+        native.fill(needs_sum, True, *self._table.at, device.reports.address(_REPORT), _REPORT)
         if needs_sum:
             device.sum()
         else:
             device.conclude()
         device.update()
-        self._table.is_fixed = True
+        self._table.is_fixed = self._has_graphs = True
         return CudaStepInfo(device, (native.lr,), 0, None, known=True)
 
     def retire(self) -> None:
-        """After a step without the graph the table is of counts that have passed."""
-        if self.ready:
-            self.ready = False
+        """The table is of counts, or of gradients, that are no more: replays find no row."""
+        self.ready = False
+        if self._has_graphs:
             self._device.upload("progress", np.zeros(2, np.int64), 16)
 
     def check(self) -> None:
         """Raises StateError where there were more replays than rows; waits for them."""
-        if not self._table.is_fixed:
+        if not self._has_graphs:
             return
         self._device.synchronize()
         report = self._device.reports.get(_REPORT)

@@ -1,0 +1,170 @@
+"""What happens between steps and replays on a GPU leaves host and device with the same counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusestep as fs
+from emulated_cuda import Driver
+
+
+def full(cupy: Any, value: float) -> Any:
+    return cupy.asarray(np.full(3, value, np.float32))
+
+
+def captured(opt: Any, stream: Any, replays: int) -> Any:
+    opt.prepare_replays(replays)
+    stream.begin_capture()
+    opt.step()
+    return stream.end_capture()
+
+
+@pytest.fixture
+def stream(cupy: Any) -> Any:
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        yield stream
+
+
+def test_a_refused_call_does_not_hide_that_gradients_have_moved(cupy: Any, stream: Any) -> None:
+    w, a, b = (full(cupy, value) for value in (0, 1, 10))
+    opt = fs.SGD(w, lr=1.0)
+    opt.bind(a)
+    graph = captured(opt, stream, 2)
+    opt.bind(b)
+    with pytest.raises(ValueError, match="steps must be at most"):
+        opt.prepare_replays(200)
+    opt.prepare_replays(2)
+    graph.launch()
+    assert np.array_equal(w.get(), np.full(3, -10))
+
+
+def test_a_case_that_failed_to_compile_is_compiled_again(
+    emulated: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cupy
+
+    def broken(*arguments: Any) -> None:
+        raise OSError("no memory")
+
+    w, g = full(cupy, 0), full(cupy, 1)
+    opt = fs.SGD(w, lr=1.0)
+    opt.step(g)
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy.cuda.nvrtc, "createProgram", broken)
+        with pytest.raises(RuntimeError, match="no memory"):
+            opt.step(g, grad_scale=2.0)
+    opt.step(g, grad_scale=2.0)
+    assert np.array_equal(w.get(), np.full(3, -1.5))
+    assert opt.applied == 2
+
+
+def test_a_refused_step_between_replays_loses_no_count(cupy: Any, stream: Any) -> None:
+    opt = fs.SGD(full(cupy, 0), lr=1.0)
+    opt.bind(full(cupy, 1))
+    graph = captured(opt, stream, 4)
+    graph.launch()
+    with pytest.raises(fs.StateError, match="gradients are bound"):
+        opt.step(full(cupy, 1))
+    graph.launch()
+    assert opt.applied == 2
+
+
+@pytest.mark.parametrize("between", ["load", "steps", "accumulate"])
+def test_replays_after_something_else_wait_for_their_preparation(
+    cupy: Any, stream: Any, between: str
+) -> None:
+    w, g = full(cupy, 0), full(cupy, 1)
+    opt = fs.SGD(w, lr=fs.schedules.linear(1.0, 0.0, length=4), nonfinite="skip")
+    opt.bind(g)
+    saved = opt.state_dict()
+    graph = captured(opt, stream, 4)
+    if between == "load":
+        opt.load_state_dict(saved)
+    elif between == "steps":
+        opt.step()
+        opt.step()
+    else:
+        opt.bind(None)
+        opt.accumulate(full(cupy, 5), 2)
+    before = w.get()
+    graph.launch()
+    with pytest.raises(fs.StateError, match="replayed more often"):
+        _ = opt.applied
+    assert np.array_equal(w.get(), before)
+    assert opt.attempted == (2 if between == "steps" else 0)
+
+
+def test_a_capture_takes_only_what_was_prepared(cupy: Any, stream: Any) -> None:
+    opt = fs.SGD({"a": full(cupy, 0), "b": full(cupy, 0)}, lr=1.0, clip_norm=9.0)
+    g = full(cupy, 1)
+    opt.bind({"a": g, "b": full(cupy, 1)})
+    graph = captured(opt, stream, 4)
+    graph.launch()
+
+    def refused() -> None:
+        stream.begin_capture()
+        try:
+            with pytest.raises(fs.StateError, match="have changed since prepare_replays"):
+                opt.step()
+        finally:
+            stream.end_capture()
+
+    opt.bind({"a": g, "b": None})
+    refused()
+    assert opt.state_dict()["parameters"]["b"]["updates"] == 1
+    opt.prepare_replays(2)
+    opt.lr = 0.5
+    refused()
+    opt.nonfinite = "skip"
+    with pytest.raises(fs.StateError, match="capture anew"):
+        opt.prepare_replays(2)
+
+
+def test_what_a_step_told_is_not_taken_for_another_after_loading(cupy: Any) -> None:
+    for nonfinite in ("propagate", "skip"):
+        opt = fs.SGD(full(cupy, 0), lr=1.0, clip_norm=1e9, nonfinite=nonfinite)
+        saved = opt.state_dict()
+        infos = []
+        for value in (1, 2, 3):
+            infos.append(opt.step(full(cupy, value)))
+            opt.load_state_dict(saved)
+        norms = [info.grad_norm for info in infos]
+        assert norms == pytest.approx([np.sqrt(3) * value for value in (1, 2, 3)])
+
+
+def test_no_gradient_at_all_is_a_step_as_on_the_cpu(cupy: Any) -> None:
+    for opt in (fs.SGD([full(cupy, 0)], nonfinite="skip"), fs.SGD([np.zeros(3)], nonfinite="skip")):
+        opt.step([None])
+        assert (opt.applied, opt.state_dict()["parameters"]["0"]["updates"]) == (1, 0)
+
+
+def test_a_first_micro_batch_during_a_capture_is_refused_for_good(cupy: Any, stream: Any) -> None:
+    opt = fs.SGD(full(cupy, 0), lr=1.0)
+    g = full(cupy, 1)
+    stream.begin_capture()
+    try:
+        with pytest.raises(fs.StateError, match="accumulate: not while a stream is capturing"):
+            opt.accumulate(g, 2)
+    finally:
+        stream.end_capture()
+    opt.accumulate(g, 2)
+    assert opt.step().applied
+
+
+def test_a_row_that_is_not_needed_can_not_refuse_a_step(cupy: Any) -> None:
+    w = full(cupy, 0)
+    opt = fs.SGD(w, lr=fs.schedules.linear(1.0, -1.0, length=4), nonfinite="skip")
+    for value in (1.0, np.nan, 1.0, 1.0):
+        opt.step(full(cupy, value))
+    assert opt.lr == 0.0
+    assert np.array_equal(w.get(), np.full(3, -1.5))
+
+
+def test_the_rate_shown_is_that_of_the_next_update(cupy: Any, stream: Any) -> None:
+    opt = fs.SGD(full(cupy, 0), lr=fs.schedules.linear(1.0, 0.0, length=4))
+    opt.bind(full(cupy, 1))
+    opt.prepare_replays(3)
+    assert opt.lr == 1.0
