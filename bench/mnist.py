@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 FULL = Extent(epochs=5, factors=(2, 4, 7), orders=3, milestones=20)
 QUICK = Extent(epochs=1, factors=(4,), orders=2, milestones=5)
 ROWS_OF_LOSS = 10_000
-LOW, HIGH = 300, 2700  # within three times the published 900, which is of another network
+LOW, HIGH = 600, 1200  # around the published noise scale of 900
 
 _BYTES = 8  # the code of unsigned bytes, the only kind of values that MNIST has
 

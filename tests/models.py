@@ -38,3 +38,11 @@ def differing_bits(a: Array, b: Array) -> int:
 
 def assert_same_bits(a: list[Array], b: list[Array]) -> None:
     assert [differing_bits(x, y) for x, y in zip(a, b, strict=True)] == [0] * len(a)
+
+
+def captured(opt: Any, stream: Any, replays: int) -> Any:
+    """A CUDA graph of one step of bound gradients; the stream is the current one."""
+    opt.prepare_replays(replays)
+    stream.begin_capture()
+    opt.step()
+    return stream.end_capture()

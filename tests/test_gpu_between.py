@@ -9,17 +9,11 @@ import pytest
 
 import fusestep as fs
 from emulated_cuda import Driver
+from models import captured
 
 
 def full(cupy: Any, value: float) -> Any:
     return cupy.asarray(np.full(3, value, np.float32))
-
-
-def captured(opt: Any, stream: Any, replays: int) -> Any:
-    opt.prepare_replays(replays)
-    stream.begin_capture()
-    opt.step()
-    return stream.end_capture()
 
 
 @pytest.fixture

@@ -9,20 +9,11 @@ import pytest
 
 import fusestep as fs
 from emulated_cuda import Driver
-from models import arrays, assert_same_bits
+from models import arrays, assert_same_bits, captured
 
 
 def ones(cupy: Any, *shape: int, dtype: Any = np.float32) -> Any:
     return cupy.asarray(np.ones(shape, dtype))
-
-
-def captured(opt: Any, stream: Any, replays: int) -> Any:
-    """A graph of one step of bound gradients; the stream is the current one."""
-    opt.prepare_replays(replays)
-    stream.synchronize()
-    stream.begin_capture()
-    opt.step()
-    return stream.end_capture()
 
 
 def test_arrays_that_do_not_fit_are_named(cupy: Any) -> None:
@@ -126,7 +117,7 @@ def test_a_captured_step_replays_with_its_schedule(cupy: Any, options: dict[str,
             steps[seed][1][7] = np.nan
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
-        graph = captured(opts[1], stream, replays=10)
+        graph = captured(opts[1], stream, 10)
         assert opts[1].applied == 0
         for k, values in enumerate(steps):
             if k in (10, 20):
@@ -149,7 +140,7 @@ def test_replays_beyond_what_was_prepared_update_nothing_and_tell(cupy: Any) -> 
     opt.bind(ones(cupy, 3))
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
-        graph = captured(opt, stream, replays=2)
+        graph = captured(opt, stream, 2)
         for _ in range(3):
             graph.launch()
         with pytest.raises(fs.StateError, match="replayed more often than prepare_replays"):
@@ -164,7 +155,7 @@ def test_a_graph_that_no_longer_fits_is_refused(cupy: Any) -> None:
     opt.bind(ones(cupy, 3))
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
-        graph = captured(opt, stream, replays=2)
+        graph = captured(opt, stream, 2)
         opt.step()  # the rows are of the counts before it
         graph.launch()
         with pytest.raises(fs.StateError, match="replayed more often than prepare_replays"):

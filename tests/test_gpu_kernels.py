@@ -24,6 +24,7 @@ from device_model import (
     record,
 )
 from emulated_cuda import Driver
+from fusestep.engines.cuda import memory
 
 # around a vector, a thread block's round of vectors, a chunk
 SIZES = (1, 2, 3, 5, 16, 1023, 1029, 2050, 4095, 4096, 4101, 9003)
@@ -261,3 +262,7 @@ def test_the_structs_of_the_tests_are_those_of_the_kernels(cupy: Any) -> None:
     device_model.module(code)("measure")((1,), (1,), (to,))
     offsets = [kinds[kind].fields[name][1] for kind, name in fields]
     assert to.get().tolist() == offsets + [dtype.itemsize for dtype in kinds.values()]
+
+
+def test_the_host_reads_reports_as_the_device_writes_them() -> None:
+    assert memory.REPORT == device_model.REPORT

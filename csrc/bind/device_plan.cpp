@@ -121,7 +121,7 @@ class DevicePlan : public PlanObject {
     }
 
     // The settings of the update that comes after `ahead` others of this kind, appended to the
-    // table. Leaves the schedule where it was followed to.
+    // table.
     void add_row(py::handle clock, std::int64_t ahead) {
         const Busy busy(*this);
         if (ahead == 0) {
@@ -213,9 +213,9 @@ class DevicePlan : public PlanObject {
     double lr() const { return plan().hyper(0)[0]; }
 
     // Ends a step that the host counts.
-    void commit(bool applied) {
+    void commit() {
         const Busy busy(*this);
-        end_step(step_, applied);
+        end_step(step_, true);
     }
     // Ends a step that the device counts; resolve() tells later what it has counted.
     void launched() {
@@ -340,7 +340,6 @@ auto kept(Member member) {
 }  // namespace
 
 void register_device_plan(py::module_& module) {
-    module.attr("DEVICE_REPORT_BYTES") = sizeof(device::Report);
     module.attr("DEVICE_THREADS") = device::kThreads;
     module.def(
         "check_device_parameters",
@@ -371,7 +370,7 @@ void register_device_plan(py::module_& module) {
         .def("cases", &DevicePlan::cases)
         .def("fill", &DevicePlan::fill, py::arg("has_sum"), py::arg("counts"), py::arg("table"),
              py::arg("clip_norms"), py::arg("report"), py::arg("number"))
-        .def("commit", &DevicePlan::commit, py::arg("applied"))
+        .def("commit", &DevicePlan::commit)
         .def("launched", &DevicePlan::launched)
         .def("resolve", &DevicePlan::resolve, py::arg("attempted"), py::arg("applied"))
         .def("begin_micro_batch", &DevicePlan::begin_micro_batch, py::arg("gradients"),

@@ -3,13 +3,13 @@
 // These headers are compiled by the C++ compiler for the CPU and by NVRTC for the GPU, so they
 // include nothing and use no standard library. A rule is a struct with
 //
-//   kName, kStates, kColumns   its name, its state arrays and its hyper-parameters (for the
-//   registry) kVariants                  how many compile-time variants its update has Scalars<T>
-//   what the update of one element needs, in the compute type T prepare                    once per
-//   step, on the host, in double: hyper-parameters -> Scalars, variant states_used how many state
-//   arrays the given hyper-parameters ask for states_touched<variant>    how many of them that
-//   variant reads and writes update<variant>            one element: parameter and state, given the
-//   gradient
+// - kName, kStates, kColumns: its name, its state arrays and its hyper-parameters;
+// - kVariants: how many compile-time variants its update has;
+// - Scalars<T>: what the update of one element needs, in the compute type T;
+// - prepare: once per step, on the host, in double: hyper-parameters -> Scalars, variant;
+// - states_used: how many state arrays the given hyper-parameters ask for;
+// - states_touched<variant>: how many of them that variant reads and writes;
+// - update<variant>: one element: parameter and state, given the gradient.
 //
 // Operations are carried out in the order written. The build forbids contraction to fused
 // multiply-add, so every compiler, instruction set and GPU gives the same bits.

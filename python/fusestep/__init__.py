@@ -1,4 +1,4 @@
-"""fusestep: the fused optimizer backend for NumPy.
+"""fusestep: the fused optimizer backend for NumPy and CuPy.
 
 One native call updates a whole model, with the same bits on every instruction set and thread count.
 

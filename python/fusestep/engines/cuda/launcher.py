@@ -21,6 +21,7 @@ class Launcher:
         self.kernels = Kernels(cupy, native.rule_type)
         self.reports = Reports(cupy)
         self._native = native
+        self._update: Any = None
         self._uploads = Uploads(cupy)
         self._streams: list[Any] = []  # the latest one
         self._tables: list[Table] = []
@@ -109,7 +110,7 @@ class Launcher:
 
     def compile(self) -> None:
         """Compiles the update that the native plan has prepared for, unless that was done."""
-        self.kernels.update(self._native.cases())
+        self._update = self.kernels.update(self._native.cases())
 
     def compile_all(self) -> None:
         """Compiles whatever a step may launch."""
@@ -117,10 +118,9 @@ class Launcher:
         self.kernels.compile_sums()
 
     def update(self) -> None:
-        """Launches the update."""
+        """Launches the update that was compiled last."""
         if self._update_grid:
-            kernel = self.kernels.update(self._native.cases())
-            self._launch(kernel, self._update_grid, self._native.update_arguments)
+            self._launch(self._update, self._update_grid, self._native.update_arguments)
 
     def sum(self) -> None:
         """Launches the sum of squares."""

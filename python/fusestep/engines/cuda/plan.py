@@ -163,7 +163,7 @@ class CudaPlan:
         device.update()
         self._counts = False
         self._replays.retire()
-        native.commit(True)
+        native.commit()
         return CudaStepInfo(device, (native.lr,), 0, number or None, known=True)
 
     def _refuse_nonfinite(self, number: int, gradients: Any) -> None:
