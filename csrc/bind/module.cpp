@@ -3,6 +3,7 @@
 #include "arrays.h"
 
 namespace fusestep {
+void register_commit(pybind11::module_& module);
 void register_data(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_plan(pybind11::module_& module);
@@ -17,6 +18,7 @@ PYBIND11_MODULE(_core, module) {
         "An object is in the wrong state for a call: nothing bound, or a state of another "
         "optimizer.";
     fusestep::register_runtime(module);
+    fusestep::register_commit(module);
     fusestep::register_data(module);
     fusestep::register_program(module);
     fusestep::register_plan(module);

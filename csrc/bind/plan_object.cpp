@@ -15,6 +15,8 @@ struct NonFiniteName {
 constexpr NonFiniteName kNonFiniteNames[] = {
     {"propagate", NonFinite::kPropagate}, {"skip", NonFinite::kSkip}, {"raise", NonFinite::kRaise}};
 
+constexpr const char* kInUse = "this optimizer is already inside a call of another thread";
+
 }  // namespace
 
 std::string nonfinite_message(const std::string& parameter) {
@@ -56,10 +58,30 @@ PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std:
       plan_(make_plan(rule, states, groups)),
       checked_(paths_.size()) {}
 
+// Busy announces itself before it looks for a holder, and hold() before it looks for a call: of two
+// that come at once, at least one sees the other.
 PlanObject::Busy::Busy(PlanObject& owner) : owner_(owner) {
-    if (owner_.busy_.exchange(true)) {
-        throw StateError("this optimizer is already inside a call of another thread");
+    if (owner_.busy_.exchange(true)) throw StateError(kInUse);
+    const unsigned long holder = owner_.holder_.load();
+    if (holder != 0 && holder != PyThread_get_thread_ident()) {
+        owner_.busy_.store(false);
+        throw StateError(kInUse);
     }
+}
+
+void PlanObject::hold() {
+    const unsigned long me = PyThread_get_thread_ident();
+    unsigned long holder = 0;
+    if (!holder_.compare_exchange_strong(holder, me) && holder != me) throw StateError(kInUse);
+    if (busy_.load()) {
+        if (holds_ == 0) holder_.store(0);
+        throw StateError(kInUse);
+    }
+    ++holds_;
+}
+
+void PlanObject::release() {
+    if (--holds_ == 0) holder_.store(0);
 }
 
 void PlanObject::bind(py::handle gradients) {

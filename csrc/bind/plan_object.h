@@ -15,6 +15,10 @@ class PlanObject {
                const py::list& parameters, const py::list& states, const std::vector<int>& groups,
                py::array_t<double> hyper, py::array_t<double> limits);
 
+    // Keeps the calls of other threads out until as many releases: for what takes several calls.
+    void hold();
+    void release();
+
     // Gradients to use at every later step() without arguments; None lets go of them.
     void bind(py::handle gradients);
     bool is_bound() const { return !bound_.is_none(); }
@@ -42,8 +46,7 @@ class PlanObject {
     std::int64_t applied_ = 0;
 
  protected:
-    // One step at a time: a second thread is refused, not queued, because its order would be
-    // chance.
+    // One call at a time: a second one is refused, not queued, because its order would be chance.
     class Busy {
      public:
         explicit Busy(PlanObject& owner);
@@ -112,7 +115,9 @@ class PlanObject {
     py::object kept_accumulators_ = py::none();
     Accumulated accumulated_;
     NonFinite nonfinite_ = NonFinite::kPropagate;
-    std::atomic<bool> busy_{false};
+    std::atomic<bool> busy_{false};         // inside a call
+    std::atomic<unsigned long> holder_{0};  // the thread that holds the plan, or 0
+    int holds_ = 0;                         // by that thread
 };
 
 // Parameters that never overlap: their views, in the given order. Extents are appended.
@@ -128,7 +133,9 @@ std::string nonfinite_message(const std::string& parameter);
 template <class Class>
 void define_plan(Class& plan) {
     using Object = typename Class::type;
-    plan.def("bind", &Object::bind, py::arg("gradients"))
+    plan.def("__enter__", &Object::hold)
+        .def("__exit__", [](Object& self, const py::args&) { self.release(); })
+        .def("bind", &Object::bind, py::arg("gradients"))
         .def_property_readonly("is_bound", &Object::is_bound)
         .def("set_schedule", &Object::set_schedule, py::arg("program"), py::arg("targets"))
         .def("set_accumulators", &Object::set_accumulators, py::arg("arrays"))

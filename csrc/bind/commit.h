@@ -1,0 +1,27 @@
+// Changes that are made together or not at all.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <vector>
+
+namespace fusestep {
+
+// Attributes to set: (object, name, value) each. Everything is looked up when it is built; apply()
+// then runs no Python code, so that no signal handler, exception or other thread comes between two
+// of the changes. Old values are kept until the end, since letting go of one may run code.
+class Changes {
+ public:
+    explicit Changes(pybind11::handle changes);
+    void apply();
+
+ private:
+    struct Change {
+        pybind11::object object;
+        pybind11::object name;
+        pybind11::object value;
+    };
+    std::vector<Change> changes_;
+    std::vector<pybind11::object> old_;
+};
+
+}  // namespace fusestep
