@@ -1,12 +1,27 @@
 // Instruction sets, threads and the registry of rules, as Python sees them.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "../runtime/isa.h"
 #include "../runtime/pool.h"
 #include "../runtime/registry.h"
 #include "arrays.h"
+
+#if defined(_WIN32)
+#define FUSESTEP_EXPORT __declspec(dllexport)
+#else
+#define FUSESTEP_EXPORT __attribute__((visibility("default")))
+#endif
+
+// For threadpoolctl, which finds libraries by their symbols and calls them through ctypes.
+extern "C" {
+FUSESTEP_EXPORT int fusestep_get_num_threads() { return fusestep::thread_count(); }
+FUSESTEP_EXPORT void fusestep_set_num_threads(int threads) {
+    fusestep::set_thread_count(std::clamp(threads, 1, fusestep::kMostThreads));
+}
+}
 
 namespace fusestep {
 namespace {
@@ -29,18 +44,30 @@ void choose_isa(const std::string& name, const std::string& source) {
 }
 
 void choose_threads(long threads, const std::string& source, const std::string& given) {
-    constexpr long most = 1024;
-    if (threads < 1 || threads > most) {
-        throw py::value_error(source + " must be a whole number from 1 to " + std::to_string(most) +
-                              ", not " + given);
+    if (threads < 1 || threads > kMostThreads) {
+        throw py::value_error(source + " must be a whole number from 1 to " +
+                              std::to_string(kMostThreads) + ", not " + given);
     }
     set_thread_count(static_cast<int>(threads));
+}
+
+// A list stands for nested levels, of which there is one here. What makes no sense is ignored, as
+// OpenMP does: the variable is not ours.
+void read_openmp_environment() {
+    const std::string threads = environment("OMP_NUM_THREADS");
+    char* end = nullptr;
+    const long number = std::strtol(threads.c_str(), &end, 10);
+    const bool sensible = (*end == '\0' || *end == ',') && number >= 1 && number <= kMostThreads;
+    if (sensible) set_thread_count(static_cast<int>(number));
 }
 
 void read_environment() {
     choose_isa(environment("FUSESTEP_ISA"), "FUSESTEP_ISA");
     const std::string threads = environment("FUSESTEP_NUM_THREADS");
-    if (threads.empty()) return;
+    if (threads.empty()) {
+        read_openmp_environment();
+        return;
+    }
     char* end = nullptr;
     const long number = std::strtol(threads.c_str(), &end, 10);
     choose_threads(*end == '\0' ? number : 0, "FUSESTEP_NUM_THREADS", "'" + threads + "'");
@@ -101,7 +128,8 @@ void register_runtime(py::module_& module) {
         "set_num_threads",
         [](long threads) { choose_threads(threads, "n", std::to_string(threads)); }, py::arg("n"),
         "Sets how many threads a large step uses, from 1 to 1024. Results do not depend on it.\n\n"
-        "By default as many as the process may use processors, or FUSESTEP_NUM_THREADS.");
+        "By default FUSESTEP_NUM_THREADS, or else OMP_NUM_THREADS, or as many as the process may use "
+        "processors.");
     try {
         read_environment();
     } catch (const py::value_error& error) {

@@ -8,6 +8,8 @@ namespace fusestep {
 // The process's CPU affinity, or the number of processors where that is unknown.
 int default_thread_count();
 
+constexpr int kMostThreads = 1024;  // that may be set
+
 int thread_count();
 void set_thread_count(int threads);
 

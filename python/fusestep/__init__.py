@@ -9,12 +9,14 @@ One native call updates a whole model, with the same bits on every instruction s
     True
 """
 
-from . import batch, control, data, expression, gradients, scaling, schedules
+from . import batch, control, data, expression, gradients, scaling, schedules, threads
 from ._core import StateError, StepInfo, build_info, get_num_threads, set_num_threads
 from .clock import Clock
 from .data import Batch, Loader
 from .expression import Expression
 from .optim import SGD, AdaBelief, Adam, AdamW
+
+threads.register()
 
 __version__: str = str(build_info()["version"])
 

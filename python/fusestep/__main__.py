@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from .info import lines, missing
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fusestep", description=__doc__)
@@ -31,10 +33,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.command == "plot" and arguments.all == bool(arguments.expressions):
         plot.error("give expressions, or --all")
+    if absent := missing(arguments.command):  # before minutes of work, not after
+        print(f"error: {absent}", file=sys.stderr)
+        return 1
     try:
         return _run(arguments)
-    except ImportError as error:
-        print(f'{error}; this needs: pip install "fusestep[{arguments.command}]"', file=sys.stderr)
     except (TypeError, ValueError) as error:
         if arguments.command != "plot":
             raise
@@ -53,8 +56,6 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.all:
             return gallery.plot_all(arguments.out)
         return gallery.plot(arguments.expressions, arguments.steps, arguments.by, arguments.out)
-    from .info import lines
-
     print("\n".join(lines()))
     return 0
 

@@ -17,16 +17,28 @@ def lines() -> list[str]:
         f"threads: {build['threads']}",
         "extras:",
     ]
+    for extra, packages in _extras().items():
+        states = [f"{name} {_version(name) or 'absent'}" for name in packages]
+        complete = "yes" if all(map(_version, packages)) else "no"
+        found.append(f"  {extra:6} {complete:4} {', '.join(states)}")
+    return found
+
+
+def missing(extra: str) -> str | None:
+    """What to install for an extra, in words that hold wherever fusestep came from; or None."""
+    absent = [package for package in _extras().get(extra, ()) if _version(package) is None]
+    if not absent:
+        return None
+    return f"{extra} needs {', '.join(absent)}: pip install {' '.join(absent)}"
+
+
+def _extras() -> dict[str, list[str]]:
     extras: dict[str, list[str]] = {}
     for requirement in metadata.requires("fusestep") or ():
         match = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
         if match is not None:
             extras.setdefault(match[2], []).append(match[1])
-    for extra, packages in extras.items():
-        states = [f"{name} {_version(name) or 'absent'}" for name in packages]
-        complete = "yes" if all(map(_version, packages)) else "no"
-        found.append(f"  {extra:6} {complete:4} {', '.join(states)}")
-    return found
+    return extras
 
 
 def _version(package: str) -> str | None:

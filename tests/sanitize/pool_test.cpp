@@ -21,7 +21,7 @@ namespace {
 
 constexpr int kCallers = 4;
 constexpr std::size_t kClocks = 12'345;
-constexpr int kMostThreads = 6;
+constexpr int kThreads = 6;
 constexpr int kSteps = 4;
 // around blocks, chunks and the size from which a step is shared out, with an empty array inside
 constexpr std::size_t kSizes[] = {1, 40'000, 7, 1023, 1025, 0, 65'537, 3};
@@ -42,7 +42,7 @@ class Meddler {
 
  private:
     void meddle() {
-        for (int threads = 1; !done_.load(); threads = threads % kMostThreads + 1) {
+        for (int threads = 1; !done_.load(); threads = threads % kThreads + 1) {
             set_thread_count(threads);
             std::this_thread::yield();
         }
@@ -186,7 +186,7 @@ bool every_index_is_visited_once() {
 
 // What one call wrote on any thread, the next call may read on any other.
 bool later_calls_see_what_earlier_ones_wrote() {
-    set_thread_count(kMostThreads);
+    set_thread_count(kThreads);
     std::vector<std::size_t> values(5000);
     for (int round = 0; round < 200; ++round) {
         std::vector<std::size_t> next(values.size());
@@ -211,7 +211,7 @@ std::vector<Bytes> serial_results() {
 }
 
 bool one_after_another_has_the_serial_bits(const std::vector<Bytes>& expected) {
-    for (int threads = 2; threads <= kMostThreads; threads += 2) {
+    for (int threads = 2; threads <= kThreads; threads += 2) {
         set_thread_count(threads);
         const auto all = models();
         for (std::size_t k = 0; k < all.size(); ++k) {
