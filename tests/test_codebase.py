@@ -223,10 +223,10 @@ def sources(*suffixes: str) -> list[Path]:
     return [path for path in found if not suffixes or path.suffix in suffixes]
 
 
-def test_no_python_module_is_longer_than_300_lines() -> None:
+def test_no_python_module_is_longer_than_400_lines() -> None:
     lines = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sources(".py")}
     assert len(lines) > 10
-    assert {name: count for name, count in lines.items() if count > 300} == {}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
 
 
 def test_nothing_is_left_for_later() -> None:
