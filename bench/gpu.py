@@ -60,7 +60,7 @@ def compare(name: str, rule: Rule, models: Sequence[Model], effort: Effort) -> T
     rows: list[dict[str, Any]] = []
     timings: dict[str, dict[str, Timing]] = {}
     for model in models:
-        print(f"{rule.title}: {model.title}", file=sys.stderr, flush=True)
+        print(f"{rule.title}: {model.title} ...", file=sys.stderr, flush=True)
         gc.collect()
         problem = Problem(model)
         contestants = {entry.name: entry.build(problem, rule) for entry in entries}
@@ -79,6 +79,7 @@ def compare(name: str, rule: Rule, models: Sequence[Model], effort: Effort) -> T
             for n, timing in in_turns(steps, effort).items()
         }
         rows.append(_row(model, timings[model.title], launches))
+        print(_line(model, timings[model.title]), file=sys.stderr, flush=True)
         del contestants, computing, steps
     columns = [
         Column("model", "model"),
@@ -116,6 +117,12 @@ def _row(model: Model, times: Mapping[str, Timing], launches: Mapping[str, int])
         best = min(peers, key=lambda name: times[name].median)
         row |= {"best peer": best, "ratio": times[best].median / own}
     return row
+
+
+def _line(model: Model, times: Mapping[str, Timing]) -> str:
+    """A row as soon as it is there: what is cut off later has told this much."""
+    parts = (f"{name} {report.seconds(timing.median)}" for name, timing in times.items())
+    return f"{model.title}: {', '.join(parts)}"
 
 
 def _draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
@@ -165,6 +172,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"nothing was measured: {reason}", file=sys.stderr)
         return 1
     chosen = [model for model in models if model.name in options.only] or list(models)
-    effort = QUICK if options.quick else FULL
+    effort = QUICK if options.quick else replace(FULL, seconds=4.0)
     tables = {name: partial(PARTS[name], chosen, effort) for name in parts}
     return command.run(options, "gpu", tables, _draw)
