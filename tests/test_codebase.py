@@ -59,7 +59,8 @@ IMPORTS: dict[str, set[str]] = {
     "optim": {"_core", "trees", "arguments", "clock", "engines", "expression", "control"}
     | {"gradients"},
     "fusestep": {"_core", "clock", "control", "expression", "schedules", "optim"}
-    | {"batch", "data", "gradients", "scaling"},
+    | {"batch", "data", "gradients", "scaling", "threads"},
+    "threads": {"_core"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})
 MODULES = {
