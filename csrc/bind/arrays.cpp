@@ -1,6 +1,7 @@
 #include "arrays.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace fusestep {
 namespace {
@@ -220,6 +221,43 @@ const void* check_gradient(const ArrayKind& kind, const std::string& path,
     }
     require_layout(kind, what, object, facts);
     throw py::value_error(what + " cannot be read");
+}
+
+Copies::Copies(const py::list& arrays) {
+    MemoryMap destinations;
+    std::vector<py::ssize_t> extents;
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+        const std::string name = "arrays[" + std::to_string(i) + "]";
+        const py::tuple pair = arrays[i].cast<py::tuple>();
+        const ArrayView view = check_writeable({}, name, pair[0], extents);
+        Facts source;
+        read_numpy(pair[1], source);
+        require_array({}, name + " source", pair[1], source);
+        require_layout({}, name + " source", pair[1], source);
+        std::size_t size = 1;
+        for (int k = 0; k < source.dimensions; ++k) {
+            size *= static_cast<std::size_t>(source.extents[k]);
+        }
+        if (source.type != view.type || size != view.size) {
+            throw py::value_error(name + ": both must have the same dtype and size");
+        }
+        const std::size_t bytes = size * item_size(view.type);
+        copies_.push_back({view.data, source.data, bytes});
+        destinations.add(view.data, bytes, name);
+    }
+    destinations.close();
+    for (std::size_t i = 0; i < copies_.size(); ++i) {
+        if (destinations.overlapping(copies_[i].source, copies_[i].bytes) != nullptr) {
+            throw py::value_error("arrays[" + std::to_string(i) +
+                                  "] source shares memory with what is written: pass a copy");
+        }
+    }
+}
+
+void Copies::apply() const {
+    for (const Copy& copy : copies_) {
+        if (copy.bytes > 0) std::memcpy(copy.destination, copy.source, copy.bytes);
+    }
 }
 
 const void* KnownArrays::find(std::size_t place, py::handle object) const {

@@ -54,6 +54,22 @@ void prefetch_extents(PyObject* object);
 const void* check_gradient(const ArrayKind& kind, const std::string& path,
                            const ArrayView& parameter, py::handle object);
 
+// Arrays of NumPy to copy: (destination, source) each, of one dtype and size, in memory of their
+// own. Everything is checked when it is built.
+class Copies {
+ public:
+    explicit Copies(const py::list& arrays);
+    void apply() const;
+
+ private:
+    struct Copy {
+        void* destination;
+        const void* source;
+        std::size_t bytes;
+    };
+    std::vector<Copy> copies_;
+};
+
 // Arrays of a GPU that were found good: asking CuPy about one takes longer than updating it. They
 // are not kept alive.
 class KnownArrays {

@@ -35,10 +35,10 @@ class DevicePlan : public PlanObject {
  public:
     DevicePlan(py::object array_type, int device, const std::string& rule,
                std::vector<std::string> paths, const py::list& parameters, const py::list& states,
-               const std::vector<int>& groups, py::array_t<double> hyper,
-               py::array_t<double> limits)
+               const std::vector<int>& groups, const py::array_t<double>& hyper,
+               const py::array_t<double>& limits)
         : PlanObject({std::move(array_type), device}, rule, std::move(paths), parameters, states,
-                     groups, std::move(hyper), std::move(limits)),
+                     groups, hyper, limits),
           gradients_(leaf_count()),
           entry_of_(leaf_count()),
           holds_(leaf_count()),
@@ -128,7 +128,7 @@ class DevicePlan : public PlanObject {
             rows_.clear();
             clip_norms_.clear();
             updates_before_ = plan().updates();
-            settings_before_ = settings();
+            tables_before_ = tables();
         }
         try {
             follow_schedule(clock, ahead);
@@ -136,7 +136,7 @@ class DevicePlan : public PlanObject {
             undo();
             throw;
         }
-        if (ahead == 0) settings_before_ = settings();
+        if (ahead == 0) tables_before_ = tables();
         options_.clip_norm = options(step_, false).clip_norm;
         options_.clip_value = options(step_, false).clip_value;
         const FloatEnvironment environment;
@@ -157,7 +157,7 @@ class DevicePlan : public PlanObject {
         const Busy busy(*this);
         const FloatEnvironment environment;
         updates_before_ = plan().updates();
-        settings_before_ = settings();
+        tables_before_ = tables();
         plan().prepare(options_, 1.0);
         rows_.clear();
         for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
@@ -171,7 +171,7 @@ class DevicePlan : public PlanObject {
     // Takes back what rows or prepare() have counted, and settings of rows but the first.
     void undo() {
         plan().updates() = updates_before_;
-        restore(settings_before_);
+        restore(tables_before_);
     }
     // From now on, until another step says so, these are the parameters that resolve() counts for.
     void take_part() { participants_ = participants(); }
@@ -212,10 +212,12 @@ class DevicePlan : public PlanObject {
     std::string rule_type() const { return plan().rule().type; }
     double lr() const { return plan().hyper(0)[0]; }
 
-    // Ends a step that the host counts.
-    void commit() {
+    // Ends a step that the host counts, and makes the changes that come with its update.
+    void commit(const py::object& changes) {
         const Busy busy(*this);
+        Changes attributes(changes);
         end_step(step_, true);
+        attributes.apply();
     }
     // Ends a step that the device counts; resolve() tells later what it has counted.
     void launched() {
@@ -319,7 +321,7 @@ class DevicePlan : public PlanObject {
     std::vector<device::Entry> rows_;
     std::vector<double> clip_norms_;
     std::vector<std::int64_t> updates_before_;
-    std::vector<double> settings_before_;
+    Tables tables_before_;
     std::size_t entries_ = 0;
     Step step_;
     StepOptions options_;
@@ -352,7 +354,7 @@ void register_device_plan(py::module_& module) {
     py::class_<DevicePlan> plan(module, "DevicePlan");
     plan.def(py::init<py::object, int, const std::string&, std::vector<std::string>,
                       const py::list&, const py::list&, const std::vector<int>&,
-                      py::array_t<double>, py::array_t<double>>(),
+                      const py::array_t<double>&, const py::array_t<double>&>(),
              py::arg("array_type"), py::arg("device"), py::arg("rule"), py::arg("paths"),
              py::arg("parameters"), py::arg("states"), py::arg("groups"),
              py::arg("hyper").noconvert(), py::arg("limits").noconvert())
@@ -370,7 +372,7 @@ void register_device_plan(py::module_& module) {
         .def("cases", &DevicePlan::cases)
         .def("fill", &DevicePlan::fill, py::arg("has_sum"), py::arg("counts"), py::arg("table"),
              py::arg("clip_norms"), py::arg("report"), py::arg("number"))
-        .def("commit", &DevicePlan::commit)
+        .def("commit", &DevicePlan::commit, py::arg("changes") = py::none())
         .def("launched", &DevicePlan::launched)
         .def("resolve", &DevicePlan::resolve, py::arg("attempted"), py::arg("applied"))
         .def("begin_micro_batch", &DevicePlan::begin_micro_batch, py::arg("gradients"),

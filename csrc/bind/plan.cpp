@@ -10,10 +10,9 @@ namespace {
 class HostPlan : public PlanObject {
  public:
     HostPlan(const std::string& rule, std::vector<std::string> paths, const py::list& parameters,
-             const py::list& states, const std::vector<int>& groups, py::array_t<double> hyper,
-             py::array_t<double> limits)
-        : PlanObject({}, rule, std::move(paths), parameters, states, groups, std::move(hyper),
-                     std::move(limits)) {
+             const py::list& states, const std::vector<int>& groups,
+             const py::array_t<double>& hyper, const py::array_t<double>& limits)
+        : PlanObject({}, rule, std::move(paths), parameters, states, groups, hyper, limits) {
         held_.reserve(plan().leaves().size());
     }
 
@@ -27,8 +26,11 @@ class HostPlan : public PlanObject {
         return squares;
     }
 
-    py::object step(py::handle gradients, double grad_scale, py::handle clock, bool take_norm) {
+    // The changes are made if the update is, with no Python code in between.
+    py::object step(py::handle gradients, double grad_scale, py::handle clock, bool take_norm,
+                    py::handle changes) {
         const Busy busy(*this);
+        Changes attributes(changes);
         const Step step = begin_step(gradients, grad_scale);
         follow_schedule(clock);
         const StepOptions chosen = options(step, take_norm);
@@ -37,6 +39,7 @@ class HostPlan : public PlanObject {
         const StepResult result = run([&] { return plan().step(chosen); });
         if (!result.finite && chosen.nonfinite == NonFinite::kRaise) raise_nonfinite();
         end_step(step, result.applied);
+        if (result.applied) attributes.apply();
         return step_info(lr, result);
     }
 
@@ -98,13 +101,13 @@ void register_plan(py::module_& module) {
         },
         py::arg("paths"), py::arg("parameters"));
     py::class_<HostPlan> plan(module, "Plan");
-    plan.def(
-            py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
-                     const std::vector<int>&, py::array_t<double>, py::array_t<double>>(),
-            py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
-            py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert())
+    plan.def(py::init<const std::string&, std::vector<std::string>, const py::list&,
+                      const py::list&, const std::vector<int>&, const py::array_t<double>&,
+                      const py::array_t<double>&>(),
+             py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
+             py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert())
         .def("step", &HostPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
-             py::arg("take_norm") = false)
+             py::arg("take_norm") = false, py::arg("changes") = py::none())
         .def("accumulate", &HostPlan::accumulate, py::arg("gradients"), py::arg("samples"));
     define_plan(plan);
 }

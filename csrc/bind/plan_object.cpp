@@ -17,6 +17,26 @@ constexpr NonFiniteName kNonFiniteNames[] = {
 
 constexpr const char* kInUse = "this optimizer is already inside a call of another thread";
 
+NonFinite find_nonfinite(const std::string& name) {
+    for (const NonFiniteName& choice : kNonFiniteNames) {
+        if (name == choice.name) return choice.value;
+    }
+    throw py::value_error("nonfinite must be 'propagate', 'skip' or 'raise', not '" + name + "'");
+}
+
+std::vector<double> numbers(const py::array_t<double>& table) {
+    const py::array_t<double, py::array::c_style> rows(table);
+    return {rows.data(), rows.data() + rows.size()};
+}
+
+void check_counts(const std::vector<std::int64_t>& updates, std::size_t parameters) {
+    if (updates.size() != parameters)
+        throw py::value_error("expected one count for each parameter");
+    for (const std::int64_t count : updates) {
+        if (count < 0) throw py::value_error("counts must be at least 0");
+    }
+}
+
 }  // namespace
 
 std::string nonfinite_message(const std::string& parameter) {
@@ -47,14 +67,14 @@ std::vector<ArrayView> check_parameters(const ArrayKind& kind,
 
 PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
                        const py::list& parameters, const py::list& states,
-                       const std::vector<int>& groups, py::array_t<double> hyper,
-                       py::array_t<double> limits)
+                       const std::vector<int>& groups, const py::array_t<double>& hyper,
+                       const py::array_t<double>& limits)
     : kind_(std::move(kind)),
       paths_(std::move(paths)),
       views_(check_parameters(kind_, paths_, parameters, extents_)),
       kept_(py::make_tuple(parameters, states)),
-      hyper_(std::move(hyper)),
-      limits_(std::move(limits)),
+      hyper_(numbers(hyper)),
+      limits_(numbers(limits)),
       plan_(make_plan(rule, states, groups)),
       checked_(paths_.size()) {}
 
@@ -103,9 +123,69 @@ void PlanObject::bind(py::handle gradients) {
     bound_ = fixed;
 }
 
-void PlanObject::set_schedule(const py::object& program, const py::list& targets) {
+py::array_t<double> PlanObject::hyper() const {
+    const py::ssize_t columns = plan_.rule().columns + 1;
+    return py::array_t<double>({static_cast<py::ssize_t>(hyper_.size()) / columns, columns},
+                               hyper_.data());
+}
+
+py::array_t<double> PlanObject::limits() const {
+    return py::array_t<double>(static_cast<py::ssize_t>(limits_.size()), limits_.data());
+}
+
+PlanObject::Settings::Settings(PlanObject& plan, const py::array_t<double>& hyper,
+                               const py::array_t<double>& limits, const py::object& program,
+                               const py::list& targets, const py::object& nonfinite)
+    : plan_(plan),
+      hyper_(numbers(hyper)),
+      limits_(numbers(limits)),
+      targets_(program, targets, {&plan.hyper_, &plan.limits_}),
+      nonfinite_(nonfinite.is_none() ? plan.nonfinite_
+                                     : find_nonfinite(nonfinite.cast<std::string>())) {
+    if (hyper_.size() != plan.hyper_.size() || limits_.size() != plan.limits_.size()) {
+        throw py::value_error("expected tables of the sizes that the plan was built with");
+    }
+}
+
+void PlanObject::Settings::write() {
+    std::copy(hyper_.begin(), hyper_.end(), plan_.hyper_.begin());
+    std::copy(limits_.begin(), limits_.end(), plan_.limits_.begin());
+    std::swap(plan_.targets_, targets_);  // letting go of a program may wait until all is written
+    plan_.nonfinite_ = nonfinite_;
+}
+
+void PlanObject::set_settings(const py::array_t<double>& hyper, const py::array_t<double>& limits,
+                              const py::object& program, const py::list& targets,
+                              const py::object& nonfinite, const py::object& changes) {
     const Busy busy(*this);
-    targets_.set(program, targets, {&hyper_, &limits_});
+    Settings settings(*this, hyper, limits, program, targets, nonfinite);
+    Changes attributes(changes);
+    settings.write();
+    attributes.apply();
+}
+
+void PlanObject::load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
+                      std::int64_t applied, const py::tuple& accumulated,
+                      const py::array_t<double>& hyper, const py::array_t<double>& limits,
+                      const py::object& program, const py::list& targets,
+                      const py::object& nonfinite, const py::list& arrays,
+                      const py::object& changes) {
+    const Busy busy(*this);
+    check_counts(updates, paths_.size());
+    if (applied < 0 || attempted < applied) {
+        throw py::value_error("applied must be at least 0 and at most attempted");
+    }
+    const Accumulated sums = read_accumulated(accumulated);
+    Settings settings(*this, hyper, limits, program, targets, nonfinite);
+    const Copies copies(arrays);
+    Changes attributes(changes);
+    copies.apply();
+    plan_.updates() = updates;
+    attempted_ = attempted;
+    applied_ = applied;
+    write(sums);
+    settings.write();
+    attributes.apply();
 }
 
 void PlanObject::set_accumulators(const py::list& arrays) {
@@ -155,17 +235,31 @@ py::tuple PlanObject::accumulated() const {
                           accumulated_.weighted_squares, holds);
 }
 
+PlanObject::Accumulated PlanObject::read_accumulated(const py::tuple& values) const {
+    Accumulated read = {values[0].cast<double>(), values[1].cast<std::int64_t>(),
+                        values[2].cast<double>(), values[3].cast<std::vector<bool>>()};
+    if (!(read.samples >= 0.0) || !std::isfinite(read.samples) || read.micro_batches < 0 ||
+        (read.samples > 0.0) != (read.micro_batches > 0)) {
+        throw py::value_error("accumulated samples and micro-batches must be both 0 or neither");
+    }
+    if (read.holds.size() != plan_.accumulators().size()) {
+        throw py::value_error("expected one flag for each accumulator");
+    }
+    if (read.samples > 0.0 && !bound_.is_none()) throw StateError("gradients are bound");
+    return read;
+}
+
+void PlanObject::write(const Accumulated& accumulated) {
+    std::vector<Accumulator>& sums = plan_.accumulators();
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i].holds = accumulated.holds[i];
+    accumulated_.samples = accumulated.samples;
+    accumulated_.micro_batches = accumulated.micro_batches;
+    accumulated_.weighted_squares = accumulated.weighted_squares;
+}
+
 void PlanObject::set_accumulated(const py::tuple& values) {
     const Busy busy(*this);
-    const Accumulated taken = {values[0].cast<double>(), values[1].cast<std::int64_t>(),
-                               values[2].cast<double>()};
-    const auto holds = values[3].cast<std::vector<bool>>();
-    std::vector<Accumulator>& sums = plan_.accumulators();
-    if (holds.size() != sums.size())
-        throw py::value_error("expected one flag for each accumulator");
-    if (taken.samples > 0.0 && !bound_.is_none()) throw StateError("gradients are bound");
-    for (std::size_t i = 0; i < sums.size(); ++i) sums[i].holds = holds[i];
-    accumulated_ = taken;
+    write(read_accumulated(values));
 }
 
 void PlanObject::discard_accumulated() {
@@ -211,24 +305,17 @@ PlanObject::Step PlanObject::begin_step(py::handle gradients, double grad_scale)
 StepOptions PlanObject::options(const Step& step, bool take_norm) const {
     StepOptions options;
     options.grad_scale = step.grad_scale;
-    options.clip_by_norm = !std::isnan(limits_.data()[0]);
-    options.clip_norm = limits_.data()[0];
-    options.clip_value = limits_.data()[1];
+    options.clip_by_norm = !std::isnan(limits_[0]);
+    options.clip_norm = limits_[0];
+    options.clip_value = limits_[1];
     options.nonfinite = nonfinite_;
     options.take_norm = take_norm;
     return options;
 }
 
-std::vector<double> PlanObject::settings() const {
-    std::vector<double> values(hyper_.data(), hyper_.data() + hyper_.size());
-    values.insert(values.end(), limits_.data(), limits_.data() + limits_.size());
-    return values;
-}
-
-void PlanObject::restore(const std::vector<double>& settings) {
-    const auto limits = settings.begin() + hyper_.size();
-    std::copy(settings.begin(), limits, hyper_.mutable_data());
-    std::copy(limits, settings.end(), limits_.mutable_data());
+void PlanObject::restore(const Tables& tables) {
+    std::copy(tables.hyper.begin(), tables.hyper.end(), hyper_.begin());
+    std::copy(tables.limits.begin(), tables.limits.end(), limits_.begin());
 }
 
 void PlanObject::end_step(const Step& step, bool applied) {
@@ -238,13 +325,9 @@ void PlanObject::end_step(const Step& step, bool applied) {
 }
 
 void PlanObject::set_nonfinite(const std::string& name) {
-    for (const NonFiniteName& choice : kNonFiniteNames) {
-        if (name == choice.name) {
-            nonfinite_ = choice.value;
-            return;
-        }
-    }
-    throw py::value_error("nonfinite must be 'propagate', 'skip' or 'raise', not '" + name + "'");
+    const NonFinite chosen = find_nonfinite(name);
+    const Busy busy(*this);
+    nonfinite_ = chosen;
 }
 
 std::string PlanObject::nonfinite() const {
@@ -256,8 +339,7 @@ std::string PlanObject::nonfinite() const {
 
 void PlanObject::set_updates(const std::vector<std::int64_t>& counts) {
     const Busy busy(*this);
-    if (counts.size() != paths_.size())
-        throw py::value_error("expected one count for each parameter");
+    check_counts(counts, paths_.size());
     plan_.updates() = counts;
 }
 
@@ -287,7 +369,9 @@ Plan PlanObject::make_plan(const std::string& rule, const py::list& states,
         }
     }
     memory_.close();
-    return Plan(*entry, std::move(leaves), static_cast<int>(hyper_.shape(0)), hyper_.data());
+    const std::size_t columns = static_cast<std::size_t>(entry->columns) + 1;
+    return Plan(*entry, std::move(leaves), static_cast<int>(hyper_.size() / columns),
+                hyper_.data());
 }
 
 // Checks one gradient per parameter, None allowed, and remembers where they are. Returns the
@@ -333,7 +417,8 @@ void PlanObject::check_apart(std::size_t i, const void* gradient) {
 }
 
 void PlanObject::forget_accumulated() {
-    accumulated_ = {};
+    accumulated_.samples = accumulated_.weighted_squares = 0.0;
+    accumulated_.micro_batches = 0;
     for (Accumulator& sum : plan_.accumulators()) sum.holds = false;
 }
 

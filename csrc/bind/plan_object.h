@@ -5,6 +5,7 @@
 
 #include "../runtime/plan.h"
 #include "arrays.h"
+#include "commit.h"
 #include "targets.h"
 
 namespace fusestep {
@@ -13,7 +14,7 @@ class PlanObject {
  public:
     PlanObject(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
                const py::list& parameters, const py::list& states, const std::vector<int>& groups,
-               py::array_t<double> hyper, py::array_t<double> limits);
+               const py::array_t<double>& hyper, const py::array_t<double>& limits);
 
     // Keeps the calls of other threads out until as many releases: for what takes several calls.
     void hold();
@@ -23,9 +24,38 @@ class PlanObject {
     void bind(py::handle gradients);
     bool is_bound() const { return !bound_.is_none(); }
 
-    // A program whose values every step writes to its targets: in the table of hyper-parameters
-    // (0) or the limits (1).
-    void set_schedule(const py::object& program, const py::list& targets);
+    // The tables of numbers that a step reads: of hyper-parameters (a row for each group), and of
+    // limits.
+    py::array_t<double> hyper() const;
+    py::array_t<double> limits() const;
+
+    // What a user sets, checked when it is built, and then written in one go.
+    class Settings {
+     public:
+        // A program's values go to its targets at every step, in the table of hyper-parameters
+        // (0) or the limits (1); `nonfinite` is a name, or None for the present one.
+        Settings(PlanObject& plan, const py::array_t<double>& hyper,
+                 const py::array_t<double>& limits, const py::object& program,
+                 const py::list& targets, const py::object& nonfinite);
+        void write();
+
+     private:
+        PlanObject& plan_;
+        std::vector<double> hyper_;
+        std::vector<double> limits_;
+        Targets targets_;
+        NonFinite nonfinite_;
+    };
+    void set_settings(const py::array_t<double>& hyper, const py::array_t<double>& limits,
+                      const py::object& program, const py::list& targets,
+                      const py::object& nonfinite, const py::object& changes);
+
+    // A saved state, taken over in whole or not at all: counts, what is accumulated, settings as in
+    // set_settings, and arrays: (destination, source) pairs. Then the changes are made.
+    void load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
+              std::int64_t applied, const py::tuple& accumulated, const py::array_t<double>& hyper,
+              const py::array_t<double>& limits, const py::object& program, const py::list& targets,
+              const py::object& nonfinite, const py::list& arrays, const py::object& changes);
 
     // Arrays of the parameters' dtypes and sizes, in which gradients are summed from now on.
     void set_accumulators(const py::list& arrays);
@@ -77,8 +107,12 @@ class PlanObject {
     void forget_accumulated();
 
     // All numbers that a schedule may write.
-    std::vector<double> settings() const;
-    void restore(const std::vector<double>& settings);
+    struct Tables {
+        std::vector<double> hyper;
+        std::vector<double> limits;
+    };
+    Tables tables() const { return {hyper_, limits_}; }
+    void restore(const Tables& tables);
 
     std::string parameter(std::size_t i) const { return parameter_name(paths_[i]); }
 
@@ -91,7 +125,10 @@ class PlanObject {
         double samples = 0.0;
         std::int64_t micro_batches = 0;
         double weighted_squares = 0.0;  // sum of samples times squared norm
+        std::vector<bool> holds;        // for each accumulator, on its way to it
     };
+    Accumulated read_accumulated(const py::tuple& values) const;
+    void write(const Accumulated& accumulated);
 
     Plan make_plan(const std::string& rule, const py::list& states, const std::vector<int>& groups);
     py::object take(py::handle gradients);
@@ -103,9 +140,9 @@ class PlanObject {
     std::vector<std::string> paths_;
     std::vector<py::ssize_t> extents_;  // of all parameters: a copy that no reshaping changes
     std::vector<ArrayView> views_;
-    py::object kept_;  // the arrays whose memory the plan writes
-    py::array_t<double> hyper_;
-    py::array_t<double> limits_;
+    py::object kept_;            // the arrays whose memory the plan writes
+    std::vector<double> hyper_;  // where the plan reads: neither is ever resized
+    std::vector<double> limits_;
     Targets targets_;
     MemoryMap memory_;
     Plan plan_;
@@ -137,7 +174,16 @@ void define_plan(Class& plan) {
         .def("__exit__", [](Object& self, const py::args&) { self.release(); })
         .def("bind", &Object::bind, py::arg("gradients"))
         .def_property_readonly("is_bound", &Object::is_bound)
-        .def("set_schedule", &Object::set_schedule, py::arg("program"), py::arg("targets"))
+        .def_property_readonly("hyper", &Object::hyper)
+        .def_property_readonly("limits", &Object::limits)
+        .def("set_settings", &Object::set_settings, py::arg("hyper").noconvert(),
+             py::arg("limits").noconvert(), py::arg("program"), py::arg("targets"),
+             py::arg("nonfinite") = py::none(), py::arg("changes") = py::none())
+        .def("load", &Object::load, py::kw_only(), py::arg("updates"), py::arg("attempted"),
+             py::arg("applied"), py::arg("accumulated"), py::arg("hyper").noconvert(),
+             py::arg("limits").noconvert(), py::arg("program"), py::arg("targets"),
+             py::arg("nonfinite") = py::none(), py::arg("arrays") = py::list(),
+             py::arg("changes") = py::none())
         .def("set_accumulators", &Object::set_accumulators, py::arg("arrays"))
         .def("discard_accumulated", &Object::discard_accumulated)
         .def_property("accumulated", &Object::accumulated, &Object::set_accumulated)

@@ -6,26 +6,22 @@
 
 namespace fusestep {
 
-void Targets::set(const py::object& program, const py::list& targets,
-                  std::initializer_list<py::array_t<double>*> arrays) {
-    std::vector<Target> taken;
+Targets::Targets(const py::object& program, const py::list& targets,
+                 std::initializer_list<std::vector<double>*> tables)
+    : kept_(program), program_(program.is_none() ? nullptr : program.cast<ProgramObject*>()) {
     for (const py::handle entry : targets) {
-        const py::tuple fields = py::reinterpret_borrow<py::tuple>(entry);
-        py::array_t<double>& array = **(arrays.begin() + (fields[0].cast<int>() != 0));
-        const py::ssize_t at = fields[1].cast<py::ssize_t>();
-        if (at < 0 || at >= array.size()) throw py::value_error("no such place");
-        taken.push_back({array.mutable_data() + at, fields[2].cast<std::string>(),
-                         fields[3].cast<double>(), fields[4].cast<double>(), fields[5].cast<bool>(),
-                         fields[6].cast<std::string>()});
+        const py::tuple fields = entry.cast<py::tuple>();
+        std::vector<double>& table = **(tables.begin() + (fields[0].cast<int>() != 0));
+        const std::size_t at = fields[1].cast<std::size_t>();
+        if (at >= table.size()) throw py::value_error("no such place");
+        targets_.push_back({table.data() + at, fields[2].cast<std::string>(),
+                            fields[3].cast<double>(), fields[4].cast<double>(),
+                            fields[5].cast<bool>(), fields[6].cast<std::string>()});
     }
-    ProgramObject* const compiled = program.is_none() ? nullptr : program.cast<ProgramObject*>();
-    if ((compiled == nullptr ? 0 : compiled->outputs()) != taken.size()) {
+    if ((program_ == nullptr ? 0 : program_->outputs()) != targets_.size()) {
         throw py::value_error("expected one target for each output");
     }
-    kept_ = program;
-    program_ = compiled;
-    values_.resize(taken.size());
-    targets_ = std::move(taken);
+    values_.resize(targets_.size());
 }
 
 void Targets::follow(py::handle given, std::int64_t applied) {

@@ -11,11 +11,12 @@ namespace fusestep {
 
 class Targets {
  public:
+    Targets() = default;
     // The values of the program's outputs go to the targets, in their order; None for no program. A
-    // target is (which of the arrays; the place in it; name; lower bound; upper bound; whether the
-    // upper is excluded; what is expected, in words).
-    void set(const py::object& program, const py::list& targets,
-             std::initializer_list<py::array_t<double>*> arrays);
+    // target is (which of the tables; the place in it; name; lower bound; upper bound; whether the
+    // upper is excluded; what is expected, in words). The tables must stay where they are.
+    Targets(const py::object& program, const py::list& targets,
+            std::initializer_list<std::vector<double>*> tables);
 
     // Evaluates for a clock that Python has given, or None, and writes all values or, where one is
     // not accepted, throws. The step is `applied` unless the clock tells it.

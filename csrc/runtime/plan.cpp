@@ -146,7 +146,8 @@ double Plan::accumulate(double weight) noexcept {
 
 void Plan::use_accumulated() noexcept {
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
-        set_gradient(i, accumulators_[i].holds ? accumulators_[i].data : nullptr);
+        const bool holds = i < accumulators_.size() && accumulators_[i].holds;
+        set_gradient(i, holds ? accumulators_[i].data : nullptr);
     }
 }
 

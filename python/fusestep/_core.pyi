@@ -12,6 +12,9 @@ Column: TypeAlias = tuple[str, float, float, bool, bool]
 # upper bound is excluded; what is expected, in words
 Target: TypeAlias = tuple[int, int, str, float, float, bool, str]
 
+# attributes to set: object, name, value
+Changes: TypeAlias = Iterable[tuple[Any, str, Any]]
+
 class StateError(RuntimeError): ...
 
 @final
@@ -50,7 +53,37 @@ class Plan:
     def bind(self, gradients: Any) -> None: ...
     @property
     def is_bound(self) -> bool: ...
-    def set_schedule(self, program: Program | None, targets: list[Target]) -> None: ...
+    # copies of what a step reads: a row for each group, and the limits
+    @property
+    def hyper(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def limits(self) -> npt.NDArray[np.float64]: ...
+    # checks everything, then writes everything, then makes the changes (as in commit)
+    def set_settings(
+        self,
+        hyper: npt.NDArray[np.float64],
+        limits: npt.NDArray[np.float64],
+        program: Program | None,
+        targets: list[Target],
+        nonfinite: str | None = None,
+        changes: Changes | None = None,
+    ) -> None: ...
+    # likewise; arrays are pairs (destination, source) of NumPy
+    def load(
+        self,
+        *,
+        updates: list[int],
+        attempted: int,
+        applied: int,
+        accumulated: tuple[float, int, float, list[bool]],
+        hyper: npt.NDArray[np.float64],
+        limits: npt.NDArray[np.float64],
+        program: Program | None,
+        targets: list[Target],
+        nonfinite: str | None = None,
+        arrays: list[tuple[Any, Any]] = ...,
+        changes: Changes | None = None,
+    ) -> None: ...
     # samples, micro-batches, the sum of samples times squared norm, which arrays hold a sum
     accumulated: tuple[float, int, float, list[bool]]
     @property
@@ -58,8 +91,14 @@ class Plan:
     def set_accumulators(self, arrays: list[Any]) -> None: ...
     def accumulate(self, gradients: Any, samples: float) -> float: ...
     def discard_accumulated(self) -> None: ...
+    # the changes are made if the update is
     def step(
-        self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool = ...
+        self,
+        gradients: Any,
+        grad_scale: float,
+        clock: Any,
+        take_norm: bool = False,
+        changes: Changes | None = None,
     ) -> StepInfo: ...
 
 # What the kernels of the GPU are launched with. Addresses are whole numbers; tables are bytes.
@@ -86,7 +125,37 @@ class DevicePlan:
     def bind(self, gradients: Any) -> None: ...
     @property
     def is_bound(self) -> bool: ...
-    def set_schedule(self, program: Program | None, targets: list[Target]) -> None: ...
+    # copies of what a step reads: a row for each group, and the limits
+    @property
+    def hyper(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def limits(self) -> npt.NDArray[np.float64]: ...
+    # checks everything, then writes everything, then makes the changes (as in commit)
+    def set_settings(
+        self,
+        hyper: npt.NDArray[np.float64],
+        limits: npt.NDArray[np.float64],
+        program: Program | None,
+        targets: list[Target],
+        nonfinite: str | None = None,
+        changes: Changes | None = None,
+    ) -> None: ...
+    # likewise; arrays are pairs (destination, source) of NumPy
+    def load(
+        self,
+        *,
+        updates: list[int],
+        attempted: int,
+        applied: int,
+        accumulated: tuple[float, int, float, list[bool]],
+        hyper: npt.NDArray[np.float64],
+        limits: npt.NDArray[np.float64],
+        program: Program | None,
+        targets: list[Target],
+        nonfinite: str | None = None,
+        arrays: list[tuple[Any, Any]] = ...,
+        changes: Changes | None = None,
+    ) -> None: ...
     accumulated: tuple[float, int, float, list[bool]]
     @property
     def accumulated_samples(self) -> float: ...
@@ -120,7 +189,7 @@ class DevicePlan:
         report: int,
         number: int,
     ) -> None: ...
-    def commit(self) -> None: ...
+    def commit(self, changes: Changes | None = None) -> None: ...
     def launched(self) -> None: ...
     def resolve(self, attempted: int, applied: int) -> None: ...
     # which accumulators hold something
@@ -147,7 +216,7 @@ def check_device_parameters(
 ) -> None: ...
 
 # sets the attributes (object, name, value) with no Python code in between; returns the result
-def commit(changes: Iterable[tuple[Any, str, Any]], result: Any = None) -> Any: ...
+def commit(changes: Changes, result: Any = None) -> Any: ...
 def build_info() -> dict[str, Any]: ...
 def rules() -> dict[str, tuple[tuple[Column, ...], tuple[str, ...]]]: ...
 def states_used(rule: str, hyper: list[float]) -> int: ...

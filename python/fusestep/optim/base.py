@@ -92,8 +92,8 @@ class Optimizer(Stepping):
         for own in division.own:
             self._check_together({**settings, **own})
         self._limits = Limits(self._schedule)
-        self._limits.set("clip_norm", clip_norm)
-        self._limits.set("clip_value", clip_value)
+        self._limits.put("clip_norm", clip_norm)
+        self._limits.put("clip_value", clip_value)
         self._engine = engine_for(leaves)
         self._plan, states = self._engine.build(
             self._rule,
@@ -104,7 +104,7 @@ class Optimizer(Stepping):
             self._settings.table,
             self._limits.values,
         )
-        self._schedule.attach(self._plan, self._settings.table, self._limits.values)
+        self._schedule.attach(self._plan)
         self._states = dict(zip(paths, states, strict=True))
         self._parameters = dict(zip(paths, leaves, strict=True))
         self._accumulator = Accumulator(self._engine, self._plan, self._parameters)

@@ -25,7 +25,7 @@ class Limits:
     __slots__ = ("_schedule", "typed", "values")
 
     typed: dict[str, Any]
-    values: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64]  # as typed; the plan has those of the last step
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
@@ -34,11 +34,11 @@ class Limits:
 
     def get(self, name: str) -> float | None:
         """The number in use, or None."""
-        number = float(self.values[LIMITS.index(name)])
+        number = float(self._schedule.limits[LIMITS.index(name)])
         return None if self.typed[name] is None else number
 
-    def set(self, name: str, value: Any) -> None:
-        """Takes a number, an expression or None; raises what is wrong."""
+    def put(self, name: str, value: Any) -> None:
+        """Takes a number, an expression or None for a plan to come; raises what is wrong."""
         place = Place(True, LIMITS.index(name))
         if value is None:
             number = _NONE[name]
@@ -49,7 +49,16 @@ class Limits:
         self.values[place.at] = number
         self.typed[name] = value
         self._schedule.put(place, name, value, _RANGE)
-        self._schedule.compile()
+
+    def set(self, name: str, value: Any) -> None:
+        """Likewise, for the next step; nothing has changed where it raises."""
+        with self._schedule.held() as draft:
+            limits = Limits(draft)
+            limits.typed, limits.values = dict(self.typed), self._schedule.limits
+            limits.put(name, value)
+            self._schedule.commit(
+                draft, limits=limits.values, changes=[(self, "typed", limits.typed)]
+            )
 
 
 def _positive(name: str, value: Any) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,15 +42,15 @@ class Range(NamedTuple):
 class Schedule:
     """What is an expression, and where its value goes."""
 
-    __slots__ = ("_arrays", "_entries", "_plan", "controls", "functions")
+    __slots__ = ("_applied", "_entries", "_plan", "controls", "functions")
 
     controls: tuple[Control, ...]  # what a step shows the loss to
     functions: tuple[Function, ...]  # what a step calls before it evaluates
 
-    def __init__(self) -> None:
+    def __init__(self, applied: int = 0) -> None:
+        self._applied = applied  # updates, until there is a plan that counts them
         self._entries: dict[Place, tuple[str, Expression, Range]] = {}
         self._plan: Plan | None = None
-        self._arrays: tuple[Values, Values] = (np.empty(0), np.empty(0))
         self.controls = self.functions = ()
 
     def put(self, place: Place, name: str, value: Any, limits: Range) -> None:
@@ -64,31 +65,70 @@ class Schedule:
         taken = {p: e for p, e in other._entries.items() if p.in_limits == in_limits}
         self._entries = {**kept, **taken}
 
-    def attach(self, plan: Plan, table: Values, limits: Values) -> None:
-        """Compiles for this plan and its arrays, now and whenever ``compile`` is called."""
+    @property
+    def plan(self) -> Plan:
+        """Whose settings these are."""
+        assert self._plan is not None
+        return self._plan
+
+    @property
+    def hyper(self) -> Values:
+        """The hyper-parameters of the last step, or of the first: a copy."""
+        return self.plan.hyper
+
+    @property
+    def limits(self) -> Values:
+        """The limits likewise."""
+        return self.plan.limits
+
+    def attach(self, plan: Plan) -> None:
+        """Compiles for this plan."""
         self._plan = plan
-        self._arrays = (table, limits)
-        self.compile()
+        self.commit(self)
+
+    @contextmanager
+    def held(self) -> Iterator[Schedule]:
+        """A draft to change and commit, while no other thread steps."""
+        with self.plan:
+            draft = Schedule(self.plan.applied)
+            draft._entries = dict(self._entries)
+            yield draft
 
     def refresh(self) -> None:
         """Puts what the next update is going to use where the values of the last one stand."""
+        tables = self.hyper, self.limits
         for place, (_, expression, _) in self._entries.items():
-            self._arrays[place.in_limits].flat[place.at] = self.first_value(expression)
+            tables[place.in_limits].flat[place.at] = self.first_value(expression)
+        self.commit(self, *tables)
 
-    def compile(self) -> None:
-        """Gives the plan what is remembered now."""
-        if self._plan is None:
-            return
-        entries = dict(sorted(self._entries.items()))
+    def commit(
+        self,
+        draft: Schedule,
+        hyper: Values | None = None,
+        limits: Values | None = None,
+        changes: Sequence[tuple[Any, str, Any]] = (),
+    ) -> None:
+        """Gives the plan a draft and tables, or raises with nothing changed."""
+        entries = dict(sorted(draft._entries.items()))
         expressions = [expression for _, expression, _ in entries.values()]
         targets: list[_core.Target] = [
-            (int(place.in_limits), place.at, name, *limits[:3], _words(limits))
-            for place, (name, _, limits) in entries.items()
+            (int(place.in_limits), place.at, name, *bounds[:3], _words(bounds))
+            for place, (name, _, bounds) in entries.items()
         ]
         program, functions = compiled(expressions) if expressions else (None, ())
-        self._plan.set_schedule(program, targets)
-        self.functions = functions
-        self.controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
+        controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
+        self.plan.set_settings(
+            self.hyper if hyper is None else hyper,
+            self.limits if limits is None else limits,
+            program,
+            targets,
+            changes=[
+                *changes,
+                (self, "_entries", entries),
+                (self, "functions", functions),
+                (self, "controls", controls),
+            ],
+        )
 
     def around(
         self, step: Callable[[Clock], StepInfo], clock: Clock | None, applied: int, loss: Any
@@ -112,7 +152,7 @@ class Schedule:
         """What the next update is going to use, or NaN where that takes more than its number."""
         if any(isinstance(node, Function) for node in walk(expression)):
             return math.nan
-        step = 0 if self._plan is None else self._plan.applied
+        step = self._applied if self._plan is None else self._plan.applied
         try:
             return float(expression(Clock(step=step, samples=0, epoch=0)))
         except ValueError:  # it reads the batch size

@@ -6,6 +6,7 @@ This is the one seam through which values reach a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -48,10 +49,10 @@ class Setting(Generic[T]):
 class Settings:
     """The settings of all groups, checked against what the rule declares.
 
-    ``table[group, column]`` is what the native step reads. A setting is one column, or stands for
-    some: ``betas`` for two, ``eps_mode`` for a flag. Flags decide the arithmetic itself and are
-    fixed when the optimizer is built. Anything else may be an expression: ``schedule`` has it, and
-    the table the value that the last step used.
+    ``table[group, column]`` is what the plan is built with, and then has for itself. A setting is
+    one column, or stands for some: ``betas`` for two, ``eps_mode`` for a flag. Flags decide the
+    arithmetic itself and are fixed when the optimizer is built. Anything else may be an expression:
+    ``schedule`` has it, and the plan the value that the last step used.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Settings:
             # with a value of its own in every group, none uses this one
             group = next((g for g, own in enumerate(self.own) if name not in own), 0)
         columns = [self._columns[column][0] for column in _PAIRS.get(name, (name,))]
-        numbers = self.table[group, columns].tolist()
+        numbers = self._schedule.hyper[group, columns].tolist()
         return tuple(numbers) if name in _PAIRS else numbers[0]
 
     def typed(self, name: str, group: int | None = None) -> Any:
@@ -107,12 +108,16 @@ class Settings:
         self.typed(name)
         if self.is_fixed(name):
             raise _core.StateError(f"{name} is fixed when the optimizer is built")
-        if group is not None:
-            self._put(name, value, self.own[group], [group])
-        else:
-            rows = [g for g, own in enumerate(self.own) if name not in own]
-            self._put(name, value, self.defaults, rows)
-        self._schedule.compile()
+        with self._schedule.held() as schedule:
+            draft = copy(self)
+            draft._schedule, draft.table = schedule, self._schedule.hyper
+            draft.defaults, draft.own = dict(self.defaults), [dict(own) for own in self.own]
+            if group is not None:
+                draft._put(name, value, draft.own[group], [group])
+            else:
+                rows = [g for g, own in enumerate(draft.own) if name not in own]
+                draft._put(name, value, draft.defaults, rows)
+            self._take(draft)
 
     def by_place(self) -> dict[str, Any]:
         """All values as they were set: under "lr" for all groups, "groups[1] lr" for one."""
@@ -139,10 +144,17 @@ class Settings:
         candidate = Settings(self._rule, defaults, own, self._fixed, Schedule())
         for row, limit in zip(candidate.table, self.states, strict=True):
             self._check_states(row, limit, "the saved settings")
-        self.table[:] = candidate.table
-        self.defaults, self.own = candidate.defaults, candidate.own
-        self._schedule.take_from(candidate._schedule, in_limits=False)
-        self._schedule.compile()
+        with self._schedule.held() as schedule:
+            schedule.take_from(candidate._schedule, in_limits=False)
+            candidate._schedule = schedule
+            self._take(candidate)
+
+    def _take(self, draft: Settings) -> None:
+        self._schedule.commit(
+            draft._schedule,
+            hyper=draft.table,
+            changes=[(self, "defaults", draft.defaults), (self, "own", draft.own)],
+        )
 
     def is_fixed(self, name: str) -> bool:
         return name in _CHOICES or (name not in _PAIRS and self._columns[name][1][4])

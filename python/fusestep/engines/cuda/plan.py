@@ -15,6 +15,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ... import _core
 from .info import CudaStepInfo
@@ -41,12 +42,19 @@ class CudaPlan:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One call at a time: a second thread is refused, because its order would be chance."""
-        if not self._busy.acquire(blocking=False):
-            raise _core.StateError("this optimizer is already inside a call of another thread")
-        try:
-            yield
-        finally:
-            self._busy.release()
+        with self._native:
+            if not self._busy.acquire(blocking=False):
+                raise _core.StateError("this optimizer is already inside a call")
+            try:
+                yield
+            finally:
+                self._busy.release()
+
+    def __enter__(self) -> None:
+        self._native.__enter__()
+
+    def __exit__(self, *args: object) -> None:
+        self._native.__exit__(*args)
 
     # what was checked, and goes on natively
 
@@ -58,8 +66,49 @@ class CudaPlan:
     def is_bound(self) -> bool:
         return self._native.is_bound
 
-    def set_schedule(self, program: _core.Program | None, targets: list[_core.Target]) -> None:
-        self._native.set_schedule(program, targets)
+    @property
+    def hyper(self) -> npt.NDArray[np.float64]:
+        return self._native.hyper
+
+    @property
+    def limits(self) -> npt.NDArray[np.float64]:
+        return self._native.limits
+
+    def set_settings(
+        self,
+        hyper: npt.NDArray[np.float64],
+        limits: npt.NDArray[np.float64],
+        program: _core.Program | None,
+        targets: list[_core.Target],
+        nonfinite: str | None = None,
+        changes: _core.Changes | None = None,
+    ) -> None:
+        with self._alone():
+            if nonfinite is not None:
+                self.settle()
+            self._native.set_settings(hyper, limits, program, targets, nonfinite, changes)
+
+    def load(
+        self,
+        *,
+        accumulated: tuple[float, int, float, list[bool]],
+        arrays: Sequence[tuple[Any, npt.NDArray[Any]]] = (),
+        **state: Any,
+    ) -> None:
+        device = self._device
+        with self._alone():
+            if device.enter():
+                raise _core.StateError("load_state_dict: not while a stream is capturing")
+            # what may fail, before anything is written: the device's memory, its counts
+            copies = [
+                (array, device.cupy.asarray(np.ascontiguousarray(values)).reshape(array.shape))
+                for array, values in arrays
+            ]
+            self._let_host_count()
+            self._native.load(accumulated=accumulated, **state)
+            for array, values in copies:
+                array[...] = values
+            device.upload("weighted", np.array([accumulated[2]]))
 
     @property
     def nonfinite(self) -> str:
@@ -67,8 +116,9 @@ class CudaPlan:
 
     @nonfinite.setter
     def nonfinite(self, value: str) -> None:
-        self.settle()
-        self._native.nonfinite = value
+        with self._alone():
+            self.settle()
+            self._native.nonfinite = value
 
     # counts, which the device may have to be asked for
 
@@ -120,26 +170,39 @@ class CudaPlan:
     # steps
 
     def step(
-        self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool = False
+        self,
+        gradients: Any,
+        grad_scale: float,
+        clock: Any,
+        take_norm: bool = False,
+        changes: _core.Changes | None = None,
     ) -> CudaStepInfo:
         with self._alone():
             if self._device.enter():
                 return self._replays.capture(gradients, grad_scale, clock, take_norm)
             if self._native.nonfinite != "skip":
                 self.settle()
-                return self._plain_step(gradients, grad_scale, clock, take_norm)
+                return self._plain_step(gradients, grad_scale, clock, take_norm, changes)
             if self._replays.ready:
                 self.settle()
             try:
-                return self._counted_step(gradients, grad_scale, clock, take_norm)
+                info = self._counted_step(gradients, grad_scale, clock, take_norm)
             except ValueError:
                 if not self._unknown:
                     raise
-            self.settle()  # a schedule may have been asked for a row that is not needed
-            return self._counted_step(gradients, grad_scale, clock, take_norm)
+                self.settle()  # a schedule may have been asked for a row that is not needed
+                info = self._counted_step(gradients, grad_scale, clock, take_norm)
+            if changes and info.applied:
+                _core.commit(changes)
+            return info
 
     def _plain_step(
-        self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool
+        self,
+        gradients: Any,
+        grad_scale: float,
+        clock: Any,
+        take_norm: bool,
+        changes: _core.Changes | None,
     ) -> CudaStepInfo:
         native, device = self._native, self._device
         needs_sum, _ = native.begin(gradients, grad_scale, clock, take_norm)
@@ -163,7 +226,7 @@ class CudaPlan:
         device.update()
         self._counts = False
         self._replays.retire()
-        native.commit()
+        native.commit(changes)
         return CudaStepInfo(device, (native.lr,), 0, number or None, known=True)
 
     def _refuse_nonfinite(self, number: int, gradients: Any) -> None:
