@@ -45,19 +45,18 @@ ONE_COMPILER = {("double_double.h", "math.h"), ("double_double.h", "string.h")}
 # What each room of the package may import, besides itself. Rooms not named here stand above all.
 IMPORTS: dict[str, set[str]] = {
     "_core": set(),
-    "trees": set(),
-    "arguments": set(),
-    "clock": set(),
+    **{name: set() for name in ("trees", "arguments", "clock")},
     "engines": {"_core"},
     "expression": {"_core", "arguments", "clock"},
     "schedules": {"trees", "arguments", "expression"},
-    "control": {"_core", "arguments", "expression"},
-    "gradients": {"_core", "arguments", "clock", "expression"},
+    "memory": {"_core", "arguments", "expression"},
+    "control": {"_core", "arguments", "expression", "memory"},
+    "gradients": {"_core", "arguments", "clock", "expression", "memory"},
     "scaling": {"arguments", "expression", "gradients"},
-    "batch": {"_core", "arguments", "clock", "expression", "schedules"},
-    "data": {"_core", "arguments", "clock", "engines", "expression", "batch"},
+    "batch": {"_core", "arguments", "clock", "expression", "memory", "schedules"},
+    "data": {"_core", "arguments", "clock", "engines", "expression", "memory", "batch"},
     "optim": {"_core", "trees", "arguments", "clock", "engines", "expression", "control"}
-    | {"gradients"},
+    | {"gradients", "memory"},
     "fusestep": {"_core", "clock", "control", "expression", "schedules", "optim"}
     | {"batch", "data", "gradients", "scaling", "threads"},
     "threads": {"_core"},

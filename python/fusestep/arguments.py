@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
@@ -46,6 +47,22 @@ def check_positive(name: str, value: Any) -> float:
     if number == 0.0:
         raise ValueError(f"{name} must be greater than 0, not 0")
     return number
+
+
+def check_scalar(name: str, value: Any) -> float:
+    """The value as a float, NaN and infinities too: a number, or an array of one element."""
+    number = value
+    if hasattr(value, "item") and not hasattr(value, "mask"):  # of NumPy, CuPy, torch and others
+        with suppress(TypeError, ValueError, RuntimeError):  # more than one element
+            number = value.item()
+    if isinstance(number, (bool, str, bytes)) or hasattr(number, "shape"):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    try:
+        return float(number)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, not {value!r}") from None
+    except OverflowError:  # of an int
+        raise ValueError(f"{name} must be a number that a float can hold") from None
 
 
 def check_whole(name: str, value: Any, lower: int, upper: int = 2**63 - 1) -> int:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
-from .._core import StateError
-from ..arguments import check_number
+from .. import _core
+from ..arguments import check_number, check_scalar, check_whole
 from ..clock import Clock
 from ..expression import Expression
 from ..expression.cells import Cell
 from ..expression.nodes import Named
 from ..expression.vocabulary import plain
+from ..memory import Changes, Kind, MemoryCell, Remembering, memories
 from .rounding import LARGEST, Options, Rounding
 
 if TYPE_CHECKING:
@@ -25,7 +28,16 @@ P = ParamSpec("P")
 T = TypeVar("T", bound="Policy")
 
 
-class Policy:
+@dataclass(frozen=True)
+class Memory:
+    """What every policy remembers: its last size, the samples before it, and its ``overflow``."""
+
+    size: int | None = None
+    changed_at: float | None = None
+    overflow: float = 1.0
+
+
+class Policy(Remembering):
     """Decides the size of the next batch. `fixed`, `polynomial`, `noise_scale` and others are.
 
     A rule wants a real number; the options below make it a size, in this order:
@@ -49,7 +61,10 @@ class Policy:
         overflow: what the maximum cuts off is lost with "clip"; with "lr" it goes to the learning
             rate: ``policy.overflow`` is then ``maximum / wanted``.
 
-    ``next_size`` is called once for each batch, with the clock before it.
+    ``next_size`` is called once for each batch, with the clock before it. A policy that remembers
+    (with ``threshold``, ``monotone``, ``max_growth``, ``dwell`` or ``overflow="lr"``, or by its
+    rule) belongs to the first loader that uses it; another one refuses it with StateError.
+    ``copy.deepcopy`` gives one that belongs to nobody, with the same memory.
 
     Another rule is a class with ``wanted(clock)``, or a function given to `expression`.
 
@@ -66,17 +81,16 @@ class Policy:
         batch.exponential(start=20, rate=2, every=10, multiple_of=8, maximum=128)
     """
 
-    # attributes that are its state beside the size, as they begin; None becomes a number later
-    _remembers: ClassVar[dict[str, Any]] = {}
+    _memory: Memory
+    _begins: ClassVar[Memory] = Memory()
+    _start: int | None = None  # the size while the rule has wanted none
+    _parts: tuple[Any, ...] = ()  # expressions and others that its rule reads
 
     def __init__(self, **options: Unpack[Options]) -> None:
         self._rounding = Rounding(**options)
         self._typed: tuple[str, dict[str, Any]] = (type(self).__name__, {**options})
-        self._size: int | None = None
-        self._changed_at: float | None = None
-        self._share = Cell(1.0)
-        for name, first in self._remembers.items():
-            setattr(self, name, first)
+        self._share = MemoryCell(1.0, self)
+        self._remember(self._begins)
 
     def wanted(self, clock: Clock) -> float | None:
         """The number that the rule wants for the batch after this clock; None keeps the size."""
@@ -85,7 +99,12 @@ class Policy:
     @property
     def size(self) -> int | None:
         """The last size decided; None before the first."""
-        return self._size
+        return self._memory.size
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a size depends on those before it, or on what the policy was shown."""
+        return True
 
     @property
     def overflow(self) -> Expression:
@@ -97,31 +116,43 @@ class Policy:
 
         Args:
             clock: ``step``, ``samples`` and ``epoch`` before that batch, as far as the rule reads
-                them; a batch size in it is ignored.
+                them; a batch size in it is ignored. One with fewer ``samples`` than at the last
+                change is of another run: the policy then begins anew.
 
         Raises:
             ValueError: the rule gives NaN, or more than the limit of 2^53 without a maximum; or
                 the clock lacks what the rule or ``dwell`` reads. Nothing has changed.
             TypeError: the rule gives no number. Nothing has changed.
         """
+        size, changes = self.decide(clock)
+        return int(_core.commit(changes, size))
+
+    def decide(self, clock: Clock) -> tuple[int, Changes]:
+        """What ``next_size`` gives and the changes it makes, for ``_core.commit``."""
         if not isinstance(clock, Clock):
             raise TypeError(f"clock must be a fusestep.Clock, not {clock!r}")
         now = clock._replace(batch_size=None)
         samples = None if now.samples is None else check_number("samples", now.samples)
         if self._rounding.dwell > 0 and samples is None:
             raise ValueError(f"{self!r} has dwell in samples: its clock must tell samples")
-        wanted = self.wanted(now)
-        known = wanted if wanted is not None or self._size is None else float(self._size)
-        number = self._checked(known)
-        since = None
-        if samples is not None and self._changed_at is not None:
-            since = samples - self._changed_at
-        size = self._rounding.settled(self._rounding.nearest(number), self._size, since)
-        if wanted is not None:
-            self._share.memory[0] = self._rounding.share(number)
-        if size != self._size:
-            self._size, self._changed_at = size, samples
-        return size
+        memory, since = self._memory, None
+        if samples is not None and memory.changed_at is not None:
+            since = samples - memory.changed_at
+            if since < 0:
+                memory, since = self._first, None
+        wanted, memory = self._want(now, memory)
+        if wanted is None:
+            wanted = self._start if memory.size is None else None
+        number = self._checked(memory.size if wanted is None else wanted)
+        overflow = memory.overflow if wanted is None else self._rounding.share(number)
+        size = self._rounding.settled(self._rounding.nearest(number), memory.size, since)
+        changed_at = memory.changed_at if size == memory.size else samples
+        memory = replace(memory, size=size, changed_at=changed_at, overflow=overflow)
+        return size, self._changes(memory)
+
+    def _want(self, clock: Clock, memory: Memory) -> tuple[float | None, Memory]:
+        """What the rule wants, and the memory with what the rule itself takes from the clock."""
+        return self.wanted(clock), memory
 
     def observe(self, *, loss: Any = None, lr: Any = None) -> None:
         """Shows the policy what a step has told; most policies read nothing of it.
@@ -133,52 +164,81 @@ class Policy:
         Raises:
             TypeError, ValueError: one of them can't be observed. Nothing has changed.
         """
-        seen = _loss(loss)
-        self._observe(seen, None if lr is None else check_number("lr", lr))
+        _core.commit(self.after(loss=loss, lr=lr))
 
-    def _observe(self, loss: float | None, lr: float | None) -> None:
-        """Takes in a finite loss and a rate, each None where there is nothing new."""
+    def after(self, *, loss: Any = None, lr: Any = None) -> Changes:
+        """The changes that ``observe`` makes, for ``_core.commit``."""
+        seen = None if loss is None else check_scalar("loss", loss)
+        finite = seen if seen is not None and math.isfinite(seen) else None
+        rate = None if lr is None else check_number("lr", lr)
+        return self._changes(self._after(finite, rate))
 
-    def state_dict(self) -> dict[str, Any]:
-        """What it remembers: JSON values."""
-        own = {name.lstrip("_"): getattr(self, name) for name in self._remembers}
-        share = float(self._share.memory[0])
-        return {"size": self._size, "changed_at": self._changed_at, "overflow": share, **own}
+    def _after(self, loss: float | None, lr: float | None) -> Memory:
+        """The memory after a finite loss and a rate, each None where there is nothing new."""
+        return self._memory
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a ``state_dict``. StateError where it does not fit; nothing has changed.
 
         The options stay those of this policy: a saved size outside of them is left at once.
         """
-        self.check_state(state)
-        self._size, self._changed_at = state["size"], state["changed_at"]
-        self._share.memory[0] = state["overflow"]
-        for name in self._remembers:
-            setattr(self, name, state[name.lstrip("_")])
+        super().load_state_dict(state)
 
-    def check_state(self, state: Any) -> None:
-        """Raises StateError unless ``load_state_dict`` would take the state."""
-        own = {name.lstrip("_"): first for name, first in self._remembers.items()}
-        names = ["size", "changed_at", "overflow", *own]
-        if not isinstance(state, Mapping) or set(state) != set(names):
-            raise StateError(
-                f"the state of {self!r} must be a dict of {', '.join(names)}, not {state!r}"
+    def saved(self) -> dict[str, Any]:
+        """What it is and what it remembers: JSON values, for `resumed`."""
+        name, arguments = self._typed
+        texts = {argument: _text(value) for argument, value in arguments.items()}
+        return {"name": name, "arguments": texts, "state": self.state_dict()}
+
+    def resumed(self, saved: Any) -> Changes:
+        """The changes with which it goes on from what `saved` gave, perhaps for another policy.
+
+        One of the same name goes on from the state; a warning lists arguments that differ. One of
+        another name begins anew, and a warning says so if it remembers anything. Functions are
+        compared by their names. StateError: what is saved is of no policy.
+        """
+        present = self.saved()
+        if not isinstance(saved, Mapping) or saved.keys() != present.keys():
+            raise _core.StateError(
+                f"a saved policy must be a dict of {', '.join(present)}, not {saved!r}"
             )
-        size, changed_at, overflow = (state[name] for name in names[:3])
-        fits = {
-            "size": size is None
-            or (isinstance(size, int) and _is_finite(size) and 1 <= size <= LARGEST),
-            "changed_at": changed_at is None or (_is_finite(changed_at) and changed_at >= 0),
-            "overflow": _is_finite(overflow) and 0 <= overflow <= 1,
-            **{k: _is_finite(state[k]) or state[k] is own[k] is None for k in own},
-        }
-        for name in names:
-            if not fits[name]:
-                raise StateError(f"the state of {self!r} can't have {name}={state[name]!r}")
+        there, here = saved["arguments"], present["arguments"]
+        if not isinstance(there, Mapping) or not isinstance(saved["name"], str):
+            raise _core.StateError(f"a saved policy must have a name and arguments, not {saved!r}")
+        if saved["name"] != present["name"]:
+            if self.remembers:
+                _warn(f"{self!r} begins anew: what was saved is the state of {saved['name']}")
+            return self._changes(self._first)
+        names = [name for name in {**here, **there} if there.get(name) != here.get(name)]
+        changes = self.restored(saved["state"])
+        if names and self.remembers:
+            pairs = (f"{n}: saved {there.get(n)}, present {here.get(n)}" for n in names)
+            _warn(f"{self!r} goes on from the state of other arguments: {'; '.join(pairs)}")
+        return changes
+
+    def memories(self) -> Iterator[Remembering]:
+        """What belongs to the loader that uses this policy: itself, and what its rule reads."""
+        yield self
+        for part in self._parts:
+            yield from memories(part)
+
+    def _shown(self, memory: Memory) -> Iterable[tuple[Cell, float]]:
+        return ((self._share, memory.overflow),)
+
+    def _is_owned(self, kind: Kind) -> bool:
+        return kind == "loader" and self.remembers  # optimizers only read a policy's expressions
+
+    def _check_memory(self, memory: Memory) -> None:
+        if memory.size is not None:
+            check_whole("size", memory.size, 1, LARGEST)
+        if memory.changed_at is not None:
+            check_number("changed_at", memory.changed_at, 0.0, LARGEST)
+        check_number("overflow", memory.overflow, 0.0, 1.0)
 
     def __repr__(self) -> str:
         name, arguments = self._typed
-        return f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+        texts = {k: _text(v) if inspect.isroutine(v) else repr(v) for k, v in arguments.items()}
+        return f"{name}({', '.join(f'{k}={text}' for k, text in texts.items())})"
 
     def _live(self, name: str, body: Expression) -> Expression:
         """An expression that this policy changes, under a name that a saved setting can have."""
@@ -220,18 +280,13 @@ def _is_same(value: Any, default: Any) -> bool:
     return type(value) is type(default) and bool(value == default)
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+def _text(value: Any) -> str:
+    """An argument as text that is the same in every process: functions by name."""
+    if isinstance(value, (str, Real, list, tuple, dict, type(None), Expression, Remembering)):
+        return repr(value)
+    of = value if hasattr(value, "__qualname__") else type(value)
+    return f"{of.__module__}:{of.__qualname__}"
 
 
-def _loss(value: Any) -> float | None:
-    """A loss as a float, or None where it tells nothing."""
-    if value is None:
-        return None
-    if isinstance(value, (str, bytes, bool)):
-        raise TypeError(f"loss must be a number, not {value!r}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"loss must be a number, not {value!r}") from None
-    return number if math.isfinite(number) else None
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..arguments import check_number, check_positive, check_whole
 from ..clock import Clock
-from .base import Policy, typed
+from .base import Memory, Policy, typed
 from .rounding import LARGEST, Options
 
 if TYPE_CHECKING:
@@ -39,15 +39,17 @@ class Adaptive(Policy):
         self._start = check_whole("start", start, 1, LARGEST)
 
     def wanted(self, clock: Clock) -> float | None:
-        value = self._rule()
-        return self._start if value is None and self.size is None else value
+        return self._rule(self._memory)
 
-    def _rule(self) -> float | None:
+    def _want(self, clock: Clock, memory: Memory) -> tuple[float | None, Memory]:
+        return self._rule(memory), memory
+
+    def _rule(self, memory: Memory) -> float | None:
         raise NotImplementedError
 
 
 class OfGradients(Adaptive):
-    """A rule of some of the statistics, or none while one of these is unknown."""
+    """A rule of its memory and some of the statistics; none while one of these is unknown."""
 
     def __init__(
         self,
@@ -62,13 +64,14 @@ class OfGradients(Adaptive):
         if missing:
             raise TypeError(f"statistics must have {', '.join(missing)}, not be {statistics!r}")
         self._statistics, self._reads, self._of = statistics, reads, rule
+        self._parts = (statistics,)
 
-    def _rule(self) -> float | None:
+    def _rule(self, memory: Memory) -> float | None:
         values = [getattr(self._statistics, name) for name in self._reads]
         for name, value in zip(self._reads, values, strict=True):
             if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
                 raise TypeError(f"{self!r} reads {name}: it must be a number, not {value!r}")
-        return None if None in values else self._of(*map(float, values))
+        return None if None in values else self._of(memory, *map(float, values))
 
 
 @typed
@@ -98,7 +101,7 @@ def noise_scale(
     Source: McCandlish et al., "An empirical model of large-batch training", 2018.
     """
     factor = check_positive("c", c)
-    return OfGradients(statistics, ("noise_scale",), lambda b: factor * b, start, **options)
+    return OfGradients(statistics, ("noise_scale",), lambda _, b: factor * b, start, **options)
 
 
 @typed
@@ -129,7 +132,7 @@ def norm_test(
     check_positive("theta", theta)
     part = check_number("theta", theta, 0.0, 1.0, below_upper=True)
 
-    def rule(s: float, g2: float) -> float | None:
+    def rule(_: Memory, s: float, g2: float) -> float | None:
         return s / part / part / g2 if g2 > 0 else None
 
     reads = ("gradient_variance", "squared_gradient")
@@ -173,7 +176,7 @@ def diversity(
     part = check_positive("delta", delta)
     n = check_whole("n_samples", n_samples, 1, LARGEST)
 
-    def rule(s: float, g2: float) -> float | None:
+    def rule(_: Memory, s: float, g2: float) -> float | None:
         return part * ((s + g2) / (g2 + s / n)) if g2 > 0 else None
 
     reads = ("gradient_variance", "squared_gradient")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from ..arguments import check_finite, check_number, check_positive
-from .base import Policy, typed
+from .base import Memory, Policy, typed
 from .gradients import Adaptive, OfGradients, Statistics
 from .rounding import Options
 
@@ -14,10 +15,21 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@dataclass(frozen=True)
+class CabsMemory(Memory):
+    loss: float | None = None
+    lr: float | None = None
+
+
+@dataclass(frozen=True)
+class RatioMemory(Memory):
+    first_loss: float | None = None
+    loss: float | None = None
+
+
 class Cabs(OfGradients):
-    _remembers: ClassVar[dict[str, Any]] = {"_loss": None, "_lr": None}
-    _loss: float | None
-    _lr: float | None
+    _memory: CabsMemory
+    _begins: ClassVar[Memory] = CabsMemory()
 
     def __init__(
         self,
@@ -31,18 +43,25 @@ class Cabs(OfGradients):
         self._c = check_positive("c", c)
         self._smoothing = check_number("smoothing", smoothing, 0.0, 1.0, below_upper=True)
 
-    def _observe(self, loss: float | None, lr: float | None) -> None:
+    def _after(self, loss: float | None, lr: float | None) -> CabsMemory:
+        memory = self._memory
         if loss is not None:
             check_number("loss", loss)
-            keep = self._smoothing
-            before = loss if self._loss is None else self._loss
-            self._loss = keep * before + (1 - keep) * loss
-        self._lr = self._lr if lr is None else lr
+            keep, before = self._smoothing, loss if memory.loss is None else memory.loss
+            memory = replace(memory, loss=keep * before + (1 - keep) * loss)
+        return memory if lr is None else replace(memory, lr=lr)
 
-    def _size_for(self, s: float) -> float | None:
-        if self._loss is None or self._lr is None:
+    def _size_for(self, memory: CabsMemory, s: float) -> float | None:
+        if memory.loss is None or memory.lr is None:
             return None
-        return self._c * self._lr * s / self._loss if self._loss > 0 else math.inf
+        return self._c * memory.lr * s / memory.loss if memory.loss > 0 else math.inf
+
+    def _check_memory(self, memory: Memory) -> None:
+        super()._check_memory(memory)
+        assert isinstance(memory, CabsMemory)
+        for name, value in (("loss", memory.loss), ("lr", memory.lr)):
+            if value is not None:
+                check_number(name, value)
 
 
 @typed
@@ -85,31 +104,42 @@ def cabs(
 
 
 class LossRatio(Adaptive):
-    _remembers: ClassVar[dict[str, Any]] = {"_first_loss": None, "_loss": None}
-    _first_loss: float | None
-    _loss: float | None
+    _memory: RatioMemory
+    _begins: ClassVar[Memory] = RatioMemory()
 
     def __init__(self, start: int, lowest: float, **options: Unpack[Options]) -> None:
         super().__init__(start, **options)
         self._lowest = check_finite("lowest", lowest)
 
-    def _observe(self, loss: float | None, lr: float | None) -> None:
+    def _after(self, loss: float | None, lr: float | None) -> RatioMemory:
+        memory = self._memory
         if loss is None:
-            return
-        if self._first_loss is None:
-            if loss <= self._lowest:
-                raise ValueError(
-                    f"the first loss must be above lowest={self._lowest!r} for {self!r}, "
-                    f"not {loss!r}"
-                )
-            self._first_loss = loss
-        self._loss = loss
+            return memory
+        first = memory.first_loss
+        if first is None:
+            self._check_first("the first loss", loss)
+            first = loss
+        return replace(memory, first_loss=first, loss=loss)
 
-    def _rule(self) -> float | None:
-        if self._first_loss is None or self._loss is None:
+    def _check_first(self, name: str, loss: float) -> None:
+        if loss <= self._lowest:
+            raise ValueError(
+                f"{name} must be above lowest={self._lowest!r} for {self!r}, not {loss!r}"
+            )
+
+    def _rule(self, memory: Memory) -> float | None:
+        assert isinstance(memory, RatioMemory)
+        assert self._start is not None
+        if memory.first_loss is None or memory.loss is None:
             return None
-        left = self._loss - self._lowest
-        return self._start * ((self._first_loss - self._lowest) / left) if left > 0 else math.inf
+        left = memory.loss - self._lowest
+        return self._start * ((memory.first_loss - self._lowest) / left) if left > 0 else math.inf
+
+    def _check_memory(self, memory: Memory) -> None:
+        super()._check_memory(memory)
+        assert isinstance(memory, RatioMemory)
+        if memory.first_loss is not None:
+            self._check_first("first_loss", memory.first_loss)
 
 
 @typed

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .. import schedules
 from ..arguments import check_number, check_positive, check_whole
 from ..clock import Clock
 from ..expression import Expression
 from ..expression.cells import Cell
-from .base import Policy, typed
+from ..memory import MemoryCell
+from .base import Memory, Policy, typed
 from .rounding import LARGEST, Options, OtherOptions
 from .scheduled import Scheduled, check_curve
 
@@ -26,41 +29,59 @@ class Doubling(Scheduled):
     lr_factor: Expression
 
 
+@dataclass(frozen=True)
+class RateMemory(Memory):
+    highest: float = 0.0  # value of the curve so far
+
+
 class IncreaseInsteadOfDecay(Policy):
     """What `increase_instead_of_decay` gives."""
 
-    _remembers: ClassVar[dict[str, Any]] = {"highest": 0.0}
+    _memory: RateMemory
 
     def __init__(self, curve: Expression, base_batch: int, **options: Unpack[Options]) -> None:
-        self._rate = Cell(0.0)
         super().__init__(**options)
         self._curve = curve
+        self._parts = (curve,)
         self._base_batch = base_batch
-        self.highest = self._value(_BEGIN)
+        first = RateMemory(highest=self._value(_BEGIN))
+        self._rate = MemoryCell(first.highest, self)
+        self._remember(first)
 
     @property
     def highest(self) -> float:
         """The highest value of the curve so far."""
-        return float(self._rate.memory[0])
-
-    @highest.setter
-    def highest(self, value: float) -> None:
-        self._rate.memory[0] = value
+        return self._memory.highest
 
     @property
     def lr(self) -> Expression:
         """The learning rate for the last size decided."""
         return self._live("lr", self._rate * self._share)
 
-    def wanted(self, clock: Clock) -> float | None:
+    def wanted(self, clock: Clock) -> float:
+        return self._want(clock, self._memory)[0]
+
+    def _want(self, clock: Clock, memory: Memory) -> tuple[float, Memory]:
+        assert isinstance(memory, RateMemory)
         value = self._value(clock)
-        self.highest = max(self.highest, value)
-        if value == self.highest:
-            return self._base_batch
-        return self._base_batch * (self.highest / value) if value > 0 else math.inf
+        highest = max(memory.highest, value)
+        memory = replace(memory, highest=highest)
+        if value == highest:
+            return self._base_batch, memory
+        return self._base_batch * (highest / value) if value > 0 else math.inf, memory
 
     def _value(self, clock: Clock) -> float:
         return check_number("lr_curve", self._curve(clock))
+
+    def _shown(self, memory: Memory) -> Iterable[tuple[Cell, float]]:
+        assert isinstance(memory, RateMemory)
+        yield from super()._shown(memory)
+        yield self._rate, memory.highest
+
+    def _check_memory(self, memory: Memory) -> None:
+        super()._check_memory(memory)
+        assert isinstance(memory, RateMemory)
+        check_number("highest", memory.highest)
 
 
 @typed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from ..arguments import check_choice, check_flag, check_number, check_whole
 
@@ -19,7 +19,7 @@ class OtherOptions(TypedDict, total=False):
     monotone: bool
     max_growth: float | None
     dwell: float
-    overflow: str
+    overflow: Literal["clip", "lr"]
 
 
 class Options(OtherOptions, total=False):
@@ -39,7 +39,7 @@ class Rounding:
     monotone: bool = False
     max_growth: float | None = None
     dwell: float = 0.0
-    overflow: str = "clip"
+    overflow: Literal["clip", "lr"] = "clip"
 
     def __post_init__(self) -> None:
         self.minimum = check_whole("minimum", self.minimum, 1, LARGEST)
@@ -61,6 +61,12 @@ class Rounding:
         check_choice("overflow", self.overflow, ("clip", "lr"))
         if self.overflow == "lr" and self.maximum is None:
             raise ValueError("overflow='lr' needs a maximum")
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a size depends on those before it, or shows in a learning rate."""
+        hysteresis = self.threshold > 0 or self.monotone or self.max_growth is not None
+        return hysteresis or self.dwell > 0 or self.overflow == "lr"
 
     @property
     def least(self) -> int:

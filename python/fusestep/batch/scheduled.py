@@ -12,6 +12,7 @@ from ..clock import Clock
 from ..expression import Expression, floor, minimum, samples
 from ..expression.nodes import expression as as_expression
 from ..expression.traversal import substituted, walk
+from ..memory import Changes
 from .base import Policy, typed
 from .rounding import LARGEST, Options
 
@@ -25,6 +26,11 @@ class Scheduled(Policy):
     def __init__(self, rule: Callable[[Clock], Any], **options: Unpack[Options]) -> None:
         super().__init__(**options)
         self._rule = rule
+        self._parts = (rule,)
+
+    @property
+    def remembers(self) -> bool:
+        return self._rounding.remembers
 
     def wanted(self, clock: Clock) -> float | None:
         try:
@@ -43,10 +49,10 @@ class _Fixed(Scheduled):
         super().__init__(as_expression(n), **options)
         self._n = self._rounding.nearest(n)
 
-    def next_size(self, clock: Clock) -> int:
-        if self._size == self._n and isinstance(clock, Clock):
-            return self._n
-        return super().next_size(clock)
+    def decide(self, clock: Clock) -> tuple[int, Changes]:
+        if self.size == self._n and isinstance(clock, Clock):
+            return self._n, []
+        return super().decide(clock)
 
 
 def check_curve(name: str, curve: Any) -> Expression:

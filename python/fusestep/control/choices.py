@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
-from ..arguments import check_finite, check_whole
+from ..arguments import check_finite, check_number, check_whole
 from ..expression import Expression, maximum, step, where
-from ..expression.cells import Cell
 from ..expression.nodes import expression
 from ..expression.traversal import substituted
 from ..expression.vocabulary import in_vocabulary
-from .base import Control, clipped
+from ..memory import MemoryCell
+from .base import Control, Memory, bounded, clipped
+
+_MOST = sys.float_info.max
+
+
+@dataclass(frozen=True)
+class RestartMemory(Memory):
+    value: float = 0.0  # the step at which the curve began; -1 before a reset to a number
+    below: bool = False
+
+
+@dataclass(frozen=True)
+class TrialMemory(Memory):
+    value: float = 0.0  # the place of the curve that is followed
+    count: int = 0  # losses in this round
+    last: float | None = None  # the loss at the end of the trial before
+    falls: tuple[float | None, ...] = ()  # of the trials that are over; None: not finite
 
 
 @in_vocabulary
@@ -40,9 +58,8 @@ class RestartBelow(Control):
         (1.0, 0.9)
     """
 
-    __slots__ = ("_below",)
-    _below: bool
-    _remembers: ClassVar[dict[str, Any]] = {"_below": False}
+    __slots__ = ()
+    _memory: RestartMemory
 
     def __init__(
         self,
@@ -52,7 +69,8 @@ class RestartBelow(Control):
         lower: float = 0.0,
         upper: float | None = None,
     ) -> None:
-        begin = Cell(-1.0 if reset_to is not None else 0.0)
+        first = RestartMemory(value=0.0 if reset_to is None else -1.0)
+        begin = MemoryCell(first.value)
         if reset_to is None:
             body = substituted(expression(curve), {"step": maximum(step - begin, 0)})
         else:
@@ -64,13 +82,16 @@ class RestartBelow(Control):
             "lower": lower,
             "upper": upper,
         }
-        super().__init__(arguments, begin, clipped(body, lower, upper))
+        super().__init__(arguments, first, begin, clipped(body, lower, upper))
 
-    def _observe(self, loss: float) -> None:
+    def _after(self, loss: float, seen: int) -> RestartMemory:
         below = loss < self._known["threshold"]
-        if below and not self._below:
-            self._cell.memory[0] = self._seen
-        self._below = below
+        begins = below and not self._memory.below
+        return RestartMemory(seen, float(seen) if begins else self._memory.value, below)
+
+    def _check_memory(self, memory: RestartMemory) -> None:
+        if memory.value != self._first.value:
+            check_number("value", memory.value, 0.0, memory.seen)
 
 
 @in_vocabulary
@@ -99,15 +120,8 @@ class BestOf(Control):
         0.2
     """
 
-    __slots__ = ("_count", "_falls", "_last")
-    _count: int
-    _last: float | None
-    _falls: list[float | None]
-    _remembers: ClassVar[dict[str, Any]] = {
-        "_count": 0,  # losses in this round
-        "_last": None,  # the loss at the end of the trial before
-        "_falls": [],  # of the trials that are over; None where a loss was no number
-    }
+    __slots__ = ()
+    _memory: TrialMemory
 
     def __init__(
         self,
@@ -118,7 +132,7 @@ class BestOf(Control):
     ) -> None:
         if len(curves) < 2:
             raise ValueError(f"curves must be two or more expressions, not {curves!r}")
-        chosen = Cell(0.0)
+        chosen = MemoryCell(0.0)
         nodes = [expression(curve) for curve in curves]
         body = nodes[-1]
         for k in reversed(range(len(nodes) - 1)):
@@ -129,23 +143,40 @@ class BestOf(Control):
             "lower": lower,
             "upper": upper,
         }
-        super().__init__(arguments, chosen, clipped(body, lower, upper))
+        super().__init__(arguments, TrialMemory(), chosen, clipped(body, lower, upper))
 
-    def _observe(self, loss: float) -> None:
-        trial, curves = self._known["trial"], len(self._known["curves"])
-        if self._last is None and not self._falls and math.isfinite(loss):
-            self._last = loss
-        self._count += 1
-        trials = trial * curves
-        if self._count <= trials and self._count % trial == 0:
-            fall = (math.nan if self._last is None else self._last) - loss
-            self._falls.append(fall if math.isfinite(fall) else None)
-            self._last = loss if math.isfinite(loss) else None
-        if self._count == trials:
-            falls = [-math.inf if fall is None else fall for fall in self._falls]
-            self._cell.memory[0] = falls.index(max(falls))
-        elif self._count < trials:
-            self._cell.memory[0] = self._count // trial
-        elif self._count == 2 * trials:
-            self._count, self._falls, self._last = 0, [], loss if math.isfinite(loss) else None
-            self._cell.memory[0] = 0.0
+    def _after(self, loss: float, seen: int) -> TrialMemory:
+        trial, trials = self._known["trial"], self._trials
+        value, count, falls = self._memory.value, self._memory.count + 1, self._memory.falls
+        end = loss if math.isfinite(loss) else None
+        last = end if self._memory.last is None and not falls else self._memory.last
+        if count <= trials and count % trial == 0:
+            fall = None if last is None or end is None else bounded(last - end, -_MOST, _MOST)
+            falls, last = (*falls, fall), end
+        if count < trials:
+            value = float(count // trial)
+        elif count == trials:
+            value = float(falls.index(max(falls, key=_rank)))
+        elif count == 2 * trials:
+            value, count, last, falls = 0.0, 0, end, ()
+        return TrialMemory(seen, value, count, last, falls)
+
+    @property
+    def _trials(self) -> int:
+        """Losses that all trials of a round take."""
+        trials: int = self._known["trial"] * len(self._known["curves"])
+        return trials
+
+    def _check_memory(self, memory: TrialMemory) -> None:
+        trial, trials = self._known["trial"], self._trials
+        check_whole("count", memory.count, 0, 2 * trials - 1)
+        over = min(memory.count, trials) // trial
+        if len(memory.falls) != over:
+            raise ValueError(f"falls must be {over} at count={memory.count}, not {memory.falls!r}")
+        tried = range(len(self._known["curves"])) if memory.count >= trials else (over,)
+        if memory.value not in tried:
+            raise ValueError(f"value must be one of {[*tried]}, not {memory.value!r}")
+
+
+def _rank(fall: float | None) -> float:
+    return -math.inf if fall is None else fall

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Literal
 
 from ..arguments import check_choice, check_number, check_positive, check_whole
-from ..expression.cells import Cell
 from ..expression.vocabulary import in_vocabulary
-from .base import Control, bounded, check_bounds
+from .base import Control, Memory, bounded, check_bounds, check_value
+
+
+@dataclass(frozen=True)
+class PlateauMemory(Memory):
+    best: float | None = None
+    bad: int = 0
+    cooling: int = 0
+
+
+@dataclass(frozen=True)
+class TrendMemory(Memory):
+    smoothed: float | None = None
+    bad: int = 0
+    good: int = 0
 
 
 @in_vocabulary
@@ -19,8 +33,8 @@ class Plateau(Control):
     size (above it for ``mode="max"``). After more than ``patience`` losses in a row that are not,
     the value is multiplied by ``factor``, and then ``cooldown`` losses are not counted.
 
-    Begins at 1. NaN is never better. Losses of either sign are good; the threshold is measured on
-    the right side of negative ones, where torch's is on the wrong side.
+    Begins at 1. NaN and infinite losses are never better. Losses of either sign are good; the
+    threshold is measured on the right side of negative ones, where torch's is on the wrong side.
 
     Args:
         factor: in (0, 1).
@@ -41,18 +55,15 @@ class Plateau(Control):
     Source: the conventions are those of torch.optim.lr_scheduler.ReduceLROnPlateau.
     """
 
-    __slots__ = ("_bad", "_best", "_cooling")
-    _best: float | None
-    _bad: int
-    _cooling: int
-    _remembers: ClassVar[dict[str, Any]] = {"_best": None, "_bad": 0, "_cooling": 0}
+    __slots__ = ()
+    _memory: PlateauMemory
 
     def __init__(
         self,
         factor: float = 0.1,
         patience: int = 10,
         threshold: float = 1e-4,
-        mode: str = "min",
+        mode: Literal["min", "max"] = "min",
         cooldown: int = 0,
         min_value: float = 0.0,
     ) -> None:
@@ -65,30 +76,33 @@ class Plateau(Control):
             "min_value": check_number("min_value", min_value, 0.0, 1.0),
         }
         check_positive("factor", factor)
-        super().__init__(arguments, Cell(1.0))
+        super().__init__(arguments, PlateauMemory())
 
-    def _observe(self, loss: float) -> None:
-        known = self._known
-        if self._is_better(loss):
-            self._best, self._bad = loss, 0
-        else:
-            self._bad += 1
-        if self._cooling > 0:
-            self._cooling -= 1
-            self._bad = 0
-        if self._bad > known["patience"]:
-            value = self._cell.memory[0] * known["factor"]
-            self._cell.memory[0] = max(value, known["min_value"])
-            self._cooling, self._bad = known["cooldown"], 0
+    def _after(self, loss: float, seen: int) -> PlateauMemory:
+        known, now = self._known, self._memory
+        is_better = self._is_better(loss)
+        bad = 0 if is_better or now.cooling > 0 else now.bad + 1
+        value, cooling = now.value, max(now.cooling - 1, 0)
+        if bad > known["patience"]:
+            value, cooling, bad = value * known["factor"], known["cooldown"], 0
+            value = max(value, known["min_value"])
+        best = loss if is_better else now.best
+        return PlateauMemory(seen, value, best, bad, cooling)
 
     def _is_better(self, loss: float) -> bool:
-        if math.isnan(loss):
+        if not math.isfinite(loss):
             return False
-        lowest = self._known["mode"] == "min"
-        if self._best is None:
-            return loss < math.inf if lowest else loss > -math.inf
-        margin: float = self._known["threshold"] * abs(self._best)
-        return loss < self._best - margin if lowest else loss > self._best + margin
+        best = self._memory.best
+        if best is None:
+            return True
+        margin: float = self._known["threshold"] * abs(best)
+        return loss < best - margin if self._known["mode"] == "min" else loss > best + margin
+
+    def _check_memory(self, memory: PlateauMemory) -> None:
+        known = self._known
+        check_value(memory, known["min_value"], 1.0)
+        check_whole("bad", memory.bad, 0, known["patience"])
+        check_whole("cooling", memory.cooling, 0, known["cooldown"])
 
 
 @in_vocabulary
@@ -120,11 +134,8 @@ class ReduceThenGrow(Control):
     Source: GreedyLR, in Hugging Face transformers.
     """
 
-    __slots__ = ("_bad", "_good", "_smoothed")
-    _smoothed: float | None
-    _bad: int
-    _good: int
-    _remembers: ClassVar[dict[str, Any]] = {"_smoothed": None, "_bad": 0, "_good": 0}
+    __slots__ = ()
+    _memory: TrendMemory
 
     def __init__(
         self,
@@ -147,23 +158,30 @@ class ReduceThenGrow(Control):
             "lower": lower,
             "upper": upper,
         }
-        super().__init__(arguments, Cell(1.0))
+        super().__init__(arguments, TrendMemory())
 
-    def _observe(self, loss: float) -> None:
-        known, before = self._known, self._smoothed
-        finite = math.isfinite(loss)
-        if finite:
+    def _after(self, loss: float, seen: int) -> TrendMemory:
+        known, now = self._known, self._memory
+        smoothed, rise = now.smoothed, 0.0
+        if math.isfinite(loss):
             keep = known["smoothing"]
-            self._smoothed = loss if before is None else keep * before + (1 - keep) * loss
-        rise = 0.0 if before is None or self._smoothed is None else self._smoothed - before
-        if rise > 0 or not finite:
-            self._bad, self._good = self._bad + 1, 0
+            smoothed = loss if smoothed is None else keep * smoothed + (1 - keep) * loss
+            rise = 0.0 if now.smoothed is None else smoothed - now.smoothed
+        bad, good = now.bad, now.good
+        if rise > 0 or not math.isfinite(loss):
+            bad, good = bad + 1, 0
         elif rise < 0:
-            self._bad, self._good = 0, self._good + 1
+            bad, good = 0, good + 1
         factor = 1.0
-        if self._bad > known["patience_bad"]:
-            factor, self._bad = known["shrink"], 0
-        elif self._good > known["patience_good"]:
-            factor, self._good = known["grow"], 0
-        value = self._cell.memory[0] * factor
-        self._cell.memory[0] = bounded(value, known["lower"], known["upper"])
+        if bad > known["patience_bad"]:
+            factor, bad = known["shrink"], 0
+        elif good > known["patience_good"]:
+            factor, good = known["grow"], 0
+        value = bounded(now.value * factor, known["lower"], known["upper"])
+        return TrendMemory(seen, value, smoothed, bad, good)
+
+    def _check_memory(self, memory: TrendMemory) -> None:
+        known = self._known
+        check_value(memory, known["lower"], known["upper"])
+        check_whole("bad", memory.bad, 0, known["patience_bad"])
+        check_whole("good", memory.good, 0, known["patience_good"])

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from ..arguments import check_choice, check_number, check_positive
-from ..expression.cells import Cell
 from ..expression.vocabulary import in_vocabulary
-from .base import Control, bounded, check_bounds
+from .base import Control, Memory, bounded, check_bounds, check_value
+
+
+@dataclass(frozen=True)
+class BackoffMemory(Memory):
+    previous: float | None = None
+
+
+@dataclass(frozen=True)
+class RollbackMemory(Memory):
+    best: float | None = None
+    best_value: float = 1.0
+
+
+@dataclass(frozen=True)
+class GapMemory(Memory):
+    best: float | None = None
 
 
 @in_vocabulary
@@ -33,24 +49,29 @@ class LossBackoff(Control):
         0.25
     """
 
-    __slots__ = ("_previous",)
-    _previous: float | None
-    _remembers: ClassVar[dict[str, Any]] = {"_previous": None}
+    __slots__ = ()
+    _memory: BackoffMemory
 
     def __init__(self, start: float = 1.0, lower: float = 0.0, upper: float = 1.0) -> None:
         check_bounds(lower, upper, check_positive("start", start))
-        super().__init__({"start": start, "lower": lower, "upper": upper}, Cell(start))
+        arguments = {"start": start, "lower": lower, "upper": upper}
+        super().__init__(arguments, BackoffMemory(value=float(start)))
 
     def check(self, loss: Any) -> float:
         return _above_zero(super().check(loss), self)
 
-    def _observe(self, loss: float) -> None:
+    def _after(self, loss: float, seen: int) -> BackoffMemory:
+        known, value, previous = self._known, self._memory.value, self._memory.previous
         if not math.isfinite(loss):
-            return
-        if self._previous is not None:
-            value = self._cell.memory[0] * self._previous / loss
-            self._cell.memory[0] = bounded(value, self._known["lower"], self._known["upper"])
-        self._previous = loss
+            return BackoffMemory(seen, value, previous)
+        if previous is not None:
+            value = value * previous / loss
+        return BackoffMemory(seen, bounded(value, known["lower"], known["upper"]), loss)
+
+    def _check_memory(self, memory: BackoffMemory) -> None:
+        check_value(memory, self._known["lower"], self._known["upper"])
+        if memory.previous is not None:
+            check_positive("previous", memory.previous)
 
 
 @in_vocabulary
@@ -78,10 +99,8 @@ class Rollback(Control):
         0.625
     """
 
-    __slots__ = ("_best", "_best_value")
-    _best: float | None
-    _best_value: float
-    _remembers: ClassVar[dict[str, Any]] = {"_best": None, "_best_value": 1.0}
+    __slots__ = ()
+    _memory: RollbackMemory
 
     def __init__(
         self,
@@ -100,22 +119,27 @@ class Rollback(Control):
             "lower": lower,
             "upper": upper,
         }
-        super().__init__(arguments, Cell(1.0))
+        super().__init__(arguments, RollbackMemory())
 
-    def _observe(self, loss: float) -> None:
-        known, value = self._known, float(self._cell.memory[0])
-        if math.isfinite(loss) and (self._best is None or loss < self._best):
-            self._best, self._best_value = loss, value
+    def _after(self, loss: float, seen: int) -> RollbackMemory:
+        known, now = self._known, self._memory
+        value, best, best_value = now.value, now.best, now.best_value
+        if math.isfinite(loss) and (best is None or loss < best):
+            best, best_value = loss, value
             value *= known["grow"]
-        elif not math.isfinite(loss) or loss > self._limit():
-            self._best_value *= known["shrink"]
-            value = self._best_value
-        self._cell.memory[0] = bounded(value, known["lower"], known["upper"])
+        elif not math.isfinite(loss) or loss > self._limit(best):
+            value = best_value = best_value * known["shrink"]
+        value = bounded(value, known["lower"], known["upper"])
+        return RollbackMemory(seen, value, best, best_value)
 
-    def _limit(self) -> float:
-        assert self._best is not None
+    def _limit(self, best: float | None) -> float:
+        """The loss above which it is worse."""
         tolerance: float = self._known["tolerance"]
-        return self._best + tolerance * abs(self._best)
+        return math.inf if best is None else best + tolerance * abs(best)
+
+    def _check_memory(self, memory: RollbackMemory) -> None:
+        check_value(memory, self._known["lower"], self._known["upper"])
+        check_number("best_value", memory.best_value, 0.0, max(self._known["upper"], 1.0))
 
 
 @in_vocabulary
@@ -142,14 +166,13 @@ class LossGap(Control):
         0.75
     """
 
-    __slots__ = ("_best",)
-    _best: float | None
-    _remembers: ClassVar[dict[str, Any]] = {"_best": None}
+    __slots__ = ()
+    _memory: GapMemory
 
     def __init__(
         self,
         reference: float | None = None,
-        form: str = "gap",
+        form: Literal["gap", "article"] = "gap",
         lower: float = 0.05,
         upper: float = 1.0,
     ) -> None:
@@ -160,21 +183,26 @@ class LossGap(Control):
             "lower": lower,
             "upper": upper,
         }
-        super().__init__(arguments, Cell(upper))
+        super().__init__(arguments, GapMemory(value=float(upper)))
 
     def check(self, loss: Any) -> float:
         return _above_zero(super().check(loss), self)
 
-    def _observe(self, loss: float) -> None:
-        if math.isfinite(loss) and (self._best is None or loss < self._best):
-            self._best = loss
-        known = self._known
-        reference = self._best if known["reference"] is None else known["reference"]
-        if reference is None:
-            return
-        far = math.inf if math.isnan(loss) else loss
-        gap = 1.0 - (reference / far if known["form"] == "gap" else far / reference)
-        self._cell.memory[0] = bounded(gap, known["lower"], known["upper"])
+    def _after(self, loss: float, seen: int) -> GapMemory:
+        known, value, best = self._known, self._memory.value, self._memory.best
+        if math.isfinite(loss) and (best is None or loss < best):
+            best = loss
+        reference = best if known["reference"] is None else known["reference"]
+        if reference is not None:
+            far = math.inf if math.isnan(loss) else loss
+            gap = 1.0 - (reference / far if known["form"] == "gap" else far / reference)
+            value = bounded(gap, known["lower"], known["upper"])
+        return GapMemory(seen, value, best)
+
+    def _check_memory(self, memory: GapMemory) -> None:
+        check_value(memory, self._known["lower"], self._known["upper"])
+        if memory.best is not None:
+            check_positive("best", memory.best)
 
 
 def _above_zero(loss: float, control: Control) -> float:

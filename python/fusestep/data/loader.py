@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .._core import StateError
+from .._core import StateError, commit
 from ..arguments import check_choice, check_flag, check_whole
 from ..batch import Policy, as_policy
 from ..clock import Clock
 from ..expression import Expression
+from ..memory import claimed
 from .columns import Array, Columns
 from .order import Order, Piece
 from .stream import Stream
@@ -130,6 +131,8 @@ class Loader:
         self._epoch = self._position = 0  # of the next sample
         self._delivered = self._batches = 0  # samples and batches so far, of all ranks
         self._end = 0  # the epoch that ends the present loop
+        with claimed("loader", self, self.policy.memories()):
+            pass  # nothing fails from here on
 
     @property
     def clock(self) -> Clock:
@@ -230,13 +233,14 @@ class Loader:
             "end": self._end,
             "samples": self._delivered,
             "batches": self._batches,
-            "policy": {"typed": repr(self.policy), "state": self.policy.state_dict()},
+            "policy": self.policy.saved(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a ``state_dict``, also under another batch size, tail or shard.
 
-        The seed is the saved one. The state of the policy is taken if it is the same policy.
+        The seed is the saved one. The policy goes on from the saved state if it is of the same name
+        as the saved one, and begins anew otherwise; a warning tells what differs.
 
         Raises:
             StateError: other data or another order, or no state of a loader. Nothing has changed.
@@ -258,9 +262,7 @@ class Loader:
             found.append(f"position: {state['position']} is not below {self.samples}")
         if found:
             raise StateError("\n  ".join(["the state does not fit this loader:", *found]))
-        policy = state["policy"]
-        if isinstance(policy, Mapping) and policy.get("typed") == repr(self.policy):
-            self.policy.load_state_dict(policy["state"])
+        commit(self.policy.resumed(state["policy"]))
         self._seed = state["seed"]
         self._epoch, self._position, self._end = state["epoch"], state["position"], state["end"]
         self._delivered, self._batches = state["samples"], state["batches"]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from .._core import StateError
-from ..arguments import check_positive
+from .. import _core
+from ..arguments import check_number, check_positive
 from ..clock import Clock
 from ..expression import Expression, batch_size, maximum, where
 from ..expression.cells import Cell
-from .statistics import GradientStatistics, saved_numbers
+from ..memory import LARGEST, MemoryCell, Remembering
+from .statistics import GradientStatistics
 
 
-class AdaScale:
+@dataclass(frozen=True)
+class Progress:
+    progress: float = 0.0
+
+
+class AdaScale(Remembering):
     """How many steps at a base batch size one step at the present batch size is worth.
 
     With S and |G|^2 from gradient statistics, for a batch of ``s * base_batch`` samples::
@@ -28,6 +34,7 @@ class AdaScale:
         base_batch: the samples that the base learning rate was chosen for, above 0.
 
     Before anything is learnt the gain is 1. ``var`` is at least 1e-6, and |G|^2 while unknown is 0.
+    It belongs to the first optimizer whose rate follows it; another one refuses it with StateError.
 
     Attributes:
         factor: the gain as an expression of the clock's ``batch_size``.
@@ -46,6 +53,8 @@ class AdaScale:
     Training", 2020.
     """
 
+    _memory: Progress
+
     def __init__(self, statistics: GradientStatistics, base_batch: float) -> None:
         if not isinstance(statistics, GradientStatistics):
             raise TypeError(f"statistics must be a GradientStatistics, not {statistics!r}")
@@ -55,13 +64,14 @@ class AdaScale:
         variance = maximum(known / self.base_batch, 1e-6)
         gain = (variance + squared) / (variance / (batch_size / self.base_batch) + squared)
         self.factor: Expression = where(known < 0, 1.0, gain)
-        self._progress = Cell(0.0)
-        self.steps: Expression = self._progress
+        self._cell = MemoryCell(0.0, self)
+        self._remember(Progress())
+        self.steps: Expression = self._cell
 
     @property
     def progress(self) -> float:
         """The sum of gains: how many steps at the base batch size those taken were worth."""
-        return float(self._progress.memory[0])
+        return self._memory.progress
 
     def gain(self, batch: float) -> float:
         """The gain for a batch of so many samples."""
@@ -71,19 +81,14 @@ class AdaScale:
     def advance(self, batch: float) -> float:
         """Counts a step at that batch size: adds its gain to ``progress``, and returns it."""
         gain = self.gain(batch)
-        self._progress.memory[0] += gain
+        _core.commit(self._changes(Progress(min(self.progress + gain, float(LARGEST)))))
         return gain
 
-    def state_dict(self) -> dict[str, float]:
-        """The progress: JSON values. The statistics have a state of their own."""
-        return {"progress": self.progress}
+    def _shown(self, memory: Progress) -> Iterable[tuple[Cell, float]]:
+        return ((self._cell, memory.progress),)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a ``state_dict``. StateError where it does not fit; nothing has changed."""
-        (progress,) = saved_numbers(self, state, "progress")
-        if progress < 0.0:
-            raise StateError(f"the state of {self!r} can't have progress={progress!r}")
-        self._progress.memory[0] = progress
+    def _check_memory(self, memory: Progress) -> None:
+        check_number("progress", memory.progress, 0.0, LARGEST)
 
     def __repr__(self) -> str:
         return f"AdaScale({self.statistics!r}, base_batch={self.base_batch!r})"

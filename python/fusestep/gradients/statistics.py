@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
-from .._core import StateError
-from ..arguments import check_finite, check_number, check_positive, check_whole
+from .. import _core
+from ..arguments import check_number, check_positive, check_whole
 from ..expression.cells import Cell
+from ..memory import Changes, MemoryCell, Remembering
 
 
 class Cells(NamedTuple):
     """What has been learnt, as expressions: -1 and 0 stand for unknown."""
 
-    variance: Cell
-    squared_gradient: Cell
+    variance: MemoryCell
+    squared_gradient: MemoryCell
 
 
-class GradientStatistics:
+@dataclass(frozen=True)
+class Means:
+    """Sums with weights that fade, and the sum of these weights."""
+
+    variance: float = 0.0
+    squared_gradient: float = 0.0
+    weight: float = 0.0
+
+
+class GradientStatistics(Remembering):
     """Running means of the gradient's variance S and squared length |G|^2, and their ratio.
 
     For one step's J >= 2 micro-batches of b_j samples, B together, whose mean gradients are g_j,
@@ -40,7 +51,8 @@ class GradientStatistics:
             None: of the distribution that the data come from.
 
     Give it to ``opt.step(statistics=...)`` after ``opt.accumulate``, or to `split_step`, or call
-    ``add``. It knows nothing of optimizers, and its state is saved by itself: ``state_dict()``.
+    ``add``. Its state is saved by itself: ``state_dict()``. It belongs to the first optimizer whose
+    steps it learns from; another one refuses it with StateError.
 
     Example:
         >>> import fusestep as fs
@@ -56,8 +68,9 @@ class GradientStatistics:
     for equal sizes.
     """
 
-    __slots__ = ("_squared", "_variance", "_weight", "cells", "horizon", "population")
+    __slots__ = ("_first", "_memory", "_owners", "cells", "horizon", "population")
 
+    _memory: Means
     cells: Cells
     horizon: float
     population: int | None
@@ -65,8 +78,8 @@ class GradientStatistics:
     def __init__(self, horizon: float = 50_000, *, population: int | None = None) -> None:
         self.horizon = check_positive("horizon", horizon)
         self.population = None if population is None else check_whole("population", population, 1)
-        self._variance = self._squared = self._weight = 0.0
-        self.cells = Cells(Cell(-1.0), Cell(0.0))
+        self.cells = Cells(MemoryCell(-1.0, self), MemoryCell(0.0, self))
+        self._remember(Means())
 
     def add(
         self, squared_norms: Sequence[float], sizes: Sequence[float], squared_norm_of_mean: float
@@ -105,42 +118,74 @@ class GradientStatistics:
         squared_norm_of_mean: float,
     ) -> bool:
         """Learns from one step as ``add`` does, given the sum of ``b_j * |g_j|^2`` and B and J."""
+        changes = self.after_sums(
+            weighted_squared_norms, samples, micro_batches, squared_norm_of_mean
+        )
+        return bool(_core.commit(changes, bool(changes)))
+
+    def after_sums(
+        self,
+        weighted_squared_norms: float,
+        samples: float,
+        micro_batches: int,
+        squared_norm_of_mean: float,
+    ) -> Changes:
+        """The changes that ``add_sums`` makes, for ``_core.commit``; none where it can't learn."""
         total = _squared_norm("weighted_squared_norms", weighted_squared_norms)
         mean = _squared_norm("squared_norm_of_mean", squared_norm_of_mean)
         if micro_batches < 2 or not math.isfinite(total) or not math.isfinite(mean):
-            return False
+            return []
         check_positive("samples", samples)
         average = total / samples
         variance = samples * (average - mean) / (micro_batches - 1)
         squared = (micro_batches * mean - average) / (micro_batches - 1)
-        if not math.isfinite(variance) or not math.isfinite(squared):
-            return False
-        new = -math.expm1(-samples / self.horizon)
-        self._variance += new * (variance - self._variance)
-        self._squared += new * (squared - self._squared)
-        self._weight += new * (1.0 - self._weight)
-        self._show()
-        return True
+        new, old = -math.expm1(-samples / self.horizon), self._memory
+        memory = Means(
+            old.variance + new * (variance - old.variance),
+            old.squared_gradient + new * (squared - old.squared_gradient),
+            old.weight + new * (1.0 - old.weight),
+        )
+        return self._changes(memory) if self._is_finite(memory) else []
 
-    def _show(self) -> None:
-        variance = self.gradient_variance
-        self.cells.variance.memory[0] = -1.0 if variance is None else variance
-        self.cells.squared_gradient.memory[0] = self.squared_gradient or 0.0
+    def _is_finite(self, memory: Means) -> bool:
+        return all(map(math.isfinite, (_variance(memory) or 0.0, self._signed(memory) or 0.0)))
+
+    def _signed(self, memory: Means) -> float | None:
+        """|G|^2, negative too."""
+        if not memory.weight:
+            return None
+        squared = memory.squared_gradient / memory.weight
+        if self.population is not None:
+            squared += memory.variance / memory.weight / self.population
+        return squared
+
+    def _squared(self, memory: Means) -> float | None:
+        squared = self._signed(memory)
+        return None if squared is None or squared <= 0.0 else squared
+
+    def _shown(self, memory: Means) -> Iterable[tuple[Cell, float]]:
+        variance = _variance(memory)
+        return (
+            (self.cells.variance, -1.0 if variance is None else variance),
+            (self.cells.squared_gradient, self._squared(memory) or 0.0),
+        )
+
+    def _check_memory(self, memory: Means) -> None:
+        check_number("weight", memory.weight, 0.0, 1.0)
+        if not memory.weight and (memory.variance or memory.squared_gradient):
+            raise ValueError(f"weight must be above 0 where something was learnt, not {memory}")
+        if not self._is_finite(memory):
+            raise ValueError(f"variance and squared_gradient over weight must be finite: {memory}")
 
     @property
     def gradient_variance(self) -> float | None:
         """S, the trace of the covariance of single samples' gradients; None before any step."""
-        return max(self._variance / self._weight, 0.0) if self._weight else None
+        return _variance(self._memory)
 
     @property
     def squared_gradient(self) -> float | None:
         """|G|^2, the squared length of the gradient without noise; None while not above 0."""
-        if not self._weight:
-            return None
-        squared = self._squared / self._weight
-        if self.population is not None:
-            squared += self._variance / self._weight / self.population
-        return squared if squared > 0.0 else None
+        return self._squared(self._memory)
 
     @property
     def noise_scale(self) -> float | None:
@@ -151,43 +196,17 @@ class GradientStatistics:
     @property
     def effective_samples(self) -> float:
         """How many samples the means rest on: 0 at first, later up to ``horizon``."""
-        return self.horizon * self._weight
-
-    def state_dict(self) -> dict[str, float]:
-        """What it has learnt: JSON values."""
-        return {
-            "variance": self._variance,
-            "squared_gradient": self._squared,
-            "weight": self._weight,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a ``state_dict``. StateError where it does not fit; nothing has changed."""
-        variance, squared, weight = saved_numbers(
-            self, state, "variance", "squared_gradient", "weight"
-        )
-        if not 0.0 <= weight <= 1.0:
-            raise StateError(f"the state of {self!r} can't have weight={weight!r}")
-        self._variance, self._squared, self._weight = variance, squared, weight
-        self._show()
+        return self.horizon * self._memory.weight
 
     def __repr__(self) -> str:
         return f"GradientStatistics(horizon={self.horizon!r}, population={self.population!r})"
+
+
+def _variance(memory: Means) -> float | None:
+    return max(memory.variance / memory.weight, 0.0) if memory.weight else None
 
 
 def _squared_norm(name: str, value: Any) -> float:
     """A number of at least 0, or NaN or infinity."""
     unbounded = isinstance(value, Real) and (math.isnan(value) or value == math.inf)
     return float(value) if unbounded else check_number(name, value)
-
-
-def saved_numbers(owner: Any, state: Any, *names: str) -> list[float]:
-    """The named finite numbers of a saved state."""
-    if not isinstance(state, Mapping) or state.keys() != set(names):
-        raise StateError(
-            f"the state of {owner!r} must be a dict of {', '.join(names)}, not {state!r}"
-        )
-    try:
-        return [check_finite(name, state[name]) for name in names]
-    except (TypeError, ValueError) as error:
-        raise StateError(f"the state of {owner!r}: {error}") from None

@@ -19,6 +19,7 @@ from ..expression import Expression
 from ..expression.cells import Function
 from ..expression.program import compiled
 from ..expression.traversal import walk
+from ..memory import claimed, memories
 
 Values = npt.NDArray[np.float64]
 
@@ -42,7 +43,7 @@ class Range(NamedTuple):
 class Schedule:
     """What is an expression, and where its value goes."""
 
-    __slots__ = ("_applied", "_entries", "_plan", "controls", "functions")
+    __slots__ = ("__weakref__", "_applied", "_entries", "_plan", "controls", "functions")
 
     controls: tuple[Control, ...]  # what a step shows the loss to
     functions: tuple[Function, ...]  # what a step calls before it evaluates
@@ -117,18 +118,20 @@ class Schedule:
         ]
         program, functions = compiled(expressions) if expressions else (None, ())
         controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
-        self.plan.set_settings(
-            self.hyper if hyper is None else hyper,
-            self.limits if limits is None else limits,
-            program,
-            targets,
-            changes=[
-                *changes,
-                (self, "_entries", entries),
-                (self, "functions", functions),
-                (self, "controls", controls),
-            ],
-        )
+        used = [thing for expression in expressions for thing in memories(expression)]
+        with claimed("optimizer", self, used):
+            self.plan.set_settings(
+                self.hyper if hyper is None else hyper,
+                self.limits if limits is None else limits,
+                program,
+                targets,
+                changes=[
+                    *changes,
+                    (self, "_entries", entries),
+                    (self, "functions", functions),
+                    (self, "controls", controls),
+                ],
+            )
 
     def around(
         self, step: Callable[[Clock], StepInfo], clock: Clock | None, applied: int, loss: Any
@@ -144,8 +147,8 @@ class Schedule:
             function.update(now)
         info = step(now)
         if loss is not None and info.applied:
-            for control in self.controls:
-                control.observe(loss, step=int(now.step or 0))
+            at = int(now.step or 0)
+            _core.commit([change for c in self.controls for change in c.after(loss, at)])
         return info
 
     def first_value(self, expression: Expression) -> float:

@@ -10,6 +10,7 @@ from ..arguments import check_positive, check_whole
 from ..clock import Clock
 from ..engines import CudaPlan, Plan, StepInfo
 from ..gradients import GradientStatistics
+from ..memory import claimed
 from .accumulation import Accumulator
 from .schedule import Schedule
 
@@ -83,9 +84,10 @@ class Stepping:
                 "statistics learn from accumulated gradients: accumulate(grads, samples) for two "
                 "or more micro-batches, then step(statistics=...)"
             )
-        info = self._schedule.around(
-            lambda now: self._plan.step(grads, grad_scale, now, True), clock, self.applied, loss
-        )
+        with claimed("optimizer", self._schedule, (statistics,)):
+            info = self._schedule.around(
+                lambda now: self._plan.step(grads, grad_scale, now, True), clock, self.applied, loss
+            )
         if info.grad_norm is not None:  # not finite where the update was skipped
             squares = squares / grad_scale / grad_scale
             norm = info.grad_norm

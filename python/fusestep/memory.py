@@ -1,0 +1,184 @@
+"""What is remembered of a run, and whose it is: controls, policies of batch sizes, statistics.
+
+What an object remembers is one frozen dataclass of numbers in one attribute, ``_memory``. What it
+is going to remember is calculated first, by methods that change nothing and may raise, as changes
+for ``_core.commit``, which makes those of several objects at once and leaves nothing half done::
+
+    changes = control.after(loss, step)           # a control, after an update
+    changes = statistics.after_sums(...)          # none where nothing could be learnt
+    size, changes = policy.decide(clock)          # a policy, for the next batch
+    changes = policy.after(loss=loss, lr=lr)
+    changes = anything.restored(state)            # StateError where the state does not fit
+    _core.commit([*changes, ...], result)
+
+It belongs to the first optimizer, and the first loader, that uses it; see `claimed`.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+import typing
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import _core
+from .arguments import check_finite, check_flag, check_whole
+from .expression import Expression
+from .expression.cells import Cell
+
+LARGEST = 2**53 - 1  # the largest count: whole numbers are exact in a float up to here
+
+Changes = list[tuple[Any, str, Any]]  # object, attribute, value: for _core.commit
+Kind = Literal["optimizer", "loader"]
+
+
+class Owners(dict[str, "weakref.ref[object]"]):
+    """The optimizer and the loader that something belongs to; a copy belongs to nobody."""
+
+    def __reduce__(self) -> tuple[type[Owners], tuple[()]]:
+        return Owners, ()
+
+
+class Remembering:
+    """What remembers something of a run. A class with slots has these for the three below."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _memory: Any  # a frozen dataclass
+        _first: Any  # as it begins
+        _owners: Owners
+
+    def _remember(self, first: Any) -> None:
+        """Begins with this memory."""
+        self._memory = self._first = first
+        self._owners = Owners()  # type: ignore[misc]
+
+    def _shown(self, memory: Any) -> Iterable[tuple[Cell, float]]:
+        """The cells that expressions read, and what they show of a memory."""
+        return ()
+
+    def _check_memory(self, memory: Any) -> None:
+        """Raises ValueError, naming the field, where no run leads to this memory."""
+
+    def _is_owned(self, kind: Kind) -> bool:
+        """Whether an optimizer or a loader that uses it has it for itself."""
+        return True
+
+    def _changes(self, memory: Any) -> Changes:
+        shown = ((cell.memory, "flat", value) for cell, value in self._shown(memory))
+        return [(self, "_memory", memory), *shown]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers: JSON values."""
+        values = {field.name: getattr(self._memory, field.name) for field in fields(self._memory)}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a ``state_dict``. StateError where it does not fit; nothing has changed."""
+        _core.commit(self.restored(state))
+
+    def check_state(self, state: Any) -> None:
+        """Raises StateError unless ``load_state_dict`` would take the state."""
+        self.restored(state)
+
+    def restored(self, state: Any) -> Changes:
+        """The changes that ``load_state_dict`` makes."""
+        kinds = _kinds(self._first.__class__)
+        if not isinstance(state, Mapping) or set(state) != set(kinds):
+            given = sorted(map(repr, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise _core.StateError(
+                f"the state of {self!r} must be a dict of {', '.join(kinds)}, not of {given}"
+            )
+        try:
+            values = {name: _converted(name, kind, state[name]) for name, kind in kinds.items()}
+            memory = type(self._first)(**values)
+            self._check_memory(memory)
+        except (TypeError, ValueError) as error:
+            raise _core.StateError(f"the state of {self!r} does not fit: {error}") from None
+        return self._changes(memory)
+
+
+class MemoryCell(Cell):
+    """A cell that shows what something remembers."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, value: float, owner: Remembering | None = None) -> None:
+        super().__init__(value)
+        self.owner = owner
+
+
+_claiming = threading.RLock()
+
+
+@contextmanager
+def claimed(kind: Kind, owner: object, things: Iterable[Remembering]) -> Iterator[None]:
+    """Makes things an owner's, unless what is done inside fails; then they stay free.
+
+    Raises StateError, and claims none, where one belongs to another owner of this kind. A thing
+    stays with an owner that is gone if it has learnt anything there. Only a weak reference to the
+    owner is kept.
+    """
+    new: list[Remembering] = []
+    with _claiming:
+        for thing in things:
+            held = thing._owners.get(kind)
+            present = None if held is None else held()
+            if present is owner or not thing._is_owned(kind):
+                continue
+            if held is not None and (present is not None or thing._memory != thing._first):
+                raise _core.StateError(
+                    f"{thing!r} belongs to another {kind}, and remembers its run: build a new one "
+                    f"for each {kind} (or copy.deepcopy one that was not used yet)"
+                )
+            new.append(thing)
+        for thing in new:
+            thing._owners[kind] = weakref.ref(owner)
+    try:
+        yield
+    except BaseException:
+        with _claiming:
+            for thing in new:
+                thing._owners.pop(kind, None)
+        raise
+
+
+def memories(value: Any) -> Iterator[Remembering]:
+    """All that an expression (or one of a tuple of settings) reads the memory of, each once."""
+    seen: set[int] = set()
+    pending = [*value] if isinstance(value, tuple) else [value]
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, Expression) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, MemoryCell) and node.owner is not None and id(node.owner) not in seen:
+            seen.add(id(node.owner))
+            yield node.owner
+        pending += [node.body] if node.kind == "named" else node.parts()
+
+
+@functools.cache
+def _kinds(memory: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(memory)
+    return {field.name: hints[field.name] for field in fields(memory)}
+
+
+def _converted(name: str, kind: Any, value: Any) -> Any:
+    """A saved value as the kind of number that a field is annotated with."""
+    if isinstance(kind, types.UnionType):  # X | None
+        return None if value is None else _converted(name, typing.get_args(kind)[0], value)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{name} must be a list, not {value!r}")
+        entry = typing.get_args(kind)[0]
+        return tuple(_converted(f"{name}[{i}]", entry, v) for i, v in enumerate(value))
+    if kind is bool:
+        return check_flag(name, value)
+    return check_whole(name, value, 0, LARGEST) if kind is int else check_finite(name, value)
