@@ -1,7 +1,6 @@
 #include "arrays.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace fusestep {
 namespace {
@@ -52,6 +51,11 @@ DataType type_of(PyObject* descr) {
     return kDataTypes;
 }
 
+constexpr int kReadable = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_;
+constexpr int kWriteable = kReadable | npy_api::NPY_ARRAY_WRITEABLE_;
+
+bool has_flags(int flags, int wanted) { return (flags & wanted) == wanted; }
+
 // What is to be known of an array, of whatever kind.
 struct Facts {
     bool is_array = false;
@@ -63,10 +67,8 @@ struct Facts {
     const py::ssize_t* extents = nullptr;
     py::ssize_t own_extents[64];  // NumPy's limit; where the array has no such list itself
 
-    bool has(int wanted) const { return (flags & wanted) == wanted; }
+    bool has(int wanted) const { return has_flags(flags, wanted); }
 };
-constexpr int kReadable = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_;
-
 inline void read_numpy(py::handle object, Facts& facts) {
     facts.is_array = is_array(object);
     if (!facts.is_array) return;
@@ -144,13 +146,36 @@ std::string shape_text(const ArrayView& view) {
 
 const char* dtype_text(DataType type) { return type == kFloat32 ? "float32" : "float64"; }
 
-// What nearly all gradients are, found in some nanoseconds: a model may have thousands.
-bool is_good(py::handle object, const ArrayView& view) {
+inline bool is_good(py::handle object, const ArrayView& view) {
     if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != dtypes().array_type) return false;
     const auto* proxy = array_proxy(object.ptr());
     return proxy->descr == dtypes().exact[view.type] && (proxy->flags & kReadable) == kReadable &&
            proxy->nd == view.dimensions &&
            std::equal(proxy->dimensions, proxy->dimensions + proxy->nd, view.extents);
+}
+
+std::size_t size_of(const py::ssize_t* extents, int dimensions) {
+    std::size_t size = 1;
+    for (int i = 0; i < dimensions; ++i) size *= static_cast<std::size_t>(extents[i]);
+    return size;
+}
+
+// An array of a type that steps work on, however it may be used.
+ArrayView check_array(const ArrayKind& kind, const std::string& what, py::handle object,
+                      Facts& facts) {
+    read(kind, object, facts);
+    require_array(kind, what, object, facts);
+    if (facts.type == kDataTypes) {
+        throw py::type_error(what + " dtype must be float32 or float64 in native byte order, not " +
+                             text(object.attr("dtype")));
+    }
+    require_layout(kind, what, object, facts);
+    ArrayView view;
+    view.type = facts.type;
+    view.data = facts.data;
+    view.dimensions = facts.dimensions;
+    view.size = size_of(facts.extents, facts.dimensions);
+    return view;
 }
 
 bool has_shape_of(const Facts& facts, const ArrayView& view) {
@@ -168,29 +193,50 @@ std::string parameter_name(const std::string& path) {
 
 ArrayView check_writeable(const ArrayKind& kind, const std::string& name, py::handle object,
                           std::vector<py::ssize_t>& extents) {
-    const std::string what = name + ":";
     Facts facts;
-    read(kind, object, facts);
-    require_array(kind, what, object, facts);
-    if (facts.type == kDataTypes) {
-        throw py::type_error(what + " dtype must be float32 or float64 in native byte order, not " +
-                             text(object.attr("dtype")));
-    }
-    require_layout(kind, what, object, facts);
+    const ArrayView view = check_array(kind, name + ":", object, facts);
     if (!facts.has(npy_api::NPY_ARRAY_WRITEABLE_)) {
         throw py::value_error(
-            what + " is read-only, but a step updates it in place: pass a writeable array");
+            name + ": is read-only, but a step updates it in place: pass a writeable array");
     }
-    ArrayView view;
-    view.type = facts.type;
-    view.data = facts.data;
-    view.dimensions = facts.dimensions;
-    view.size = 1;
-    for (int i = 0; i < facts.dimensions; ++i) {
-        view.size *= static_cast<std::size_t>(facts.extents[i]);
-        extents.push_back(facts.extents[i]);
-    }
+    extents.insert(extents.end(), facts.extents, facts.extents + facts.dimensions);
     return view;
+}
+
+ArrayView check_readable(const std::string& name, py::handle object) {
+    Facts facts;
+    return check_array({}, name + ":", object, facts);
+}
+
+bool is_unchanged(py::handle object, const ArrayView& view) {
+    const auto* proxy = array_proxy(object.ptr());
+    if (proxy->data != view.data || !has_flags(proxy->flags, kWriteable) ||
+        (proxy->descr != dtypes().exact[view.type] && type_of(proxy->descr) != view.type)) {
+        return false;
+    }
+    return (proxy->nd == view.dimensions &&
+            std::equal(proxy->dimensions, proxy->dimensions + proxy->nd, view.extents)) ||
+           size_of(proxy->dimensions, proxy->nd) == view.size;
+}
+
+void require_alike(const std::string& name, const ArrayView& given, const ArrayView& present) {
+    if (given.type != present.type) {
+        throw py::type_error(name + ": has dtype " + dtype_text(given.type) +
+                             ", this optimizer's parameter has " + dtype_text(present.type));
+    }
+    if (given.dimensions != present.dimensions ||
+        !std::equal(given.extents, given.extents + given.dimensions, present.extents)) {
+        throw py::value_error(name + ": has shape " + shape_text(given) +
+                              ", this optimizer's parameter has " + shape_text(present));
+    }
+}
+
+void raise_changed(const std::string& name, py::handle object) {
+    std::vector<py::ssize_t> extents;
+    check_writeable({}, name, object, extents);
+    throw StateError(name +
+                     ": has been resized or given other memory or another dtype since the "
+                     "optimizer was built: build a new one. Nothing was updated");
 }
 
 void prefetch_array(PyObject* object) { FUSESTEP_PREFETCH(object); }
@@ -200,9 +246,12 @@ void prefetch_extents(PyObject* object) {
     FUSESTEP_PREFETCH(array_proxy(object)->dimensions);
 }
 
+const void* find_gradient(py::handle object, const ArrayView& parameter) {
+    return is_good(object, parameter) ? array_proxy(object.ptr())->data : nullptr;
+}
+
 const void* check_gradient(const ArrayKind& kind, const std::string& path,
                            const ArrayView& parameter, py::handle object) {
-    if (!kind.type && is_good(object, parameter)) return array_proxy(object.ptr())->data;
     Facts facts;
     read(kind, object, facts);
     const bool good = facts.is_array && facts.device == kind.device &&
@@ -221,43 +270,6 @@ const void* check_gradient(const ArrayKind& kind, const std::string& path,
     }
     require_layout(kind, what, object, facts);
     throw py::value_error(what + " cannot be read");
-}
-
-Copies::Copies(const py::list& arrays) {
-    MemoryMap destinations;
-    std::vector<py::ssize_t> extents;
-    for (std::size_t i = 0; i < arrays.size(); ++i) {
-        const std::string name = "arrays[" + std::to_string(i) + "]";
-        const py::tuple pair = arrays[i].cast<py::tuple>();
-        const ArrayView view = check_writeable({}, name, pair[0], extents);
-        Facts source;
-        read_numpy(pair[1], source);
-        require_array({}, name + " source", pair[1], source);
-        require_layout({}, name + " source", pair[1], source);
-        std::size_t size = 1;
-        for (int k = 0; k < source.dimensions; ++k) {
-            size *= static_cast<std::size_t>(source.extents[k]);
-        }
-        if (source.type != view.type || size != view.size) {
-            throw py::value_error(name + ": both must have the same dtype and size");
-        }
-        const std::size_t bytes = size * item_size(view.type);
-        copies_.push_back({view.data, source.data, bytes});
-        destinations.add(view.data, bytes, name);
-    }
-    destinations.close();
-    for (std::size_t i = 0; i < copies_.size(); ++i) {
-        if (destinations.overlapping(copies_[i].source, copies_[i].bytes) != nullptr) {
-            throw py::value_error("arrays[" + std::to_string(i) +
-                                  "] source shares memory with what is written: pass a copy");
-        }
-    }
-}
-
-void Copies::apply() const {
-    for (const Copy& copy : copies_) {
-        if (copy.bytes > 0) std::memcpy(copy.destination, copy.source, copy.bytes);
-    }
 }
 
 const void* KnownArrays::find(std::size_t place, py::handle object) const {

@@ -1,6 +1,9 @@
 #include "commit.h"
 
-namespace py = pybind11;
+#include <cstring>
+#include <string>
+
+#include "arrays.h"
 
 namespace fusestep {
 
@@ -22,6 +25,36 @@ void Changes::apply() {
             0) {
             throw py::error_already_set();
         }
+    }
+}
+
+Copies::Copies(const py::list& arrays) {
+    MemoryMap destinations;
+    std::vector<py::ssize_t> extents;
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+        const std::string name = "arrays[" + std::to_string(i) + "]";
+        const py::tuple pair = arrays[i].cast<py::tuple>();
+        const ArrayView destination = check_writeable({}, name, pair[0], extents);
+        const ArrayView source = check_readable(name + " source", pair[1]);
+        if (source.type != destination.type || source.size != destination.size) {
+            throw py::value_error(name + ": both must have the same dtype and size");
+        }
+        const std::size_t bytes = source.size * item_size(source.type);
+        copies_.push_back({destination.data, source.data, bytes});
+        destinations.add(destination.data, bytes, name);
+    }
+    destinations.close();
+    for (std::size_t i = 0; i < copies_.size(); ++i) {
+        if (destinations.overlapping(copies_[i].source, copies_[i].bytes) != nullptr) {
+            throw py::value_error("arrays[" + std::to_string(i) +
+                                  "] source shares memory with what is written: pass a copy");
+        }
+    }
+}
+
+void Copies::apply() const {
+    for (const Copy& copy : copies_) {
+        if (copy.bytes > 0) std::memcpy(copy.destination, copy.source, copy.bytes);
     }
 }
 

@@ -24,4 +24,20 @@ class Changes {
     std::vector<pybind11::object> old_;
 };
 
+// Arrays of NumPy to copy: (destination, source) each, of one dtype and size, in memory of their
+// own. Everything is checked when it is built.
+class Copies {
+ public:
+    explicit Copies(const pybind11::list& arrays);
+    void apply() const;
+
+ private:
+    struct Copy {
+        void* destination;
+        const void* source;
+        std::size_t bytes;
+    };
+    std::vector<Copy> copies_;
+};
+
 }  // namespace fusestep

@@ -36,9 +36,9 @@ class DevicePlan : public PlanObject {
     DevicePlan(py::object array_type, int device, const std::string& rule,
                std::vector<std::string> paths, const py::list& parameters, const py::list& states,
                const std::vector<int>& groups, const py::array_t<double>& hyper,
-               const py::array_t<double>& limits)
+               const py::array_t<double>& limits, const py::list& containers)
         : PlanObject({std::move(array_type), device}, rule, std::move(paths), parameters, states,
-                     groups, hyper, limits),
+                     groups, hyper, limits, containers),
           gradients_(leaf_count()),
           entry_of_(leaf_count()),
           holds_(leaf_count()),
@@ -109,9 +109,9 @@ class DevicePlan : public PlanObject {
     // resolve() is to count.
     py::tuple begin(py::handle gradients, double grad_scale, py::handle clock, bool take_norm) {
         const Busy busy(*this);
-        step_ = begin_step(gradients, grad_scale);
-        step_.passed = py::object();
-        follow_schedule(clock);
+        const std::optional<Clock> now = read_clock(clock);
+        step_ = begin_step(gradients, grad_scale);  // keeps what was passed until the launch
+        follow_schedule(now);
         options_ = options(step_, take_norm);
         const bool needs_sum = options_.take_norm || options_.clip_by_norm ||
                                options_.nonfinite != NonFinite::kPropagate;
@@ -131,7 +131,7 @@ class DevicePlan : public PlanObject {
             tables_before_ = tables();
         }
         try {
-            follow_schedule(clock, ahead);
+            follow_schedule(read_clock(clock), ahead);
         } catch (...) {
             undo();
             throw;
@@ -217,12 +217,14 @@ class DevicePlan : public PlanObject {
         const Busy busy(*this);
         Changes attributes(changes);
         end_step(step_, true);
+        step_.passed = py::object();
         attributes.apply();
     }
     // Ends a step that the device counts; resolve() tells later what it has counted.
     void launched() {
         const Busy busy(*this);
         if (step_.uses_accumulated) forget_accumulated();
+        step_.passed = py::object();
     }
     void resolve(std::int64_t attempted, std::int64_t applied) {
         const Busy busy(*this);
@@ -354,10 +356,11 @@ void register_device_plan(py::module_& module) {
     py::class_<DevicePlan> plan(module, "DevicePlan");
     plan.def(py::init<py::object, int, const std::string&, std::vector<std::string>,
                       const py::list&, const py::list&, const std::vector<int>&,
-                      const py::array_t<double>&, const py::array_t<double>&>(),
+                      const py::array_t<double>&, const py::array_t<double>&, const py::list&>(),
              py::arg("array_type"), py::arg("device"), py::arg("rule"), py::arg("paths"),
              py::arg("parameters"), py::arg("states"), py::arg("groups"),
-             py::arg("hyper").noconvert(), py::arg("limits").noconvert())
+             py::arg("hyper").noconvert(), py::arg("limits").noconvert(),
+             py::arg("containers") = py::list())
         .def("leaves", &DevicePlan::leaves)
         .def("chunks", &DevicePlan::chunks)
         .def("sum_layout", &DevicePlan::sum_layout)

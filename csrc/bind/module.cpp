@@ -11,6 +11,8 @@ void register_device_plan(pybind11::module_& module);
 void register_program(pybind11::module_& module);
 }  // namespace fusestep
 
+// The function that pybind11 defines: Python calls ours first.
+#define PyInit__core init_core
 PYBIND11_MODULE(_core, module) {
     module.doc() = "The native part of fusestep. Its names are private; use those of the package.";
     pybind11::register_exception<fusestep::StateError>(module, "StateError", PyExc_RuntimeError)
@@ -23,4 +25,17 @@ PYBIND11_MODULE(_core, module) {
     fusestep::register_program(module);
     fusestep::register_plan(module);
     fusestep::register_device_plan(module);
+}
+#undef PyInit__core
+
+// NumPy supports the main interpreter alone, and pybind11 would wait for ever for its GIL in
+// another.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_ImportError,
+                        "fusestep can be imported in the main interpreter only: start a process "
+                        "in place of a child interpreter");
+        return nullptr;
+    }
+    return init_core();
 }

@@ -11,8 +11,10 @@ class HostPlan : public PlanObject {
  public:
     HostPlan(const std::string& rule, std::vector<std::string> paths, const py::list& parameters,
              const py::list& states, const std::vector<int>& groups,
-             const py::array_t<double>& hyper, const py::array_t<double>& limits)
-        : PlanObject({}, rule, std::move(paths), parameters, states, groups, hyper, limits) {
+             const py::array_t<double>& hyper, const py::array_t<double>& limits,
+             const py::list& containers)
+        : PlanObject({}, rule, std::move(paths), parameters, states, groups, hyper, limits,
+                     containers) {
         held_.reserve(plan().leaves().size());
     }
 
@@ -31,8 +33,9 @@ class HostPlan : public PlanObject {
                     py::handle changes) {
         const Busy busy(*this);
         Changes attributes(changes);
+        const std::optional<Clock> now = read_clock(clock);
         const Step step = begin_step(gradients, grad_scale);
-        follow_schedule(clock);
+        follow_schedule(now);
         const StepOptions chosen = options(step, take_norm);
         const double lr = plan().hyper(0)[0];
         const Held held(held_, plan().is_large() ? step.passed : py::object());
@@ -103,9 +106,10 @@ void register_plan(py::module_& module) {
     py::class_<HostPlan> plan(module, "Plan");
     plan.def(py::init<const std::string&, std::vector<std::string>, const py::list&,
                       const py::list&, const std::vector<int>&, const py::array_t<double>&,
-                      const py::array_t<double>&>(),
+                      const py::array_t<double>&, const py::list&>(),
              py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
-             py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert())
+             py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert(),
+             py::arg("containers") = py::list())
         .def("step", &HostPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
              py::arg("take_norm") = false, py::arg("changes") = py::none())
         .def("accumulate", &HostPlan::accumulate, py::arg("gradients"), py::arg("samples"));

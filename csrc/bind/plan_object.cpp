@@ -8,34 +8,12 @@
 namespace fusestep {
 namespace {
 
-struct NonFiniteName {
-    const char* name;
-    NonFinite value;
-};
-constexpr NonFiniteName kNonFiniteNames[] = {
-    {"propagate", NonFinite::kPropagate}, {"skip", NonFinite::kSkip}, {"raise", NonFinite::kRaise}};
+// How much of a step's work is worth a look at one more array, or at an entry of a dict.
+constexpr std::size_t kElementsPerLook = 2048;
+constexpr std::size_t kElementsPerLookup = 8192;
+constexpr std::size_t kLooks = 16;  // that every step takes
 
 constexpr const char* kInUse = "this optimizer is already inside a call of another thread";
-
-NonFinite find_nonfinite(const std::string& name) {
-    for (const NonFiniteName& choice : kNonFiniteNames) {
-        if (name == choice.name) return choice.value;
-    }
-    throw py::value_error("nonfinite must be 'propagate', 'skip' or 'raise', not '" + name + "'");
-}
-
-std::vector<double> numbers(const py::array_t<double>& table) {
-    const py::array_t<double, py::array::c_style> rows(table);
-    return {rows.data(), rows.data() + rows.size()};
-}
-
-void check_counts(const std::vector<std::int64_t>& updates, std::size_t parameters) {
-    if (updates.size() != parameters)
-        throw py::value_error("expected one count for each parameter");
-    for (const std::int64_t count : updates) {
-        if (count < 0) throw py::value_error("counts must be at least 0");
-    }
-}
 
 }  // namespace
 
@@ -47,7 +25,7 @@ std::string nonfinite_message(const std::string& parameter) {
 
 std::vector<ArrayView> check_parameters(const ArrayKind& kind,
                                         const std::vector<std::string>& paths,
-                                        const py::list& parameters,
+                                        const py::sequence& parameters,
                                         std::vector<py::ssize_t>& extents) {
     std::vector<ArrayView> views;
     MemoryMap memory;
@@ -68,15 +46,122 @@ std::vector<ArrayView> check_parameters(const ArrayKind& kind,
 PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
                        const py::list& parameters, const py::list& states,
                        const std::vector<int>& groups, const py::array_t<double>& hyper,
-                       const py::array_t<double>& limits)
+                       const py::array_t<double>& limits, const py::list& containers)
     : kind_(std::move(kind)),
       paths_(std::move(paths)),
       views_(check_parameters(kind_, paths_, parameters, extents_)),
-      kept_(py::make_tuple(parameters, states)),
-      hyper_(numbers(hyper)),
-      limits_(numbers(limits)),
+      parameters_(parameters),
+      states_(states),
+      containers_(containers),
+      hyper_(numbers_of(hyper)),
+      limits_(numbers_of(limits)),
       plan_(make_plan(rule, states, groups)),
-      checked_(paths_.size()) {}
+      checked_(paths_.size()) {
+    memory_ = written(views_);
+    for (const ArrayView& view : views_) elements_ += view.size;
+    fixed_parameters_ = fixed(parameters_);
+}
+
+MemoryMap PlanObject::written(const std::vector<ArrayView>& views) const {
+    MemoryMap memory;
+    for (std::size_t i = 0; i < views.size(); ++i) {
+        const std::size_t bytes = views[i].size * item_size(views[i].type);
+        const Leaf& leaf = plan_.leaves()[i];
+        memory.add(views[i].data, bytes, parameter(i));
+        for (int k = 0; k < plan_.rule().states; ++k) {
+            if (leaf.state[k] != nullptr) memory.add(leaf.state[k], bytes, state_name(i, k));
+        }
+    }
+    memory.close();
+    return memory;
+}
+
+std::string PlanObject::state_name(std::size_t i, int k) const {
+    return parameter(i) + " state '" + plan_.rule().state_names[k] + "'";
+}
+
+std::size_t PlanObject::looks(std::size_t elements) const {
+    return std::max(kLooks, elements_ / elements);
+}
+
+// Arrays that a step can't look at all must not be resized: NumPy refuses that for an array with a
+// weak reference.
+std::vector<py::object> PlanObject::fixed(const py::tuple& arrays) const {
+    std::vector<py::object> references;
+    if (kind_.type || arrays.size() <= looks(kElementsPerLook)) return references;
+    for (const py::handle array : arrays) {
+        if (!array.is_none()) references.push_back(py::weakref(array));
+    }
+    return references;
+}
+
+void PlanObject::look_at_arrays() {
+    containers_.look(looks(kElementsPerLookup));
+    if (kind_.type) return;
+    for (std::size_t count = std::min(looks(kElementsPerLook), views_.size()); count > 0; --count) {
+        if (next_ >= views_.size()) next_ = 0;
+        PyObject* const array =
+            PyTuple_GET_ITEM(parameters_.ptr(), static_cast<py::ssize_t>(next_));
+        if (!is_unchanged(array, views_[next_])) raise_changed(parameter(next_), array);
+        if (!bound_.is_none()) look_at_bound(next_);
+        ++next_;
+    }
+}
+
+void PlanObject::look_at_bound(std::size_t i) {
+    PyObject* const array = PyTuple_GET_ITEM(bound_.ptr(), static_cast<py::ssize_t>(i));
+    const void* const expected = plan_.leaves()[i].gradient;
+    if (array == Py_None || find_gradient(array, views_[i]) == expected) return;
+    if (check_gradient(kind_, paths_[i], views_[i], array) == expected) return;
+    throw StateError(parameter(i) +
+                     ": gradient has other memory than when it was bound: bind(grads) again. "
+                     "Nothing was updated");
+}
+
+void PlanObject::check_same(const py::list& parameters) const {
+    require_count("parameters", parameters.size());
+    for (std::size_t i = 0; i < paths_.size(); ++i) {
+        const auto at = static_cast<py::ssize_t>(i);
+        PyObject* const given = PyList_GET_ITEM(parameters.ptr(), at);
+        if (given == PyTuple_GET_ITEM(parameters_.ptr(), at)) continue;
+        throw StateError(replaced_message(parameter(i)));
+    }
+}
+
+void PlanObject::require_count(const char* what, std::size_t count) const {
+    if (count == paths_.size()) return;
+    throw py::value_error("expected " + std::to_string(paths_.size()) + " " + what + ", not " +
+                          std::to_string(count));
+}
+
+void PlanObject::rebind(const py::list& parameters, const py::list& containers,
+                        const py::object& changes) {
+    const Busy busy(*this);
+    require_count("parameters", parameters.size());
+    const py::tuple arrays(parameters);
+    std::vector<py::ssize_t> extents;
+    std::vector<ArrayView> views = check_parameters(kind_, paths_, arrays, extents);
+    for (std::size_t i = 0; i < views.size(); ++i) require_alike(parameter(i), views[i], views_[i]);
+    MemoryMap memory = written(views);
+    if (!bound_.is_none()) {
+        take(bound_);
+        for (std::size_t i = 0; i < views.size(); ++i) {
+            const void* const gradient = plan_.leaves()[i].gradient;
+            if (gradient != nullptr) require_apart(memory, i, gradient);
+        }
+    }
+    Containers present(containers);
+    Changes attributes(changes);
+    views_ = std::move(views);
+    extents_ = std::move(extents);
+    memory_ = std::move(memory);
+    std::swap(containers_, present);
+    const py::tuple before = std::exchange(parameters_, arrays);
+    std::fill(checked_.begin(), checked_.end(), nullptr);
+    for (std::size_t i = 0; i < views_.size(); ++i) plan_.set_parameter(i, views_[i].data);
+    fixed_parameters_ = fixed(parameters_);
+    attributes.apply();
+}
 
 // Busy announces itself before it looks for a holder, and hold() before it looks for a call: of two
 // that come at once, at least one sees the other.
@@ -111,81 +196,18 @@ void PlanObject::bind(py::handle gradients) {
     }
     if (gradients.is_none()) {
         bound_ = py::none();
+        fixed_gradients_.clear();
         return;
     }
-    const py::tuple fixed = py::tuple(py::reinterpret_borrow<py::object>(gradients));
+    const py::tuple given = py::tuple(py::reinterpret_borrow<py::object>(gradients));
     try {
-        take(fixed);
+        take(given);
     } catch (...) {
         if (!bound_.is_none()) take(bound_);
         throw;
     }
-    bound_ = fixed;
-}
-
-py::array_t<double> PlanObject::hyper() const {
-    const py::ssize_t columns = plan_.rule().columns + 1;
-    return py::array_t<double>({static_cast<py::ssize_t>(hyper_.size()) / columns, columns},
-                               hyper_.data());
-}
-
-py::array_t<double> PlanObject::limits() const {
-    return py::array_t<double>(static_cast<py::ssize_t>(limits_.size()), limits_.data());
-}
-
-PlanObject::Settings::Settings(PlanObject& plan, const py::array_t<double>& hyper,
-                               const py::array_t<double>& limits, const py::object& program,
-                               const py::list& targets, const py::object& nonfinite)
-    : plan_(plan),
-      hyper_(numbers(hyper)),
-      limits_(numbers(limits)),
-      targets_(program, targets, {&plan.hyper_, &plan.limits_}),
-      nonfinite_(nonfinite.is_none() ? plan.nonfinite_
-                                     : find_nonfinite(nonfinite.cast<std::string>())) {
-    if (hyper_.size() != plan.hyper_.size() || limits_.size() != plan.limits_.size()) {
-        throw py::value_error("expected tables of the sizes that the plan was built with");
-    }
-}
-
-void PlanObject::Settings::write() {
-    std::copy(hyper_.begin(), hyper_.end(), plan_.hyper_.begin());
-    std::copy(limits_.begin(), limits_.end(), plan_.limits_.begin());
-    std::swap(plan_.targets_, targets_);  // letting go of a program may wait until all is written
-    plan_.nonfinite_ = nonfinite_;
-}
-
-void PlanObject::set_settings(const py::array_t<double>& hyper, const py::array_t<double>& limits,
-                              const py::object& program, const py::list& targets,
-                              const py::object& nonfinite, const py::object& changes) {
-    const Busy busy(*this);
-    Settings settings(*this, hyper, limits, program, targets, nonfinite);
-    Changes attributes(changes);
-    settings.write();
-    attributes.apply();
-}
-
-void PlanObject::load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
-                      std::int64_t applied, const py::tuple& accumulated,
-                      const py::array_t<double>& hyper, const py::array_t<double>& limits,
-                      const py::object& program, const py::list& targets,
-                      const py::object& nonfinite, const py::list& arrays,
-                      const py::object& changes) {
-    const Busy busy(*this);
-    check_counts(updates, paths_.size());
-    if (applied < 0 || attempted < applied) {
-        throw py::value_error("applied must be at least 0 and at most attempted");
-    }
-    const Accumulated sums = read_accumulated(accumulated);
-    Settings settings(*this, hyper, limits, program, targets, nonfinite);
-    const Copies copies(arrays);
-    Changes attributes(changes);
-    copies.apply();
-    plan_.updates() = updates;
-    attempted_ = attempted;
-    applied_ = applied;
-    write(sums);
-    settings.write();
-    attributes.apply();
+    bound_ = given;
+    fixed_gradients_ = fixed(given);
 }
 
 void PlanObject::set_accumulators(const py::list& arrays) {
@@ -235,33 +257,6 @@ py::tuple PlanObject::accumulated() const {
                           accumulated_.weighted_squares, holds);
 }
 
-PlanObject::Accumulated PlanObject::read_accumulated(const py::tuple& values) const {
-    Accumulated read = {values[0].cast<double>(), values[1].cast<std::int64_t>(),
-                        values[2].cast<double>(), values[3].cast<std::vector<bool>>()};
-    if (!(read.samples >= 0.0) || !std::isfinite(read.samples) || read.micro_batches < 0 ||
-        (read.samples > 0.0) != (read.micro_batches > 0)) {
-        throw py::value_error("accumulated samples and micro-batches must be both 0 or neither");
-    }
-    if (read.holds.size() != plan_.accumulators().size()) {
-        throw py::value_error("expected one flag for each accumulator");
-    }
-    if (read.samples > 0.0 && !bound_.is_none()) throw StateError("gradients are bound");
-    return read;
-}
-
-void PlanObject::write(const Accumulated& accumulated) {
-    std::vector<Accumulator>& sums = plan_.accumulators();
-    for (std::size_t i = 0; i < sums.size(); ++i) sums[i].holds = accumulated.holds[i];
-    accumulated_.samples = accumulated.samples;
-    accumulated_.micro_batches = accumulated.micro_batches;
-    accumulated_.weighted_squares = accumulated.weighted_squares;
-}
-
-void PlanObject::set_accumulated(const py::tuple& values) {
-    const Busy busy(*this);
-    write(read_accumulated(values));
-}
-
 void PlanObject::discard_accumulated() {
     const Busy busy(*this);
     forget_accumulated();
@@ -272,6 +267,7 @@ PlanObject::Step PlanObject::begin_step(py::handle gradients, double grad_scale)
         throw py::value_error("grad_scale must be finite and greater than 0, not " +
                               number_text(grad_scale));
     }
+    look_at_arrays();
     Step step;
     step.grad_scale = grad_scale;
     step.uses_accumulated = gradients.is_none() && accumulated_.samples > 0.0;
@@ -324,25 +320,6 @@ void PlanObject::end_step(const Step& step, bool applied) {
     if (step.uses_accumulated) forget_accumulated();
 }
 
-void PlanObject::set_nonfinite(const std::string& name) {
-    const NonFinite chosen = find_nonfinite(name);
-    const Busy busy(*this);
-    nonfinite_ = chosen;
-}
-
-std::string PlanObject::nonfinite() const {
-    for (const NonFiniteName& choice : kNonFiniteNames) {
-        if (nonfinite_ == choice.value) return choice.name;
-    }
-    return "";
-}
-
-void PlanObject::set_updates(const std::vector<std::int64_t>& counts) {
-    const Busy busy(*this);
-    check_counts(counts, paths_.size());
-    plan_.updates() = counts;
-}
-
 Plan PlanObject::make_plan(const std::string& rule, const py::list& states,
                            const std::vector<int>& groups) {
     const RuleEntry* entry = find_rule(rule);
@@ -356,7 +333,6 @@ Plan PlanObject::make_plan(const std::string& rule, const py::list& states,
         leaves[i].type = view.type;
         leaves[i].group = groups.at(i);
         const std::string name = parameter(i);
-        memory_.add(view.data, view.size * item_size(view.type), name);
         int k = 0;
         for (const py::handle array : py::list(states[i])) {
             const std::string state_name = name + " state '" + entry->state_names[k] + "'";
@@ -365,10 +341,8 @@ Plan PlanObject::make_plan(const std::string& rule, const py::list& states,
                 throw py::value_error(state_name + " must have the parameter's dtype and size");
             }
             leaves[i].state[k++] = state.data;
-            memory_.add(state.data, state.size * item_size(state.type), state_name);
         }
     }
-    memory_.close();
     const std::size_t columns = static_cast<std::size_t>(entry->columns) + 1;
     return Plan(*entry, std::move(leaves), static_cast<int>(hyper_.size() / columns),
                 hyper_.data());
@@ -380,23 +354,20 @@ py::object PlanObject::take(py::handle gradients) {
     py::object items = py::reinterpret_steal<py::object>(
         PySequence_Fast(gradients.ptr(), "gradients must be a sequence"));
     if (!items) throw py::error_already_set();
-    const std::size_t count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()));
-    if (count != paths_.size()) {
-        throw py::value_error("expected " + std::to_string(paths_.size()) + " gradients, not " +
-                              std::to_string(count));
-    }
-    PyObject** item = PySequence_Fast_ITEMS(items.ptr());
-    const bool on_device = static_cast<bool>(kind_.type);
-    for (std::size_t i = 0; i < count; ++i) {
-        if (i + kAhead < count) prefetch_array(item[i + kAhead]);
-        if (i + kAhead / 2 < count) prefetch_extents(item[i + kAhead / 2]);
+    require_count("gradients", static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr())));
+    if (!kind_.type && take_plain(items)) return items;
+    // looking closer may run Python code, which may change the caller's list
+    items = py::reinterpret_steal<py::object>(PySequence_Tuple(items.ptr()));
+    if (!items) throw py::error_already_set();
+    for (std::size_t i = 0; i < paths_.size(); ++i) {
+        const py::handle item = PyTuple_GET_ITEM(items.ptr(), static_cast<py::ssize_t>(i));
         const void* gradient = nullptr;
-        if (item[i] != Py_None) {
-            gradient = on_device ? known_.find(i, item[i]) : nullptr;
+        if (!item.is_none()) {
+            gradient = kind_.type ? known_.find(i, item) : nullptr;
             if (gradient == nullptr) {
-                gradient = check_gradient(kind_, paths_[i], views_[i], item[i]);
+                gradient = check_gradient(kind_, paths_[i], views_[i], item);
                 check_apart(i, gradient);
-                if (on_device) known_.remember(i, item[i], gradient);
+                if (kind_.type) known_.remember(i, item, gradient);
             }
         }
         plan_.set_gradient(i, gradient);
@@ -404,16 +375,30 @@ py::object PlanObject::take(py::handle gradients) {
     return items;
 }
 
-void PlanObject::check_apart(std::size_t i, const void* gradient) {
-    // memory once found apart from the parameters stays so, since those are kept alive
-    if (gradient == checked_[i]) return;
-    const ArrayView& view = views_[i];
-    const std::string* other = memory_.overlapping(gradient, view.size * item_size(view.type));
-    if (other != nullptr) {
-        throw py::value_error(parameter(i) + ": gradient shares memory with " + *other +
-                              ", which the step writes: pass an array of its own");
+// The same for arrays of NumPy's own class, and none other: runs no Python code.
+bool PlanObject::take_plain(py::handle items) {
+    PyObject** const item = PySequence_Fast_ITEMS(items.ptr());
+    const std::size_t count = paths_.size();
+    for (std::size_t i = 0; i < count; ++i) {
+        if (i + kAhead < count) prefetch_array(item[i + kAhead]);
+        if (i + kAhead / 2 < count) prefetch_extents(item[i + kAhead / 2]);
+        const void* gradient = nullptr;
+        if (item[i] != Py_None) {
+            gradient = find_gradient(item[i], views_[i]);
+            if (gradient == nullptr) return false;
+            check_apart(i, gradient);
+        }
+        plan_.set_gradient(i, gradient);
     }
-    checked_[i] = gradient;
+    return true;
+}
+
+void PlanObject::require_apart(const MemoryMap& memory, std::size_t i, const void* gradient) const {
+    const ArrayView& view = views_[i];
+    const std::string* other = memory.overlapping(gradient, view.size * item_size(view.type));
+    if (other == nullptr) return;
+    throw py::value_error(parameter(i) + ": gradient shares memory with " + *other +
+                          ", which the step writes: pass an array of its own");
 }
 
 void PlanObject::forget_accumulated() {

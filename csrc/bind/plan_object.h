@@ -2,10 +2,12 @@
 // keeps count of what is bound, accumulated and done.
 #pragma once
 #include <atomic>
+#include <optional>
 
 #include "../runtime/plan.h"
 #include "arrays.h"
 #include "commit.h"
+#include "containers.h"
 #include "targets.h"
 
 namespace fusestep {
@@ -14,11 +16,17 @@ class PlanObject {
  public:
     PlanObject(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
                const py::list& parameters, const py::list& states, const std::vector<int>& groups,
-               const py::array_t<double>& hyper, const py::array_t<double>& limits);
+               const py::array_t<double>& hyper, const py::array_t<double>& limits,
+               const py::list& containers);
 
     // Keeps the calls of other threads out until as many releases: for what takes several calls.
     void hold();
     void release();
+
+    // Goes on with other arrays of the same shapes and dtypes, in other containers.
+    void rebind(const py::list& parameters, const py::list& containers, const py::object& changes);
+    // Throws StateError naming a parameter that is another object.
+    void check_same(const py::list& parameters) const;
 
     // Gradients to use at every later step() without arguments; None lets go of them.
     void bind(py::handle gradients);
@@ -95,7 +103,7 @@ class PlanObject {
         bool uses_accumulated = false;
     };
     Step begin_step(py::handle gradients, double grad_scale);
-    void follow_schedule(py::handle clock, std::int64_t ahead = 0) {
+    void follow_schedule(const std::optional<Clock>& clock, std::int64_t ahead = 0) {
         targets_.follow(clock, applied_ + ahead);
     }
     StepOptions options(const Step& step, bool take_norm) const;
@@ -131,8 +139,22 @@ class PlanObject {
     void write(const Accumulated& accumulated);
 
     Plan make_plan(const std::string& rule, const py::list& states, const std::vector<int>& groups);
+    MemoryMap written(const std::vector<ArrayView>& views) const;
+    std::string state_name(std::size_t i, int k) const;
+    void require_count(const char* what, std::size_t count) const;
+    std::size_t looks(std::size_t elements) const;
+    std::vector<py::object> fixed(const py::tuple& arrays) const;
+    void look_at_arrays();
+    void look_at_bound(std::size_t i);
     py::object take(py::handle gradients);
-    void check_apart(std::size_t i, const void* gradient);
+    bool take_plain(py::handle items);
+    void check_apart(std::size_t i, const void* gradient) {
+        // memory once found apart from the parameters stays so, since those are kept alive
+        if (gradient == checked_[i]) return;
+        require_apart(memory_, i, gradient);
+        checked_[i] = gradient;
+    }
+    void require_apart(const MemoryMap& memory, std::size_t i, const void* gradient) const;
 
     static constexpr std::size_t kAhead = 16;  // arrays
 
@@ -140,7 +162,14 @@ class PlanObject {
     std::vector<std::string> paths_;
     std::vector<py::ssize_t> extents_;  // of all parameters: a copy that no reshaping changes
     std::vector<ArrayView> views_;
-    py::object kept_;            // the arrays whose memory the plan writes
+    py::tuple parameters_;  // the arrays whose memory the plan writes
+    py::tuple states_;
+    Containers containers_;
+    std::size_t elements_ = 0;  // of all parameters
+    std::size_t next_ = 0;      // the parameter to look at in the next step
+    // weak references to parameters and bound gradients, which NumPy then does not resize
+    std::vector<py::object> fixed_parameters_;
+    std::vector<py::object> fixed_gradients_;
     std::vector<double> hyper_;  // where the plan reads: neither is ever resized
     std::vector<double> limits_;
     Targets targets_;
@@ -160,8 +189,10 @@ class PlanObject {
 // Parameters that never overlap: their views, in the given order. Extents are appended.
 std::vector<ArrayView> check_parameters(const ArrayKind& kind,
                                         const std::vector<std::string>& paths,
-                                        const py::list& parameters,
+                                        const py::sequence& parameters,
                                         std::vector<py::ssize_t>& extents);
+
+std::vector<double> numbers_of(const py::array_t<double>& table);
 
 // Why a step with a non-finite gradient is refused, if it is to raise.
 std::string nonfinite_message(const std::string& parameter);
@@ -172,6 +203,9 @@ void define_plan(Class& plan) {
     using Object = typename Class::type;
     plan.def("__enter__", &Object::hold)
         .def("__exit__", [](Object& self, const py::args&) { self.release(); })
+        .def("rebind", &Object::rebind, py::arg("parameters"), py::arg("containers") = py::list(),
+             py::arg("changes") = py::none())
+        .def("check_same", &Object::check_same, py::arg("parameters"))
         .def("bind", &Object::bind, py::arg("gradients"))
         .def_property_readonly("is_bound", &Object::is_bound)
         .def_property_readonly("hyper", &Object::hyper)

@@ -24,19 +24,22 @@ Targets::Targets(const py::object& program, const py::list& targets,
     values_.resize(targets_.size());
 }
 
-void Targets::follow(py::handle given, std::int64_t applied) {
-    if (program_ == nullptr && given.is_none()) return;
-    Clock clock = {{-1.0, -1.0, -1.0, -1.0}};
-    if (!given.is_none()) {
-        if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != kClockInputs) {
-            throw py::type_error("clock must be a fusestep.Clock, not " +
-                                 py::repr(given).cast<std::string>());
-        }
-        for (int i = 0; i < kClockInputs; ++i) {
-            clock.input[i] = clock_number(i, PyTuple_GET_ITEM(given.ptr(), i));
-        }
+std::optional<Clock> read_clock(py::handle given) {
+    if (given.is_none()) return std::nullopt;
+    if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != kClockInputs) {
+        throw py::type_error("clock must be a fusestep.Clock, not " +
+                             py::repr(given).cast<std::string>());
     }
+    Clock clock;
+    for (int i = 0; i < kClockInputs; ++i) {
+        clock.input[i] = clock_number(i, PyTuple_GET_ITEM(given.ptr(), i));
+    }
+    return clock;
+}
+
+void Targets::follow(const std::optional<Clock>& given, std::int64_t applied) {
     if (program_ == nullptr) return;
+    Clock clock = given.value_or(Clock{{-1.0, -1.0, -1.0, -1.0}});
     if (clock.input[kStep] < 0.0) clock.input[kStep] = static_cast<double>(applied);
     program_->check(clock, "a schedule of this optimizer", "clock=fusestep.Clock(");
     program_->run(clock, values_.data());

@@ -2,12 +2,17 @@
 #pragma once
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "program.h"
 
 namespace fusestep {
+
+// The clock that Python gives, or nothing for None. May run Python code, of numbers that are none
+// of Python's own.
+std::optional<Clock> read_clock(py::handle given);
 
 class Targets {
  public:
@@ -18,9 +23,9 @@ class Targets {
     Targets(const py::object& program, const py::list& targets,
             std::initializer_list<std::vector<double>*> tables);
 
-    // Evaluates for a clock that Python has given, or None, and writes all values or, where one is
-    // not accepted, throws. The step is `applied` unless the clock tells it.
-    void follow(py::handle clock, std::int64_t applied);
+    // Evaluates for a clock, if one was given, and writes all values or, where one is not accepted,
+    // throws. The step is `applied` unless the clock tells it.
+    void follow(const std::optional<Clock>& given, std::int64_t applied);
 
  private:
     struct Target {

@@ -64,6 +64,8 @@ class Plan {
         if (leaves_[leaf].gradient != gradient) leaves_[leaf].gradient = gradient;
     }
 
+    void set_parameter(std::size_t leaf, void* data) { leaves_[leaf].parameter = data; }
+
     const double* hyper(int group) const { return hyper_ + group * (rule_.columns + 1); }
 
     // Whether a step is large enough for more than one thread.

@@ -12,6 +12,9 @@ Column: TypeAlias = tuple[str, float, float, bool, bool]
 # upper bound is excluded; what is expected, in words
 Target: TypeAlias = tuple[int, int, str, float, float, bool, str]
 
+# a dict or list, a key or an index, and what stands there; a container before those inside it
+Entry: TypeAlias = tuple[Any, Any, Any]
+
 # attributes to set: object, name, value
 Changes: TypeAlias = Iterable[tuple[Any, str, Any]]
 
@@ -46,7 +49,17 @@ class Plan:
         groups: list[int],
         hyper: npt.NDArray[np.float64],
         limits: npt.NDArray[np.float64],
+        containers: list[Entry] = ...,
     ) -> None: ...
+    # goes on with other arrays of the same shapes and dtypes, then makes the changes
+    def rebind(
+        self,
+        parameters: list[Any],
+        containers: list[Entry] = ...,
+        changes: Changes | None = None,
+    ) -> None: ...
+    # raises StateError naming a parameter that is another object
+    def check_same(self, parameters: list[Any]) -> None: ...
     # while held, other threads' calls raise StateError
     def __enter__(self) -> None: ...
     def __exit__(self, *args: object) -> None: ...
@@ -118,7 +131,17 @@ class DevicePlan:
         groups: list[int],
         hyper: npt.NDArray[np.float64],
         limits: npt.NDArray[np.float64],
+        containers: list[Entry] = ...,
     ) -> None: ...
+    # goes on with other arrays of the same shapes and dtypes, then makes the changes
+    def rebind(
+        self,
+        parameters: list[Any],
+        containers: list[Entry] = ...,
+        changes: Changes | None = None,
+    ) -> None: ...
+    # raises StateError naming a parameter that is another object
+    def check_same(self, parameters: list[Any]) -> None: ...
     # while held, other threads' calls raise StateError
     def __enter__(self) -> None: ...
     def __exit__(self, *args: object) -> None: ...

@@ -24,6 +24,7 @@ def build(
     used: Sequence[int],
     table: npt.NDArray[np.float64],
     limits: npt.NDArray[np.float64],
+    containers: Sequence[_core.Entry] = (),
 ) -> tuple[CudaPlan, list[dict[str, Any]]]:
     """What `fusestep.engines.cpu.build` does, for arrays of the current device."""
     cupy: Any = importlib.import_module("cupy")
@@ -34,7 +35,15 @@ def build(
     states = new_states(rule, parameters, groups, used, zeros_like)
     arrays = [list(state.values()) for state in states]
     native = _core.DevicePlan(
-        *kind, rule, list(paths), parameters, arrays, list(groups), table, limits
+        *kind,
+        rule,
+        list(paths),
+        parameters,
+        arrays,
+        list(groups),
+        table,
+        limits,
+        list(containers),
     )
     return CudaPlan(native, cupy, device), states
 

@@ -58,6 +58,22 @@ class CudaPlan:
 
     # what was checked, and goes on natively
 
+    def rebind(
+        self,
+        parameters: list[Any],
+        containers: Sequence[_core.Entry] = (),
+        changes: _core.Changes | None = None,
+    ) -> None:
+        with self._alone():
+            if self._device.enter():
+                raise _core.StateError("rebind: not while a stream is capturing")
+            self._let_host_count()
+            self._native.rebind(parameters, list(containers), changes)
+            self._device.upload("leaves", self._native.leaves())
+
+    def check_same(self, parameters: list[Any]) -> None:
+        self._native.check_same(parameters)
+
     def bind(self, gradients: Any) -> None:
         self._native.bind(gradients)
         self._bound = None if gradients is None else tuple(gradients)

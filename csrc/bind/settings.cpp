@@ -1,0 +1,152 @@
+// What Python sets and loads: checked first, then written in one go.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "plan_object.h"
+
+namespace fusestep {
+namespace {
+
+struct NonFiniteName {
+    const char* name;
+    NonFinite value;
+};
+constexpr NonFiniteName kNonFiniteNames[] = {
+    {"propagate", NonFinite::kPropagate}, {"skip", NonFinite::kSkip}, {"raise", NonFinite::kRaise}};
+
+NonFinite find_nonfinite(const std::string& name) {
+    for (const NonFiniteName& choice : kNonFiniteNames) {
+        if (name == choice.name) return choice.value;
+    }
+    throw py::value_error("nonfinite must be 'propagate', 'skip' or 'raise', not '" + name + "'");
+}
+
+void check_counts(const std::vector<std::int64_t>& updates, std::size_t parameters) {
+    if (updates.size() != parameters)
+        throw py::value_error("expected one count for each parameter");
+    for (const std::int64_t count : updates) {
+        if (count < 0) throw py::value_error("counts must be at least 0");
+    }
+}
+
+}  // namespace
+
+std::vector<double> numbers_of(const py::array_t<double>& table) {
+    const py::array_t<double, py::array::c_style> rows(table);
+    return {rows.data(), rows.data() + rows.size()};
+}
+
+py::array_t<double> PlanObject::hyper() const {
+    const py::ssize_t columns = plan_.rule().columns + 1;
+    return py::array_t<double>({static_cast<py::ssize_t>(hyper_.size()) / columns, columns},
+                               hyper_.data());
+}
+
+py::array_t<double> PlanObject::limits() const {
+    return py::array_t<double>(static_cast<py::ssize_t>(limits_.size()), limits_.data());
+}
+
+PlanObject::Settings::Settings(PlanObject& plan, const py::array_t<double>& hyper,
+                               const py::array_t<double>& limits, const py::object& program,
+                               const py::list& targets, const py::object& nonfinite)
+    : plan_(plan),
+      hyper_(numbers_of(hyper)),
+      limits_(numbers_of(limits)),
+      targets_(program, targets, {&plan.hyper_, &plan.limits_}),
+      nonfinite_(nonfinite.is_none() ? plan.nonfinite_
+                                     : find_nonfinite(nonfinite.cast<std::string>())) {
+    if (hyper_.size() != plan.hyper_.size() || limits_.size() != plan.limits_.size()) {
+        throw py::value_error("expected tables of the sizes that the plan was built with");
+    }
+}
+
+void PlanObject::Settings::write() {
+    std::copy(hyper_.begin(), hyper_.end(), plan_.hyper_.begin());
+    std::copy(limits_.begin(), limits_.end(), plan_.limits_.begin());
+    std::swap(plan_.targets_, targets_);  // letting go of a program may wait until all is written
+    plan_.nonfinite_ = nonfinite_;
+}
+
+void PlanObject::set_settings(const py::array_t<double>& hyper, const py::array_t<double>& limits,
+                              const py::object& program, const py::list& targets,
+                              const py::object& nonfinite, const py::object& changes) {
+    const Busy busy(*this);
+    Settings settings(*this, hyper, limits, program, targets, nonfinite);
+    Changes attributes(changes);
+    settings.write();
+    attributes.apply();
+}
+
+void PlanObject::load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
+                      std::int64_t applied, const py::tuple& accumulated,
+                      const py::array_t<double>& hyper, const py::array_t<double>& limits,
+                      const py::object& program, const py::list& targets,
+                      const py::object& nonfinite, const py::list& arrays,
+                      const py::object& changes) {
+    const Busy busy(*this);
+    check_counts(updates, paths_.size());
+    if (applied < 0 || attempted < applied) {
+        throw py::value_error("applied must be at least 0 and at most attempted");
+    }
+    const Accumulated sums = read_accumulated(accumulated);
+    Settings settings(*this, hyper, limits, program, targets, nonfinite);
+    const Copies copies(arrays);
+    Changes attributes(changes);
+    copies.apply();
+    plan_.updates() = updates;
+    attempted_ = attempted;
+    applied_ = applied;
+    write(sums);
+    settings.write();
+    attributes.apply();
+}
+
+PlanObject::Accumulated PlanObject::read_accumulated(const py::tuple& values) const {
+    Accumulated read = {values[0].cast<double>(), values[1].cast<std::int64_t>(),
+                        values[2].cast<double>(), values[3].cast<std::vector<bool>>()};
+    if (!(read.samples >= 0.0) || !std::isfinite(read.samples) || read.micro_batches < 0 ||
+        (read.samples > 0.0) != (read.micro_batches > 0)) {
+        throw py::value_error("accumulated samples and micro-batches must be both 0 or neither");
+    }
+    if (read.holds.size() != plan_.accumulators().size()) {
+        throw py::value_error("expected one flag for each accumulator");
+    }
+    if (read.samples > 0.0 && !bound_.is_none()) throw StateError("gradients are bound");
+    return read;
+}
+
+void PlanObject::write(const Accumulated& accumulated) {
+    std::vector<Accumulator>& sums = plan_.accumulators();
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i].holds = accumulated.holds[i];
+    accumulated_.samples = accumulated.samples;
+    accumulated_.micro_batches = accumulated.micro_batches;
+    accumulated_.weighted_squares = accumulated.weighted_squares;
+}
+
+void PlanObject::set_accumulated(const py::tuple& values) {
+    const Busy busy(*this);
+    write(read_accumulated(values));
+}
+
+void PlanObject::set_nonfinite(const std::string& name) {
+    const NonFinite chosen = find_nonfinite(name);
+    const Busy busy(*this);
+    nonfinite_ = chosen;
+}
+
+std::string PlanObject::nonfinite() const {
+    for (const NonFiniteName& choice : kNonFiniteNames) {
+        if (nonfinite_ == choice.value) return choice.name;
+    }
+    return "";
+}
+
+void PlanObject::set_updates(const std::vector<std::int64_t>& counts) {
+    const Busy busy(*this);
+    check_counts(counts, paths_.size());
+    plan_.updates() = counts;
+}
+
+}  // namespace fusestep
