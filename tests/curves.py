@@ -1,6 +1,8 @@
 """The table of curves under test, each beside its formula in fractions and 300-bit arithmetic.
 
 Arguments count as the doubles that they are, and places where pieces meet are found in fractions.
+Times are fractions of steps; an `Epoch` (or a number of samples) counts as at a boundary within
+1e-9 of it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,25 @@ N = Any  # a fraction, or a number of 300 bits
 mp = mpmath.mp.clone()
 mp.prec = 300
 ONE = Fraction(1)
+
+
+class Epoch(Fraction):
+    """A time that is near a boundary before it is there."""
+
+
+def reached(t: N) -> N:
+    """The time that decides what has come."""
+    return t + Fraction(1, 10**9) if isinstance(t, Epoch) else t
+
+
+def spans(t: N, span: N) -> int:
+    """How many whole spans have passed."""
+    return math.floor(reached(t) / span)
+
+
+def since(t: N, begin: N) -> N:
+    """The time since a boundary that has come."""
+    return max(t - begin, Fraction(0)) if isinstance(t, Epoch) else t - begin
 
 
 def real(x: N) -> N:
@@ -54,10 +75,10 @@ def come(x: Fraction, shape: str = "linear") -> N:
 
 def through(t: Fraction, times: list[N], values: list[N], shape: str = "linear") -> N:
     """Through points, held beyond them."""
-    k = bisect_right(times, t)
+    k = bisect_right(times, reached(t))
     if k in (0, len(times)):
         return values[max(k - 1, 0)]
-    x = (t - times[k - 1]) / (times[k] - times[k - 1])
+    x = since(t, times[k - 1]) / (times[k] - times[k - 1])
     return between(values[k - 1], values[k], come(x, shape))
 
 
@@ -80,28 +101,28 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
 
 
 def polynomial(t: N, start: N, length: N, end: N = 0, power: N = 1, cycle: bool = False) -> N:
-    whole = length * max(math.ceil(t / length), 1) if cycle else length
+    whole = length * max(-spans(-t, length), 1) if cycle else length
     return between(end, start, raised(1 - part(t, whole), power))
 
 
 def exponential(t: N, start: N, rate: N, every: N = 1, staircase: N = False, floor: N = None) -> N:
-    value = real(start) * raised(rate, math.floor(t / every) if staircase else t / every)
+    value = real(start) * raised(rate, spans(t, every) if staircase else t / every)
     return value if floor is None else max(value, real(floor))
 
 
 def inverse_time(t: N, start: N, scale: N, power: N = 1, staircase: bool = False) -> N:
-    spans = Fraction(math.floor(t / scale)) if staircase else t / scale
-    return real(start) / raised(1 + spans, power)
+    passed = Fraction(spans(t, scale)) if staircase else t / scale
+    return real(start) / raised(1 + passed, power)
 
 
 def cosine_restarts(t: N, start: N, length: N, end: N = 0, t_mult: N = 1, decay: N = 1) -> N:
     if t_mult == 1:
-        i = math.floor(t / length)
-        x = t / length - i
+        i = spans(t, length)
+        x = since(t, i * length) / length
     else:
         begins = restarts(length, t_mult)
-        i = bisect_right(begins, t) - 1
-        x = (t - begins[i]) / (begins[i + 1] - begins[i])
+        i = bisect_right(begins, reached(t)) - 1
+        x = min(since(t, begins[i]) / (begins[i + 1] - begins[i]), ONE)
     return between(end, real(start) * raised(decay, i), wave(x))
 
 
@@ -122,8 +143,8 @@ def one_cycle(t: N, peak: N, total: N, warm: N = 0.3, three_phase: bool = False,
 
 def cyclic(t: N, low: N, high: N, up: N, down: N = None, mode: str = "", gamma: N = 1) -> N:
     down = up if down is None else down
-    cycle = math.floor(t / (up + down))
-    within = t - cycle * (up + down)
+    cycle = spans(t, up + down)
+    within = since(t, cycle * (up + down))
     height = within / up if within < up else (up + down - within) / down
     scales = {"exp_range": (gamma, t), "triangular2": (Fraction(1, 2), cycle)}
     return between(low, high, real(height) * real(raised(*scales.get(mode, (ONE, 1)))))
@@ -140,7 +161,7 @@ def power(t: N, a: N, b: N, cap: N = None) -> N:
 
 
 def random(t: N, low: N, high: N, distribution: str = "", every: N = 1, seed: N = 0) -> N:
-    index, key = math.floor(t / every), int(seed)
+    index, key = spans(t, every), int(seed)
     words = philox([index % 2**32, index >> 32, 0, 0], [key % 2**32, key >> 32])
     uniform = Fraction((words[1] << 32 | words[0]) >> 11, 2**53)
     if distribution == "loguniform":
@@ -154,20 +175,20 @@ def warmup(t: N, length: N, start: N = 0, shape: str = "linear") -> N:
 
 
 def warmup_cosine(t: N, peak: N, warmup: N, total: N, end: N = 0, start: N = 0) -> N:
-    if t < warmup:
+    if reached(t) < warmup:
         return between(start, peak, t / warmup)
-    return between(end, peak, wave(part(t - warmup, total - warmup)))
+    return between(end, peak, wave(part(since(t, warmup), total - warmup)))
 
 
 def wsd(t: N, peak: N, warmup: N, stable: N, decay: N, start: N = 0, end: N = 0, **more: Any) -> N:
-    if t < warmup + stable:
+    if reached(t) < warmup + stable:
         return through(t, [0, warmup], [start, peak])
-    return between(peak, end, come(part(t - warmup - stable, decay), **more))
+    return between(peak, end, come(part(since(t, warmup + stable), decay), **more))
 
 
 def sequence(t: N, pieces: list[N], at: list[N]) -> N:
-    k = bisect_right(at, t)
-    piece, own = pieces[k], t - at[k - 1] if k else t
+    k = bisect_right(at, reached(t))
+    piece, own = pieces[k], since(t, at[k - 1]) if k else t
     return piece.exact(own) if isinstance(piece, Row) else piece
 
 
@@ -175,19 +196,21 @@ FORMULAS: dict[str, Callable[..., N]] = {
     "constant": lambda t, value: value,
     "linear": lambda t, start, end, length: start + (end - start) * part(t, length),
     "inverse_offset": lambda t, start, offset: start - offset / max(t, ONE),
-    "step": lambda t, start, factor, every: real(start) * raised(factor, math.floor(t / every)),
-    "multistep": lambda t, start, factor, at: real(start) * raised(factor, bisect_right(at, t)),
-    "staircase_linear": lambda t, start, decay, every, length: (
-        start * (1 - decay * math.floor(min(t, length) / every) * every / length)
+    "step": lambda t, start, factor, every: real(start) * raised(factor, spans(t, every)),
+    "multistep": lambda t, start, factor, at: (
+        real(start) * raised(factor, bisect_right(at, reached(t)))
     ),
-    "piecewise": lambda t, values, at: values[bisect_right(at, t)],
+    "staircase_linear": lambda t, start, decay, every, length: (
+        start * (1 - decay * spans(type(t)(min(t, length)), every) * every / length)
+    ),
+    "piecewise": lambda t, values, at: values[bisect_right(at, reached(t))],
     "interpolate": lambda t, points, kind="linear": through(t, *zip(*points, strict=True), kind),
     "cosine": lambda t, start, length, end=0, exponent=1: between(
         end, start, raised(wave(part(t, length)), exponent)
     ),
     "inverse_sqrt": lambda t, peak, timescale: real(peak) / mp.sqrt(real(max(t / timescale, 1))),
     "rex": lambda t, start, end, length: between(end, start, 2 - 2 / (2 - part(t, length))),
-    "table": lambda t, values: values[min(math.floor(t), len(values) - 1)],
+    "table": lambda t, values: values[min(spans(t, ONE), len(values) - 1)],
     "warmup_linear": lambda t, peak, warmup, total, end=0, start=0: through(
         t, [0, warmup, total], [start, peak, end]
     ),
@@ -213,7 +236,7 @@ class Row:
         return getattr(fs.schedules, self.name)(**_each(self.arguments, Row.build, lambda x: x))
 
     def exact(self, t: Fraction) -> N:
-        """The value at t, a fraction or a number of 300 bits."""
+        """The value at a time."""
         arguments = _each(self.arguments, lambda row: row, Fraction)
         arguments.pop("by", None)
         return FORMULAS[self.name](t, **arguments)

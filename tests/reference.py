@@ -19,12 +19,14 @@ class Reference:
     """The value of an expression for one clock, and how much it says.
 
     ``scale`` is the largest value on the way; ``fragile`` tells that a floor or a comparison was
-    decided by less than the precision that fusestep computes with.
+    decided by less than the precision that fusestep computes with. ``decided`` is what they gave:
+    where a little more or less of epochs and samples changes it, they are near a boundary.
     """
 
     clock: dict[str, float]
     scale: mpf = field(default_factory=lambda: mpf(0))
     fragile: bool = False
+    decided: list[Any] = field(default_factory=list)
 
     def value(self, node: Any) -> mpf:
         with mpmath.workprec(BITS):
@@ -43,7 +45,7 @@ class Reference:
             return mpf(node.value)
         if node.kind == "input":
             return mpf(self.clock[node.name])
-        if node.kind in ("cell", "function"):
+        if node.kind == "cell":
             return mpf(float(node.memory[0]))
         operands = [self._value(operand) for operand in node.operands]
         if node.table is not None:
@@ -58,6 +60,7 @@ class Reference:
         return mpf(table[int(min(max(self._floor(at), 0), len(table) - 1))])
 
     def _compare(self, a: mpf, b: mpf) -> None:
+        self.decided.append(a < b)
         self.fragile |= 0 < abs(a - b) < _CLOSE * max(self.scale, 1)
 
     def _add(self, a: mpf, b: mpf) -> mpf:
@@ -94,6 +97,9 @@ class Reference:
     def _maximum(self, a: mpf, b: mpf) -> mpf:
         return max(a, b)
 
+    def _elapsed(self, a: mpf, b: mpf) -> mpf:
+        return a - b
+
     def _less(self, a: mpf, b: mpf) -> mpf:
         self._compare(a, b)
         return mpf(a < b)
@@ -108,6 +114,7 @@ class Reference:
 
     def _floor(self, a: mpf) -> mpf:
         self._compare(a, mpmath.nint(a))
+        self.decided.append(mpmath.floor(a))
         return mpmath.floor(a)
 
     def _floor_divide(self, a: mpf, b: mpf) -> mpf:

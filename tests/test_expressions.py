@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import operator
 import pickle
@@ -84,6 +83,11 @@ def test_any_composition_has_the_value_of_a_recursive_evaluator(
     reference = Reference(clock)
     exact = reference.value(expression)
     assume(not reference.fragile and abs(reference.scale) < 1e200)
+    for more in (1.1e-9, -1.1e-9):  # where an epoch is near a boundary it counts as there
+        times = {name: clock[name] + more for name in ("samples", "epoch")}
+        beside = Reference({**clock, **times})
+        beside.value(expression)
+        assume(beside.decided == reference.decided)
     value = expression(**clock)
     if exact != exact:
         assert not math.isfinite(value)
@@ -176,82 +180,6 @@ def test_every_name_of_the_vocabulary_is_public() -> None:
         assert name == "abs" or any(name in room.__all__ for room in rooms), name
 
 
-BAD_JSON = [
-    ("3", "a saved expression is a dict with 'fusestep_expression' and 'value'"),
-    ('{"fusestep_expression": 2, "value": 1}', "is saved in form 2; this version knows 1"),
-    (
-        '{"fusestep_expression": 1, "value": {"call": "cosin", "with": {}}}',
-        "no function 'cosin'; kn",
-    ),
-    ('{"fusestep_expression": 1, "value": {"operation": "system", "of": []}}', "no operation 'sys"),
-    (
-        '{"fusestep_expression": 1, "value": {"operation": "add", "of": [1]}}',
-        "add takes 2 operands",
-    ),
-    ('{"fusestep_expression": 1, "value": {"input": "time"}}', "no clock input 'time'; known are"),
-    ('{"fusestep_expression": 1, "value": {"x": 1}}', "not a part of an expression"),
-    ('{"fusestep_expression": 1, "value": "text"}', "an expression is made of numbers"),
-]
-
-
-@pytest.mark.parametrize(("text", "message"), BAD_JSON)
-def test_json_that_is_no_expression_is_refused(text: str, message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=message):
-        fe.from_json(text)
-
-
-BAD_TEXT = [
-    ("cosin(1)", ValueError, "no function 'cosin'; known are BestOf, .*cosine, cosine_restarts"),
-    ("__import__('os').system('true')", ValueError, "no method 'system'; known are by, repeated"),
-    ("().__class__", ValueError, "not a part of an expression"),
-    ("open('x')", ValueError, "no function 'open'"),
-    ("[x for x in step]", ValueError, "not a part of an expression"),
-    ("lambda: 1", ValueError, "not a part of an expression"),
-    ("f'{step}'", ValueError, "not a part of an expression"),
-    ("step if step else 1", ValueError, "not a part of an expression"),
-    ("0 < step < 3", ValueError, "not a part of an expression"),
-    ("maximum(*[1, 2])", ValueError, "can't be unpacked"),
-    ("step +", ValueError, "not an expression: 'step \\+'"),
-    ("'text'", TypeError, "an expression is made of numbers and expressions, not 'text'"),
-    ("1e999", ValueError, "must be finite"),
-    ("(" * 500 + "1" + ")" * 500, ValueError, "not an expression"),
-    ("cosine(1, length=2, speed=3)", TypeError, "speed"),
-    ("9 ** 9 ** 9 ** 9", None, ""),
-]
-
-
-@pytest.mark.parametrize(("text", "error", "message"), BAD_TEXT)
-def test_text_that_is_no_expression_is_refused_and_nothing_is_called(
-    text: str, error: type[Exception] | None, message: str
-) -> None:
-    if error is None:
-        assert fe.parse(text)() == math.inf
-        return
-    with pytest.raises(error, match=message):
-        fe.parse(text)
-
-
-def test_a_python_function_is_called_once_for_each_clock_and_cannot_be_saved() -> None:
-    calls: list[object] = []
-
-    def rate(t: float) -> float:
-        calls.append(t)
-        return 0.5 * t
-
-    lr = fe.function(rate) * 2 + fe.function(rate, fe.epoch)
-    assert lr(step=3, epoch=1.5) == 3.75
-    assert calls == [3, 1.5]
-    assert isinstance(calls[0], int)
-    assert lr(np.arange(3), epoch=2.0).tolist() == [1.0, 2.0, 3.0]
-    assert fe.function(rate).shifted(2)(step=5) == 1.5
-    with pytest.raises(TypeError, match=r"function\(<function .*, time=step\) can't be saved: it"):
-        lr.to_json()
-    with pytest.raises(TypeError, match="call must be a function of one number, not 3"):
-        fe.function(3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="must give a number, not None"):
-        fe.function(lambda t: None)(1)  # type: ignore[arg-type, return-value]
-
-
 def test_expressions_refuse_what_is_no_number() -> None:
     for bad in ("x", None, [1], True, 1j):
         with pytest.raises(TypeError):
@@ -263,9 +191,3 @@ def test_expressions_refuse_what_is_no_number() -> None:
         bool(fe.step < 3)
     with pytest.raises(AttributeError):
         fe.step.anything = 3  # type: ignore[attr-defined]
-
-
-def test_json_is_plain_and_says_its_version() -> None:
-    lr = schedules.cosine(start=0.1, length=100) * control.LossGap(reference=1.0)
-    assert json.loads(lr.to_json())["fusestep_expression"] == 1
-    assert "NaN" not in lr.to_json()

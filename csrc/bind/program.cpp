@@ -80,7 +80,8 @@ ProgramObject::ProgramObject(const py::list& nodes, const py::list& outputs) {
         } else if (name == "input") {
             registers.push_back(program_.add_input(static_cast<ClockInput>(
                 find_name(kClockInputNames, kClockInputs, payload.cast<std::string>()))));
-        } else if (name == "cell") {
+        } else if (name == "cell" || name == "function") {
+            if (name == "function") functions_.push_back(program_.cells());
             kept_.push_back(payload.cast<py::array_t<double>>());
             registers.push_back(program_.add_cell(kept_.back().data()));
         } else {
@@ -135,8 +136,10 @@ py::object ProgramObject::value(py::handle step, py::handle samples, py::handle 
     return py::float_(result);
 }
 
-// The inputs are None, or arrays of int64 or float64, of `count` elements or of one.
-py::array_t<double> ProgramObject::values(const py::list& inputs, py::ssize_t count) const {
+// The inputs are None, or arrays of int64 or float64, of `count` elements or of one; `functions`
+// what the Python functions gave, in place of what their cells hold.
+py::array_t<double> ProgramObject::values(const py::list& inputs, py::ssize_t count,
+                                          const py::list& functions) const {
     ClockColumn columns[kClockInputs];
     Clock given;
     for (int i = 0; i < kClockInputs; ++i) {
@@ -160,7 +163,13 @@ py::array_t<double> ProgramObject::values(const py::list& inputs, py::ssize_t co
     py::array_t<double> result(count);
     double* const values = result.mutable_data();
     const std::size_t n = static_cast<std::size_t>(count);
-    const std::vector<double> cells = program_.cell_values();
+    if (functions.size() != functions_.size()) {
+        throw py::value_error("a number must be given for each Python function");
+    }
+    std::vector<double> cells = program_.cell_values();
+    for (std::size_t k = 0; k < functions_.size(); ++k) {
+        cells[functions_[k]] = functions[k].cast<double>();
+    }
     std::atomic<bool> good{true};
     {
         const py::gil_scoped_release unlocked;  // nothing of Python's is touched until the end
@@ -193,7 +202,8 @@ void register_program(py::module_& module) {
         .def(py::init<const py::list&, const py::list&>(), py::arg("nodes"), py::arg("outputs"))
         .def("value", &ProgramObject::value, py::arg("step"), py::arg("samples"), py::arg("epoch"),
              py::arg("batch_size"))
-        .def("values", &ProgramObject::values, py::arg("inputs"), py::arg("count"));
+        .def("values", &ProgramObject::values, py::arg("inputs"), py::arg("count"),
+             py::arg("functions"));
 }
 
 }  // namespace fusestep

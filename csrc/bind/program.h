@@ -30,11 +30,13 @@ class ProgramObject {
     void run(const Clock& clock, double* values);
 
     py::object value(py::handle step, py::handle samples, py::handle epoch, py::handle batch_size);
-    py::array_t<double> values(const py::list& inputs, py::ssize_t count) const;
+    py::array_t<double> values(const py::list& inputs, py::ssize_t count,
+                               const py::list& functions) const;
 
  private:
     Program program_;
     std::vector<py::array_t<double>> kept_;  // the memory of cells and tables
+    std::vector<std::size_t> functions_;     // which cells are of Python functions
     bool reads_[kClockInputs];
 };
 

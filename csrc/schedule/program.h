@@ -36,6 +36,7 @@ class Program {
 
     std::size_t registers() const { return hi_.size(); }
     std::size_t outputs() const { return outputs_.size(); }
+    std::size_t cells() const { return cells_.size(); }
     bool reads(ClockInput input) const;
 
     // The outputs for one clock. Not for two threads at once.

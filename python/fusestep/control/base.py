@@ -37,6 +37,7 @@ class Control(Remembering, Named):
     """
 
     __slots__ = ("_cell", "_first", "_memory", "_owners")
+    remembers = True
 
     _memory: Memory
     _first: Memory

@@ -1,7 +1,8 @@
 """Arithmetic on the clock: the words that expressions are made of."""
 
 from .nodes import Expression
-from .reading import from_json, parse
+from .parsing import parse
+from .reading import from_json
 from .vocabulary import (
     batch_size,
     clip,

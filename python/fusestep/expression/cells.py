@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -18,35 +18,39 @@ class Cell(Expression):
 
     __slots__ = ("memory",)
     kind = "cell"
+    remembers = True
 
     def __init__(self, value: float) -> None:
         self.memory: npt.NDArray[np.float64] = np.array([value])
 
-    def _key(self) -> Any:
-        return ("cell", id(self))
+    def typed_with(self) -> tuple[Any, ...]:
+        return (id(self),)
 
 
-class Function(Cell):
-    """A Python function of one number, called once for each clock."""
+class Function(Expression):
+    """A Python function of one number, called once for each clock, and saved by its name."""
 
-    __slots__ = ("call", "time")
+    __slots__ = ("call", "name", "time")
     kind = "function"
 
-    def __init__(self, call: Callable[[Any], float], time: Expression) -> None:
-        super().__init__(float("nan"))
+    def __init__(self, call: Callable[[Any], float], time: Expression, name: str) -> None:
         self.call = call
         self.time = time
+        self.name = name
 
-    def update(self, clock: Clock) -> None:
-        """Calls the function; raises TypeError if it gives no number."""
+    def at(self, clock: Clock) -> float:
+        """What the function gives; TypeError or ValueError where that is no number or too large."""
         at = self.time(clock)
-        value = self.call(int(at) if at == int(at) else at)
+        value = self.call(int(at) if at == np.floor(at) else at)
         if not isinstance(value, Real):
             raise TypeError(f"{self!r} must give a number, not {value!r}")
-        self.memory[0] = value
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{self!r} must give a number that fits a double") from None
 
-    def _key(self) -> Any:
-        return ("function", self.call, self.time)
+    def typed_with(self) -> tuple[Any, ...]:
+        return (self.call if getattr(self.call, "__hash__", None) else id(self.call), self.time)
 
-    def parts(self) -> Iterator[Expression]:
-        return iter((self.time,))
+    def fields(self) -> tuple[Any, ...]:
+        return (self.call, self.time, self.name)

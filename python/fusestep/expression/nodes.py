@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from .combinators import METHODS, Combinators
 from .drawing import draw
 from .program import compiled, values, values_with_functions
 from .saved import saved
-from .traversal import substituted
+from .traversal import expressions_in, substituted, tabulated
 from .typed import typed
 
 TIMES = ("step", "samples", "epoch")
@@ -56,6 +57,7 @@ class Expression(Combinators):
     __slots__ = ("__weakref__", "_compiled")
 
     kind: ClassVar[str]
+    remembers: ClassVar[bool] = False  # what it was typed with is not all that there is to it
     _compiled: tuple[_core.Program, tuple[Any, ...]]
     __array_ufunc__ = None  # NumPy's numbers leave the operators to expressions
 
@@ -78,7 +80,7 @@ class Expression(Combinators):
     def to_json(self) -> str:
         """The expression as JSON text, for `fusestep.expression.from_json`.
 
-        Raises TypeError if it holds a Python function, which can't be saved.
+        What is used more than once is written once. A Python function leaves its name.
         """
         return json.dumps(saved(self), allow_nan=False)
 
@@ -102,19 +104,30 @@ class Expression(Combinators):
 
     def __eq__(self, other: object) -> bool:
         """Whether both are typed the same way."""
-        return isinstance(other, Expression) and self._key() == other._key()
+        if not isinstance(other, Expression):
+            return False
+        keys = (tabulated(each, exact=False)[0] for each in (self, other))
+        return self is other or next(keys) == next(keys)
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(tuple(tabulated(self, exact=False)[0]))
 
     def __repr__(self) -> str:
         return typed(self)
 
-    def __getstate__(self) -> tuple[None, dict[str, Any]]:
-        """For pickle and copy: all but the native program, which is compiled again."""
+    def __reduce__(self) -> Any:
+        """For pickle and copy: a flat table, without the native program, which is compiled again.
+
+        What has memories goes as the object that it is, so that those who share it still do.
+        """
+        from .copying import assembled, taken_apart
+
+        if not self.remembers:
+            return assembled, (taken_apart(self),)
         slots = {name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())}
         slots -= {"__weakref__", "_compiled"}
-        return None, {name: getattr(self, name) for name in slots if hasattr(self, name)}
+        state = {name: getattr(self, name) for name in slots if hasattr(self, name)}
+        return copyreg.__newobj__, (type(self),), (None, state)  # type: ignore[attr-defined]
 
     def _combine(self, name: str, *operands: Any) -> Any:
         nodes = [constant_or_expression(operand) for operand in operands]
@@ -131,13 +144,17 @@ class Expression(Combinators):
     def _input(self, name: str) -> Expression:
         return Input(name)
 
-    def _key(self) -> Any:
-        """What two expressions that are typed the same way have in common."""
+    def typed_with(self) -> tuple[Any, ...]:
+        """What tells it from others of its kind, with the expressions that it was made of."""
         raise NotImplementedError
+
+    def fields(self) -> tuple[Any, ...]:
+        """What its class is called with to make the same again."""
+        return self.typed_with()
 
     def parts(self) -> Iterator[Expression]:
         """The expressions that this one was made of."""
-        return iter(())
+        return expressions_in(self.typed_with())
 
 
 class Constant(Expression):
@@ -150,8 +167,8 @@ class Constant(Expression):
         check_finite("a number in an expression", value)
         self.value: int | float = int(value) if isinstance(value, int) else float(value)
 
-    def _key(self) -> Any:
-        return self.value
+    def typed_with(self) -> tuple[Any, ...]:
+        return (self.value,)
 
 
 class Input(Expression):
@@ -163,8 +180,8 @@ class Input(Expression):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def _key(self) -> Any:
-        return ("input", self.name)
+    def typed_with(self) -> tuple[Any, ...]:
+        return (self.name,)
 
 
 class Operation(Expression):
@@ -180,11 +197,8 @@ class Operation(Expression):
         self.operands = tuple(expression(operand) for operand in operands)
         self.table = table
 
-    def _key(self) -> Any:
-        return ("operation", self.name, self.operands, self.table)
-
-    def parts(self) -> Iterator[Expression]:
-        return iter(self.operands)
+    def typed_with(self) -> tuple[Any, ...]:
+        return (self.name, self.operands, self.table)
 
 
 class Named(Expression):
@@ -217,14 +231,13 @@ class Named(Expression):
         assert self.arguments is not None
         value = self.arguments[argument]
         default = self.defaults.get(argument, inspect.Parameter.empty)
-        return type(value) is type(default) and bool(value == default)
+        return type(value) is type(default) and repr(value) == repr(default)
 
-    def _key(self) -> Any:
-        arguments = None if self.arguments is None else tuple(self.arguments.items())
-        return ("named", self.name, _hashable(arguments))
+    def typed_with(self) -> tuple[Any, ...]:
+        return (self.name, self.arguments)
 
-    def parts(self) -> Iterator[Expression]:
-        return _expressions(() if self.arguments is None else list(self.arguments.values()))
+    def fields(self) -> tuple[Any, ...]:
+        return (self.name, self.arguments, self.body, self.defaults)
 
 
 def expression(value: Any) -> Expression:
@@ -245,15 +258,3 @@ def constant_or_expression(value: Any) -> Expression | None:
 def time(by: str, argument: str = "by") -> Expression:
     """The input of the clock that a curve reads."""
     return Input(check_choice(argument, by, TIMES))
-
-
-def _expressions(item: Any) -> Iterator[Expression]:
-    if isinstance(item, Expression):
-        yield item
-    elif isinstance(item, (list, tuple)):
-        for entry in item:
-            yield from _expressions(entry)
-
-
-def _hashable(item: Any) -> Any:
-    return tuple(map(_hashable, item)) if isinstance(item, (list, tuple)) else item

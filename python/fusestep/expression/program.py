@@ -10,15 +10,32 @@ import numpy.typing as npt
 
 from .. import _core
 from ..clock import Clock
+from .boundaries import TIMES, Line, line, nearness
+from .traversal import computed_from, folded
 
 _LARGEST_EXPANDED_POWER = 64  # whole exponents up to this become multiplications
+_OPERANDS = {"where": 3, "random": 3, **dict.fromkeys(("sqrt", "exp", "log", "cospi", "tanh"), 1)}
 
 
-def compiled(outputs: Sequence[Any]) -> tuple[_core.Program, tuple[Any, ...]]:
+class Called:
+    """A Python function in one program: where that reads what the function gave."""
+
+    __slots__ = ("function", "memory")
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.memory: npt.NDArray[np.float64] = np.full(1, np.nan)
+
+    def update(self, clock: Clock) -> None:
+        """Calls the function for the next run; raises what it raises."""
+        self.memory[0] = self.function.at(clock)
+
+
+def compiled(outputs: Sequence[Any]) -> tuple[_core.Program, tuple[Called, ...]]:
     """A native program for some expressions, and the Python functions that it needs called."""
     code = _Code()
-    registers = [code.register(output) for output in outputs]
-    return _core.Program(code.nodes, registers), tuple(code.functions.values())
+    registers = [folded(output, computed_from, code.register, code.done) for output in outputs]
+    return _core.Program(code.nodes, registers), tuple(code.functions)
 
 
 class _Code:
@@ -26,18 +43,15 @@ class _Code:
 
     def __init__(self) -> None:
         self.nodes: list[tuple[str, tuple[int, ...], Any]] = []
-        self.functions: dict[int, Any] = {}
+        self.functions: list[Called] = []
+        self.done: dict[int, int] = {}  # the registers of expressions, by identity
         self._known: dict[Any, int] = {}
-        self._registers: dict[int, tuple[Any, int]] = {}  # by identity; keeps the node alive
+        self._lines: list[Line] = []
 
-    def register(self, node: Any) -> int:
-        if id(node) not in self._registers:
-            self._registers[id(node)] = (node, self._compile(node))
-        return self._registers[id(node)][1]
-
-    def _compile(self, node: Any) -> int:
+    def register(self, node: Any, operands: list[int]) -> int:
+        """Where the value of a node is going to be; ``operands`` are those it is computed from."""
         if node.kind == "named":
-            return self.register(node.body)
+            return operands[0]
         if node.kind == "constant":
             return self._constant(node.value)
         if node.kind == "input":
@@ -45,30 +59,56 @@ class _Code:
         if node.kind == "cell":
             return self._emit("cell", (), node.memory, id(node.memory))
         if node.kind == "function":
-            self.functions[id(node)] = node
-            return self._emit("cell", (), node.memory, id(node.memory))
-        operands = tuple(self.register(operand) for operand in node.operands)
+            self.functions.append(Called(node))
+            return self._emit("function", (), self.functions[-1].memory, len(self.functions))
         if node.name == "power" and node.operands[1].kind == "constant":
             exponent = node.operands[1].value
             if exponent == int(exponent) and abs(exponent) <= _LARGEST_EXPANDED_POWER:
                 return self._whole_power(operands[0], int(exponent))
         if node.table is None:
-            return self._operation(node.name, operands)
-        return self._emit(node.name, operands, np.array(node.table, np.float64), node.table)
+            return self._operation(node.name, *operands)
+        table = np.array(node.table, np.float64)
+        return self._emit(node.name, (self._reached(*operands),), table, table.tobytes())
 
-    def _operation(self, name: str, operands: tuple[int, ...]) -> int:
+    def _operation(self, name: str, a: int, b: int = 0, *more: int) -> int:
         if name == "negative":
-            return self._emit("multiply", (operands[0], self._constant(-1.0)))
+            return self._emit("multiply", (a, self._constant(-1.0)))
         if name == "absolute":
-            return self._emit("maximum", (operands[0], self._operation("negative", operands)))
+            return self._emit("maximum", (a, self._operation("negative", a)))
+        if name == "floor":
+            return self._emit("floor", (self._reached(a),))
         if name == "floor_divide":
-            return self._emit("floor", (self._emit("divide", operands),))
+            return self._operation("floor", self._emit("divide", (a, b)))
         if name == "remainder":
-            whole = self._operation("floor_divide", operands)
-            return self._emit(
-                "subtract", (operands[0], self._emit("multiply", (whole, operands[1])))
-            )
-        return self._emit(name, operands)
+            whole = self._emit("multiply", (self._operation("floor_divide", a, b), b))
+            span = self._lines[b].number
+            if span is None or not nearness(self._lines[a].slope):
+                return self._emit("subtract", (a, whole))
+            return self._elapsed(a, whole, "maximum" if span > 0 else "minimum")
+        if name == "elapsed":
+            return self._elapsed(a, b, "maximum")
+        if name == "less":
+            return self._emit("less", (self._reached(a, b), b))
+        if name == "less_equal":
+            return self._emit("less_equal", (a, self._reached(b, a)))
+        if name == "random":
+            a = self._reached(a)
+        return self._emit(name, (a, b, *more)[: _OPERANDS.get(name, 2)])
+
+    def _reached(self, operand: int, boundary: int | None = None) -> int:
+        """A time that is beyond a whole number, or a boundary, as soon as it is near enough."""
+        slope = self._lines[operand].slope
+        if boundary is not None and slope is not None:
+            other = self._lines[boundary].slope
+            slope = None if other is None else slope - other
+        near = nearness(slope)
+        return self._emit("add", (operand, self._constant(near))) if near else operand
+
+    def _elapsed(self, time: int, begin: int, limit: str) -> int:
+        """The time since a boundary: 0, not a little below, where it is only near."""
+        passed = self._emit("subtract", (time, begin))
+        near = nearness(self._lines[passed].slope)
+        return self._emit(limit, (passed, self._constant(0.0))) if near else passed
 
     def _whole_power(self, base: int, exponent: int) -> int:
         result = self._constant(1.0)
@@ -84,7 +124,7 @@ class _Code:
         return neutral is not None and self.nodes[operand] == ("constant", (), neutral)
 
     def _constant(self, value: float) -> int:
-        return self._emit("constant", (), value, (value, str(value)))  # -0.0 is not 0.0
+        return self._emit("constant", (), float(value), repr(float(value)))  # -0.0 is not 0.0
 
     def _emit(
         self, name: str, operands: tuple[int, ...], payload: Any = None, known_by: Any = None
@@ -94,13 +134,23 @@ class _Code:
                 return other
         key = (name, operands, payload if known_by is None else known_by)
         if key not in self._known:
+            if name == "constant":
+                known = Line(0.0, payload)
+            elif name == "input":
+                known = Line(1.0 if payload in TIMES else 0.0)
+            else:
+                known = line(name, [self._lines[operand] for operand in operands])
+            self._lines.append(known)
             self.nodes.append((name, operands, payload))
             self._known[key] = len(self.nodes) - 1
         return self._known[key]
 
 
-def values(program: _core.Program, clock: Clock) -> Any:
-    """The values for arrays of clocks, broadcast; a float where all inputs are numbers."""
+def values(program: _core.Program, clock: Clock, functions: Sequence[float] = ()) -> Any:
+    """The values for arrays of clocks, broadcast; a float where all inputs are numbers.
+
+    ``functions`` are the numbers that the Python functions of the program gave.
+    """
     columns = [_column(name, value) for name, value in zip(Clock._fields, clock, strict=True)]
     shape = np.broadcast_shapes(*(column.shape for column in columns if column is not None))
     flat = [
@@ -108,7 +158,7 @@ def values(program: _core.Program, clock: Clock) -> Any:
         for column in columns
     ]
     inputs = [None if column is None else np.ascontiguousarray(column).ravel() for column in flat]
-    result = program.values(inputs, int(np.prod(shape))).reshape(shape)
+    result = program.values(inputs, int(np.prod(shape)), list(functions)).reshape(shape)
     return float(result) if shape == () else result
 
 
@@ -143,6 +193,6 @@ def values_with_functions(program: _core.Program, functions: Sequence[Any], cloc
 
 
 def _value_with_functions(program: _core.Program, functions: Sequence[Any], clock: Clock) -> float:
-    for function in functions:
-        function.update(clock)
-    return float(values(program, clock))
+    # passed, and not stored where another thread may read it
+    found = [called.function.at(clock) for called in functions]
+    return float(values(program, clock, found))

@@ -1,33 +1,19 @@
-"""Expressions from JSON and from text: only names of the vocabulary are ever called."""
+"""Expressions from JSON: only names of the vocabulary are ever called."""
 
 from __future__ import annotations
 
-import ast
 import json
-import operator
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .cells import Function
 from .combinators import METHODS
 from .nodes import Expression, Operation, expression
 from .saved import KEY, VERSION
-from .vocabulary import NAMES, VOCABULARY
+from .traversal import tabulated
+from .vocabulary import NAMES, VOCABULARY, known
 
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-}
 # operations and how many operands they have
 _OPERATIONS = {
     **dict.fromkeys(("add", "subtract", "multiply", "divide", "power", "minimum", "maximum"), 2),
@@ -37,14 +23,27 @@ _OPERATIONS = {
 }
 
 
-def from_json(text: str | Mapping[str, Any]) -> Expression:
+_DEEPEST = 100  # lists and dicts in each other
+
+
+def from_json(
+    text: str | Mapping[str, Any],
+    *,
+    functions: Mapping[str, Callable[[Any], float]] | None = None,
+    like: Expression | None = None,
+) -> Expression:
     """The expression that ``to_json`` wrote.
 
     Args:
         text: JSON text, or what it holds.
+        functions: the Python functions it may call, by the names they are saved under (see
+            `function`).
+        like: an expression that has these functions, for example the one that a resumed program
+            has built: those of the same name are taken from it, in the order they are typed.
 
     Raises:
-        ValueError: it is no expression, of a newer version, or holds an unknown name.
+        ValueError: it is no expression, of a newer version, or holds an unknown name; or it calls a
+            Python function of which neither ``functions`` nor ``like`` has the name.
         TypeError: an argument does not fit.
 
     Example:
@@ -53,94 +52,106 @@ def from_json(text: str | Mapping[str, Any]) -> Expression:
         >>> fs.expression.from_json(lr.to_json()) == lr
         True
     """
-    value = json.loads(text) if isinstance(text, str) else text
-    if not isinstance(value, Mapping) or KEY not in value or "value" not in value:
-        raise ValueError(f"a saved expression is a dict with {KEY!r} and 'value', not {value!r}")
-    if value[KEY] != VERSION:
-        raise ValueError(
-            f"the expression is saved in form {value[KEY]!r}; this version knows {VERSION}"
-        )
-    return expression(_node(value["value"]))
-
-
-def _node(value: Any) -> Any:
-    """A node, or an argument of one."""
-    if isinstance(value, list):
-        return [_node(entry) for entry in value]
-    if not isinstance(value, Mapping):
-        return value
-    if "input" in value:
-        return _known(value["input"], NAMES, "clock input")
-    if "operation" in value:
-        count = _known(value["operation"], _OPERATIONS, "operation")
-        operands = [_node(operand) for operand in value.get("of", ())]
-        if len(operands) != count:
-            raise ValueError(f"{value['operation']} takes {count} operands, not {len(operands)}")
-        return Operation(value["operation"], tuple(operands))
-    if "call" not in value:
-        raise ValueError(f"not a part of an expression: {value!r}")
-    name = value["call"]
-    if "with" not in value:
-        return _known(name, NAMES, "name")
-    arguments = {k: _node(v) for k, v in value["with"].items()}
-    if name in METHODS:
-        method = _known(name, METHODS, "method")
-        return method(expression(arguments.pop("expression", None)), **arguments)
-    return _known(name, VOCABULARY, "function")(**arguments)
-
-
-def _known(name: Any, names: Mapping[str, Any], what: str) -> Any:
-    if not isinstance(name, str) or name not in names:
-        raise ValueError(f"no {what} {name!r}; known are {', '.join(sorted(names))}")
-    return names[name]
-
-
-def parse(text: str) -> Expression:
-    """The expression that a text types, in the words of `fusestep.expression`, `schedules` and
-    `control`. Nothing else can be called: it is safe for text from anywhere.
-
-    Raises:
-        ValueError: the text is not an expression, or holds an unknown name.
-        TypeError: an argument does not fit.
-
-    Example:
-        >>> import fusestep as fs
-        >>> fs.expression.parse("cosine(start=0.1, length=100) * 2")(step=50)
-        0.1
-    """
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, RecursionError, MemoryError) as error:
-        raise ValueError(f"not an expression: {text!r} ({error})") from None
-    return expression(_read(tree.body))
+        value = json.loads(text) if isinstance(text, str) else text
+    except RecursionError:
+        raise ValueError("a saved expression is not that deep: it is a list of nodes") from None
+    body = {1: "value", VERSION: "nodes"}  # form 1 was one node with all others inside
+    if not isinstance(value, Mapping) or KEY not in value:
+        raise ValueError(
+            f"a saved expression is a dict with {KEY!r} and 'nodes', not {_short(value)}"
+        )
+    form = value[KEY]
+    if type(form) is not int or form not in body:
+        raise ValueError(
+            f"the expression is saved in form {_short(form)}; this version knows 1 and {VERSION}"
+        )
+    if body[form] not in value:
+        raise ValueError(f"a saved expression of form {form} has {body[form]!r}: {_short(value)}")
+    nodes = value[body[form]] if form == VERSION else [value["value"]]
+    if not isinstance(nodes, list) or not nodes:
+        raise ValueError(f"nodes must be a list of at least one, not {_short(nodes)}")
+    reader = _Reader(dict(functions or {}), like)
+    for node in nodes:
+        reader.done.append(reader.read(node, 0))
+    return expression(reader.done[-1])
 
 
-def _read(node: ast.AST) -> Any:
-    match node:
-        case ast.Constant(value=bool() | int() | float() | str() | None):
-            return node.value
-        case ast.Name(id=name):
-            return _known(name, NAMES, "name")
-        case ast.List(elts=entries) | ast.Tuple(elts=entries):
-            return [_read(entry) for entry in entries]
-        case ast.UnaryOp(op=symbol, operand=operand) if type(symbol) in _OPERATORS:
-            value = _read(operand)
-            return _OPERATORS[type(symbol)](value)
-        case ast.BinOp(op=symbol, left=left, right=right) if type(symbol) in _OPERATORS:
-            return _OPERATORS[type(symbol)](expression(_read(left)), _read(right))
-        case ast.Compare(left=left, ops=[symbol], comparators=[right]) if (
-            type(symbol) in _OPERATORS
+class _Reader:
+    """Reads nodes, each from those before it."""
+
+    def __init__(self, functions: Mapping[str, Any], like: Expression | None) -> None:
+        self.done: list[Any] = []
+        self._functions = functions
+        entries = [] if like is None else tabulated(like)[1]
+        self._present = [e.node for e in entries if isinstance(e.node, Function)]
+        self._read: dict[int, Any] = {}  # by identity: a list or dict may stand in many places
+
+    def read(self, value: Any, depth: int) -> Any:
+        """A node, or an argument of one."""
+        if depth > _DEEPEST:
+            raise ValueError(f"a saved expression has lists and dicts at most {_DEEPEST} deep")
+        if not isinstance(value, (list, tuple, Mapping)):
+            return value
+        if id(value) not in self._read:
+            self._read[id(value)] = (
+                self._node(value, depth)
+                if isinstance(value, Mapping)
+                else [self.read(entry, depth + 1) for entry in value]
+            )
+        return self._read[id(value)]
+
+    def _node(self, value: Mapping[str, Any], depth: int) -> Any:
+        if "node" in value:
+            place = value["node"]
+            if type(place) is not int or not 0 <= place < len(self.done):
+                raise ValueError(f"a node must stand before its use: {_short(value)}")
+            return self.done[place]
+        if "input" in value:
+            return known(value["input"], NAMES, "clock input")
+        if "number" in value:
+            return known(value["number"], _NUMBERS, "number")
+        if "function" in value:
+            time = expression(self.read(value.get("time"), depth + 1))
+            return Function(self._function(value["function"]), time, value["function"])
+        if "operation" in value:
+            count = known(value["operation"], _OPERATIONS, "operation")
+            operands = self.read(value.get("of"), depth + 1)
+            if not isinstance(operands, list) or len(operands) != count:
+                raise ValueError(f"{value['operation']} takes {count} operands: {_short(value)}")
+            return Operation(value["operation"], tuple(operands))
+        if "call" not in value:
+            raise ValueError(f"not a part of an expression: {_short(value)}")
+        name: Any = value["call"]
+        if "with" not in value:
+            return known(name, NAMES, "name")
+        if not isinstance(value["with"], Mapping) or not all(
+            isinstance(argument, str) for argument in value["with"]
         ):
-            return _OPERATORS[type(symbol)](expression(_read(left)), _read(right))
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
-            return _call(_known(name, VOCABULARY, "function"), args, keywords)
-        case ast.Call(func=ast.Attribute(value=receiver, attr=name), args=args, keywords=keywords):
-            method = _known(name, METHODS, "method")
-            return _call(method, args, keywords, expression(_read(receiver)))
-    raise ValueError(f"not a part of an expression: {ast.unparse(node)}")
+            raise ValueError(f"'with' must be a dict of arguments: {_short(value)}")
+        arguments = {k: self.read(v, depth + 1) for k, v in value["with"].items()}
+        if isinstance(name, str) and name in METHODS:
+            method: Callable[..., Any] = METHODS[name]
+            return method(expression(arguments.pop("expression", None)), **arguments)
+        return known(name, VOCABULARY, "function")(**arguments)
+
+    def _function(self, name: Any) -> Any:
+        if not isinstance(name, str):
+            raise ValueError(f"the name of a function must be text, not {_short(name)}")
+        if name in self._functions:
+            return self._functions[name]
+        alike = [node for node in self._present if node.name == name]
+        if not alike:
+            others = ", ".join(sorted({repr(node.name) for node in self._present}))
+            raise ValueError(
+                f"the expression calls the Python function {name!r}, of which only the name is "
+                f"saved{f'; the present one calls {others}' if others else ''}: pass "
+                f"functions={{{name!r}: ...}}, or like=an expression that calls it"
+            )
+        if len(alike) > 1:  # the next of the same name for the next one that is saved
+            self._present.remove(alike[0])
+        return alike[0].call
 
 
-def _call(call: Any, args: list[ast.expr], keywords: list[ast.keyword], *first: Any) -> Any:
-    if any(isinstance(arg, ast.Starred) for arg in args) or any(k.arg is None for k in keywords):
-        raise ValueError("arguments can't be unpacked with * in an expression")
-    return call(*first, *map(_read, args), **{str(k.arg): _read(k.value) for k in keywords})
+_NUMBERS = {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}
+_short = reprlib.repr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+
+from .traversal import tabulated
 
 # name: symbol, precedence; equal precedences associate to the left, ** to the right
 INFIX = {
@@ -19,47 +21,90 @@ INFIX = {
 _COMPARISON, _NEGATIVE, _NUMBER, _CALL = 1, 4, 6, 7
 
 
+# A part gets a name of its own where it is used more than once and longer than this, or where it is
+# deeper than this: so a text is about as long as the expression is large, and Python can parse it.
+_LONGEST = 200
+_DEEPEST = 30
+
+
+class _Text(NamedTuple):
+    """The text of a node, how tightly it holds together, and how deep it is."""
+
+    text: str
+    level: int
+    depth: int = 0
+
+    def held(self, level: int) -> str:
+        """The text, in parentheses if it holds together less tightly than it must."""
+        return self.text if self.level >= level else f"({self.text})"
+
+
 def typed(expression: Any) -> str:
-    """The text that gives the same expression when it is typed."""
-    return _text(expression)[0]
+    """The text that gives the same expression when it is parsed.
+
+    Where it is deep or uses long parts more than once, these come first: ``part1 = ...; ...``.
+    """
+    entries = tabulated(expression)[1]
+    uses = [0] * len(entries)
+    for _, parts in entries:
+        for part in parts:
+            uses[part] += 1
+    texts: list[_Text] = []
+    lines: list[str] = []
+    for (node, parts), used in zip(entries, uses, strict=True):
+        own = [texts[part] for part in parts]
+        text, level = _text(node, own)
+        depth = 1 + max((part.depth for part in own), default=0)
+        if used and (depth >= _DEEPEST or (used > 1 and len(text) > _LONGEST)):
+            name = f"part{len(lines) + 1}"
+            lines.append(f"{name} = {text}")
+            text, level, depth = name, _CALL, 0
+        texts.append(_Text(text, level, depth))
+    return "; ".join([*lines, texts[-1].text])
 
 
-def _text(node: Any) -> tuple[str, int]:
-    """The text of a node, and how tightly it holds together."""
+def _text(node: Any, parts: list[_Text]) -> tuple[str, int]:
     if node.kind == "constant":
         return repr(node.value), _NEGATIVE if repr(node.value)[0] == "-" else _NUMBER
     if node.kind == "input":
         return node.name, _CALL
     if node.kind == "function":
-        return f"function({node.call!r}, time={typed(node.time)})", _CALL
+        return f"function({node.name!r}, time={parts[0].text})", _CALL
     if node.kind == "operation":
-        return _operation(node.name, node.operands)
-    if node.is_method:
-        receiver, *rest = node.arguments.values()
-        return f"{_held(receiver, _CALL)}.{node.name}({', '.join(map(repr, rest))})", _CALL
+        return _operation(node.name, parts)
+    if node.kind == "cell":
+        return "a value that changes", _CALL
     if node.arguments is None:
         return node.name, _CALL
-    given = (f"{k}={v!r}" for k, v in node.arguments.items() if not node.is_default(k))
+    unused = iter(parts)
+    texts = {name: _argument(value, unused) for name, value in node.arguments.items()}
+    if node.is_method:
+        receiver, *rest = texts.values()
+        first = parts[0].held(_CALL) if parts else receiver
+        return f"{first}.{node.name}({', '.join(rest)})", _CALL
+    given = (f"{k}={text}" for k, text in texts.items() if not node.is_default(k))
     return f"{node.name}({', '.join(given)})", _CALL
 
 
-def _operation(name: str, operands: Any) -> tuple[str, int]:
+def _argument(item: Any, parts: Any) -> str:
+    if hasattr(item, "typed_with"):
+        return str(next(parts).text)
+    if isinstance(item, (list, tuple)):
+        return f"[{', '.join(_argument(entry, parts) for entry in item)}]"
+    return repr(item)
+
+
+def _operation(name: str, operands: list[_Text]) -> tuple[str, int]:
     if name == "negative":
-        return f"-{_held(operands[0], _NEGATIVE)}", _NEGATIVE
+        return f"-{operands[0].held(_NEGATIVE)}", _NEGATIVE
     if name == "absolute":
-        return f"abs({typed(operands[0])})", _CALL
+        return f"abs({operands[0].text})", _CALL
     if name not in INFIX:
-        return f"{name}({', '.join(map(typed, operands))})", _CALL
+        return f"{name}({', '.join(operand.text for operand in operands)})", _CALL
     symbol, level = INFIX[name]
     left, right = operands
     # Python would read a < b < c, and a ** b ** c, otherwise than as they stand here
     to_the_right = symbol == "**"
     left_needs = level + (to_the_right or level == _COMPARISON)
     right_needs = level if to_the_right else level + 1
-    return f"{_held(left, left_needs)} {symbol} {_held(right, right_needs)}", level
-
-
-def _held(node: Any, level: int) -> str:
-    """The text, in parentheses if it holds together less tightly than it must."""
-    text, own = _text(node)
-    return text if own >= level else f"({text})"
+    return f"{left.held(left_needs)} {symbol} {right.held(right_needs)}", level

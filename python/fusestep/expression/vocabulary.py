@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,9 +16,12 @@ P = ParamSpec("P")
 C = TypeVar("C", bound=Callable[..., Expression])
 
 VOCABULARY: dict[str, Callable[..., Expression]] = {}
-step, samples, epoch, batch_size = map(Input, ("step", "samples", "epoch", "batch_size"))
+step: Expression = Input("step")
+samples: Expression = Input("samples")
+epoch: Expression = Input("epoch")
+batch_size: Expression = Input("batch_size")
 # two doubles are all of pi that the precision of an expression can tell
-pi = Named("pi", None, Constant(3.141592653589793) + Constant(1.2246467991473532e-16))
+pi: Expression = Named("pi", None, Constant(3.141592653589793) + Constant(1.2246467991473532e-16))
 NAMES: dict[str, Expression] = {
     "step": step,
     "samples": samples,
@@ -27,23 +31,38 @@ NAMES: dict[str, Expression] = {
 }
 
 
+def known(name: Any, names: Mapping[str, Any], what: str) -> Any:
+    """What has a name; ValueError with all names if there is none."""
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(f"no {what} {reprlib.repr(name)}; known are {', '.join(sorted(names))}")
+    return names[name]
+
+
 def in_vocabulary(call: C) -> C:
     """Adds a name to the vocabulary; what it gives knows by itself how it is typed."""
     VOCABULARY[call.__name__] = call
     return call
 
 
-def named(build: Callable[P, Expression]) -> Callable[P, Named]:
-    """Adds a function to the vocabulary: what it gives keeps the function's name and arguments."""
+def named(build: Callable[P, Expression]) -> Callable[P, Expression]:
+    """Adds a function to the vocabulary: what it gives keeps the function's name and arguments.
+
+    What it raises about its arguments begins with the name.
+    """
     signature = inspect.signature(build)
     defaults = {name: p.default for name, p in signature.parameters.items()}
 
     @functools.wraps(build)
-    def call(*args: P.args, **kwargs: P.kwargs) -> Named:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
+    def call(*args: P.args, **kwargs: P.kwargs) -> Expression:
+        try:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            body = build(*bound.args, **bound.kwargs)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{build.__name__}: {error}") from error
         arguments = {name: plain(value) for name, value in bound.arguments.items()}
-        return Named(build.__name__, arguments, build(*bound.args, **bound.kwargs), defaults)
+        return Named(build.__name__, arguments, body, defaults)
 
     VOCABULARY[build.__name__] = call
     return call
@@ -185,14 +204,19 @@ def sin(value: Any) -> Expression:
     return cospi(expression(value) / pi - 0.5)
 
 
-def function(call: Callable[[Any], float], time: Expression = step) -> Function:
+def function(
+    call: Callable[[Any], float], time: Expression = step, *, name: str | None = None
+) -> Expression:
     """A Python function, for what has no formula: it is called once for each clock.
+
+    Saved state and JSON keep its name alone: a program that reads them must have the function, see
+    `from_json`. Settings of an optimizer take a bare Python function as this, by step.
 
     Args:
         call: takes one number, an int where it is whole, and gives one.
         time: what to call it with: ``step``, ``epoch`` or any other expression.
-
-    It can't be saved. Settings of an optimizer take a bare Python function as this, by step.
+        name: what it is saved under. None: ``module:qualified_name``, as in "train:decay"; give one
+            where that says too little, as for a lambda or functools.partial.
 
     Raises:
         TypeError: ``call`` can't be called, or, later, gives no number.
@@ -201,10 +225,18 @@ def function(call: Callable[[Any], float], time: Expression = step) -> Function:
         >>> import fusestep.expression as fe
         >>> (fe.function(lambda t: [3.0, 2.0, 1.0][t]) * 2)(step=1)
         4.0
+        >>> fe.function(abs, fe.epoch, name="root")
+        function('root', time=epoch)
     """
     if not callable(call):
         raise TypeError(f"call must be a function of one number, not {call!r}")
-    return Function(call, expression(time))
+    if name is None:
+        named = call if hasattr(call, "__qualname__") else type(call)
+        module = getattr(named, "__module__", None) or "builtins"
+        name = f"{module}:{named.__qualname__}"
+    elif not isinstance(name, str) or not name:
+        raise TypeError(f"name must be text, not {name!r}")
+    return Function(call, expression(time), name)
 
 
 VOCABULARY["abs"] = lambda value: abs(expression(value))

@@ -17,23 +17,16 @@ from .schedule import controls_of
 
 FORMAT = 1
 
-_FUNCTION = "fusestep_function"
-
 _LARGEST_COUNT = 2**63 - 1
 
 
 def plain(value: Any) -> Any:
-    """A setting as a JSON value, or a dict of settings; a Python function leaves its name alone."""
+    """A setting as a JSON value, or a dict of settings."""
     if isinstance(value, Mapping):
         return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, tuple):
         return tuple(plain(entry) for entry in value)
-    if not isinstance(value, Expression):
-        return value
-    try:
-        return saved(value)
-    except TypeError:
-        return {_FUNCTION: repr(value)}
+    return saved(value) if isinstance(value, Expression) else value
 
 
 def controls(typed: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -82,12 +75,12 @@ def _restored(where: str, value: Any, present: Any) -> Any:
         return value
     if isinstance(present, Expression) and plain(present) == value:
         return present
-    if is_saved(value):
-        return from_json(value)
-    raise StateError(
-        f"{where}: was {value.get(_FUNCTION, value)}, which can't be saved; build the optimizer "
-        f"with it, or keep={(where.split()[-1],)!r}"
-    )
+    if not is_saved(value):
+        raise StateError(f"{where}: must be a number or a saved expression, not {value!r}")
+    try:
+        return from_json(value, like=present if isinstance(present, Expression) else None)
+    except ValueError as error:
+        raise StateError(f"{where}: {error}; or keep={(where.split()[-1],)!r}") from error
 
 
 def differences(

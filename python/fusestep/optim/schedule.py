@@ -17,7 +17,7 @@ from ..control import Control
 from ..engines import Plan, StepInfo
 from ..expression import Expression
 from ..expression.cells import Function
-from ..expression.program import compiled
+from ..expression.program import Called, compiled
 from ..expression.traversal import walk
 from ..memory import claimed, memories
 
@@ -46,7 +46,7 @@ class Schedule:
     __slots__ = ("__weakref__", "_applied", "_entries", "_plan", "controls", "functions")
 
     controls: tuple[Control, ...]  # what a step shows the loss to
-    functions: tuple[Function, ...]  # what a step calls before it evaluates
+    functions: tuple[Called, ...]  # what a step calls before it evaluates
 
     def __init__(self, applied: int = 0) -> None:
         self._applied = applied  # updates, until there is a plan that counts them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from itertools import pairwise
 
 from ..arguments import (
@@ -18,7 +18,7 @@ from ..expression import Expression, exp, floor, log, minimum, where
 from ..expression.nodes import Operation, expression, time
 from ..expression.vocabulary import named
 from .pieces import count, look_up
-from .ramps import between, check_ends, cosine_weight
+from .ramps import between, check_ends, cosine_weight, since
 
 _MOST_CYCLES = 4096
 _LAST_TIME = 2**53
@@ -65,7 +65,7 @@ def cosine_restarts(
         begins, durations = _cycles(length, t_mult)
         cycle = count(t, [_double_from(begin) for begin in begins]) - 1
         begin, duration = _look_up_exact(cycle, begins), _look_up_exact(cycle, durations)
-    x = minimum((t - begin) / duration, 1)
+    x = minimum(since(t, begin) / duration, 1)
     last = expression(check_finite("end", end))
     highest = check_finite("start", start) * (shrink**cycle if decay != 1 else expression(1))
     return last + (highest - last) * cosine_weight(x)
@@ -73,7 +73,7 @@ def cosine_restarts(
 
 def _cycles(length: float, t_mult: float) -> tuple[list[Decimal], list[Decimal]]:
     """Where cycles begin and how long they are, to 100 digits, as far as a clock can go."""
-    with localcontext(prec=100):
+    with localcontext(Context(prec=100)):
         begins, durations = [Decimal(0)], [Decimal(length)]
         while begins[-1] + durations[-1] < _LAST_TIME:
             begins.append(begins[-1] + durations[-1])
@@ -92,7 +92,7 @@ def _double_from(number: Decimal) -> float:
 def _look_up_exact(index: Expression, numbers: list[Decimal]) -> Expression:
     """A number at an index, in twice double's precision."""
     high = [float(number) for number in numbers]
-    with localcontext(prec=100):
+    with localcontext(Context(prec=100)):
         low = [float(number - Decimal(h)) for number, h in zip(numbers, high, strict=True)]
     return look_up(index, high) + look_up(index, low) if any(low) else look_up(index, high)
 
@@ -147,7 +147,7 @@ def one_cycle(
     t = time(by)
     result = values[-1]
     for k in reversed(range(len(ends) - 1)):
-        x = (t - ends[k]) / (expression(ends[k + 1]) - ends[k])
+        x = since(t, ends[k]) / (expression(ends[k + 1]) - ends[k])
         weight = 1 - x if anneal == "linear" else cosine_weight(x)
         phase = values[k + 1] + (values[k] - values[k + 1]) * weight
         result = where(t < ends[k + 1], phase, result)
@@ -190,8 +190,8 @@ def cyclic(
     t = time(by)
     total = expression(rise) + fall
     cycle = floor(t / total)
-    within = t - cycle * total
-    height = where(within < rise, within / rise, (total - within) / fall)
+    within = since(t, cycle * total)
+    height = minimum(within / rise, (total - within) / fall)
     base = expression(check_positive("gamma", gamma))
     scales = {"triangular": expression(1), "triangular2": expression(0.5) ** cycle}
     check_ends(low=low, high=high)

@@ -18,7 +18,7 @@ from ..expression import Expression, clip, floor, minimum, where
 from ..expression.nodes import Operation, constant_or_expression, expression, time
 from ..expression.traversal import substituted
 from ..expression.vocabulary import named
-from .ramps import cosine_weight
+from .ramps import cosine_weight, since
 
 
 def count(t: Expression, boundaries: Sequence[float]) -> Expression:
@@ -206,5 +206,5 @@ def sequence(pieces: Sequence[Expression], at: Sequence[float], by: str = "step"
         raise TypeError(f"pieces must be expressions and numbers, not {pieces!r}")
     result: Expression = nodes[0]
     for piece, boundary in zip(nodes[1:], boundaries, strict=True):
-        result = where(t < boundary, result, substituted(piece, {by: t - boundary}))
+        result = where(t < boundary, result, substituted(piece, {by: since(t, boundary)}))
     return result

@@ -13,6 +13,11 @@ def progress(length: float, by: str) -> Expression:
     return minimum(time(by) / check_positive("length", length), 1)
 
 
+def since(t: Expression, begin: float | Expression) -> Expression:
+    """The time since a boundary that has come: 0 where the time is only near enough."""
+    return Operation("elapsed", (t, begin))
+
+
 def between(start: float, end: float, weight: Expression) -> Expression:
     """``start`` where the weight is 1, ``end`` where it is 0."""
     return end + (expression(start) - end) * weight
@@ -84,7 +89,7 @@ def polynomial(
     x = progress(length, by)
     if check_flag("cycle", cycle):
         t = time(by) / length
-        x = t / maximum(-Operation("floor", (-t,)), 1)
+        x = minimum(t / maximum(-Operation("floor", (-t,)), 1), 1)
     return between(start, end, (1 - x) ** power)
 
 

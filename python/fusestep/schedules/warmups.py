@@ -6,7 +6,7 @@ from ..arguments import check_choice, check_finite, check_number, check_positive
 from ..expression import Expression, clip, minimum, sqrt, where
 from ..expression.nodes import expression, time
 from ..expression.vocabulary import named
-from .ramps import between, check_ends, cosine_weight
+from .ramps import between, check_ends, cosine_weight, since
 
 
 @named
@@ -53,13 +53,13 @@ def _after_warmup(
 
 
 def _decay(warmup: float, total: float, by: str) -> Expression:
-    """How much of the time after the warm-up has passed; negative before it, 1 at the end."""
+    """How much of the time after the warm-up has passed, 1 at the end; not for before it."""
     if not check_number("warmup", warmup) < check_number("total", total):
         raise ValueError(
             f"total includes the warm-up and must be greater, not warmup={warmup!r}, "
             f"total={total!r}"
         )
-    return minimum((time(by) - warmup) / (expression(total) - warmup), 1)
+    return minimum(since(time(by), warmup) / (expression(total) - warmup), 1)
 
 
 @named
