@@ -87,6 +87,10 @@ class Remembering:
         """Raises StateError unless ``load_state_dict`` would take the state."""
         self.restored(state)
 
+    def anew(self) -> Changes:
+        """The changes after which it remembers what it did at first."""
+        return self._changes(self._first)
+
     def restored(self, state: Any) -> Changes:
         """The changes that ``load_state_dict`` makes."""
         kinds = _kinds(self._first.__class__)

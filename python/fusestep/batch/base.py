@@ -81,6 +81,7 @@ class Policy(Remembering):
         batch.exponential(start=20, rate=2, every=10, multiple_of=8, maximum=128)
     """
 
+    constant: int | None = None  # the size of every batch where that is known before all of them
     _memory: Memory
     _begins: ClassVar[Memory] = Memory()
     _start: int | None = None  # the size while the rule has wanted none
@@ -185,35 +186,30 @@ class Policy(Remembering):
         super().load_state_dict(state)
 
     def saved(self) -> dict[str, Any]:
-        """What it is and what it remembers: JSON values, for `resumed`."""
+        """What it is, as text that is the same in every process, and what it remembers."""
         name, arguments = self._typed
-        texts = {argument: _text(value) for argument, value in arguments.items()}
-        return {"name": name, "arguments": texts, "state": self.state_dict()}
+        hidden = {"rule"} if "name" in arguments else set()  # a function that the user has named
+        texts = (f"{k}={_text(value)}" for k, value in arguments.items() if k not in hidden)
+        return {"typed": f"{name}({', '.join(texts)})", "state": self.state_dict()}
 
     def resumed(self, saved: Any) -> Changes:
-        """The changes with which it goes on from what `saved` gave, perhaps for another policy.
+        """The changes with which it goes on from what ``saved`` gave, perhaps for another policy.
 
-        One of the same name goes on from the state; a warning lists arguments that differ. One of
-        another name begins anew, and a warning says so if it remembers anything. Functions are
-        compared by their names. StateError: what is saved is of no policy.
+        One of the same name goes on from the state, and one of another name begins anew; where
+        anything is remembered, a warning names both if their arguments differ. Functions are
+        compared by name. StateError: what is saved is of no policy.
         """
-        present = self.saved()
-        if not isinstance(saved, Mapping) or saved.keys() != present.keys():
-            raise _core.StateError(
-                f"a saved policy must be a dict of {', '.join(present)}, not {saved!r}"
-            )
-        there, here = saved["arguments"], present["arguments"]
-        if not isinstance(there, Mapping) or not isinstance(saved["name"], str):
-            raise _core.StateError(f"a saved policy must have a name and arguments, not {saved!r}")
-        if saved["name"] != present["name"]:
-            if self.remembers:
-                _warn(f"{self!r} begins anew: what was saved is the state of {saved['name']}")
-            return self._changes(self._first)
-        names = [name for name in {**here, **there} if there.get(name) != here.get(name)]
-        changes = self.restored(saved["state"])
-        if names and self.remembers:
-            pairs = (f"{n}: saved {there.get(n)}, present {here.get(n)}" for n in names)
-            _warn(f"{self!r} goes on from the state of other arguments: {'; '.join(pairs)}")
+        present = self.saved()["typed"]
+        if not isinstance(saved, Mapping) or set(saved) != {"typed", "state"}:
+            raise _core.StateError(f"a saved policy must be a dict of typed, state, not {saved!r}")
+        there = saved["typed"]
+        if not isinstance(there, str):
+            raise _core.StateError(f"a saved policy must have text under typed, not {there!r}")
+        is_alike = there.partition("(")[0] == present.partition("(")[0]
+        changes = self.restored(saved["state"]) if is_alike else self.anew()
+        if there != present and self.remembers:
+            how = "goes on from" if is_alike else "begins anew, instead of going on from"
+            warnings.warn(f"batch_size: {present} {how} the state of {there}", stacklevel=3)
         return changes
 
     def memories(self) -> Iterator[Remembering]:
@@ -286,7 +282,3 @@ def _text(value: Any) -> str:
         return repr(value)
     of = value if hasattr(value, "__qualname__") else type(value)
     return f"{of.__module__}:{of.__qualname__}"
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)

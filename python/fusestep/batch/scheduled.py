@@ -45,13 +45,15 @@ class Scheduled(Policy):
 class _Fixed(Scheduled):
     """A size that, once decided, is not decided again."""
 
+    constant: int
+
     def __init__(self, n: int, **options: Unpack[Options]) -> None:
         super().__init__(as_expression(n), **options)
-        self._n = self._rounding.nearest(n)
+        self.constant = self._rounding.nearest(n)
 
     def decide(self, clock: Clock) -> tuple[int, Changes]:
-        if self.size == self._n and isinstance(clock, Clock):
-            return self._n, []
+        if self.size == self.constant and isinstance(clock, Clock):
+            return self.constant, []
         return super().decide(clock)
 
 
@@ -214,13 +216,18 @@ def steps(sizes: Mapping[int, int], **options: Unpack[Options]) -> Policy:
 
 
 @typed
-def expression(rule: Expression | Callable[[Clock], float], **options: Unpack[Options]) -> Policy:
+def expression(
+    rule: Expression | Callable[[Clock], float],
+    name: str | None = None,
+    **options: Unpack[Options],
+) -> Policy:
     """Any expression, or any function of the clock.
 
     Args:
         rule: an expression that does not read ``batch_size``, or a function that takes a
             `fusestep.Clock` and gives a number. Controls in an expression are shown losses by the
             optimizer that has them, not by the policy.
+        name: by which a function is known in saved state. None: its module and qualified name.
         options: limits and rounding, see `Policy`.
 
     Example:
@@ -230,6 +237,8 @@ def expression(rule: Expression | Callable[[Clock], float], **options: Unpack[Op
         >>> [policy.next_size(fs.Clock(step=t)) for t in (0, 50, 100)]
         [64, 85, 128]
     """
+    if name is not None and not (isinstance(name, str) and name):
+        raise TypeError(f"name must be text, not {name!r}")
     if isinstance(rule, Expression):
         return Scheduled(check_curve("rule", rule), **options)
     if not callable(rule):

@@ -49,6 +49,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.data)
 
+    def part(self, data: Any, rows: slice) -> Batch:
+        """Some of its rows, whose arrays these are."""
+        return Batch(data, self.clock, self.size, lambda: self.indices[rows])
+
     def __repr__(self) -> str:
         return f"Batch(size={self.size}, clock={self.clock})"
 

@@ -15,7 +15,7 @@ trace of the covariance of single samples' gradients, and |G|^2 decide what a la
 """
 
 from .adascale import AdaScale
-from .splitting import split_step
+from .splitting import parts, split_step
 from .statistics import GradientStatistics
 
-__all__ = ["AdaScale", "GradientStatistics", "split_step"]
+__all__ = ["AdaScale", "GradientStatistics", "parts", "split_step"]

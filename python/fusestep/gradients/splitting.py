@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from .._core import StateError, StepInfo
-from ..arguments import check_whole
+from ..arguments import check_scalar, check_whole
 from ..clock import Clock
 from .statistics import GradientStatistics
 
@@ -30,9 +31,10 @@ class Accumulating(Protocol):
 
 def split_step(
     opt: Accumulating,
-    loss_and_grads: Callable[[Any], tuple[Any, Any]],
+    loss_and_grads: Callable[..., tuple[Any, Any]],
     batch: Any,
     *,
+    params: Any = None,
     statistics: GradientStatistics | None = None,
     parts: int = 2,
     clock: Clock | None = None,
@@ -42,11 +44,12 @@ def split_step(
 
     Args:
         opt: the optimizer; nothing may be accumulated or bound.
-        loss_and_grads: called with each part: the mean loss over its samples, and its gradients in
-            the form of ``opt.step``. It may return the same arrays each time.
-        batch: an array, or a dict, list or tuple of them, nested or not, with a sample in each row;
-            or a `fusestep.Batch`, whose clock is then used.
-            Parts are views in the same nesting, of sizes that differ by one at most.
+        loss_and_grads: called with each part, as ``loss_and_grads(part)``, or as
+            ``loss_and_grads(params, part)`` where it takes two arguments or ``params`` are given:
+            the mean loss over the samples of the part, and its gradients in the form of
+            ``opt.step``. It may return the same arrays each time.
+        batch: what `parts` takes. The clock of a `fusestep.Batch` is used.
+        params: for a function of two arguments; None: those of the optimizer.
         statistics: learns from the parts.
         parts: how many, at least 1; a batch of fewer samples has one part for each. More of them
             tell more, at the cost of shorter calculations.
@@ -59,31 +62,104 @@ def split_step(
     Raises:
         What ``loss_and_grads``, ``opt.accumulate`` and ``opt.step`` raise; nothing was updated, and
         nothing stays accumulated.
+
+    Example:
+        >>> import numpy as np, fusestep as fs
+        >>> def loss_and_grads(params, batch):
+        ...     error = params["w"] - batch["x"]
+        ...     return 0.5 * np.mean(error**2), {"w": error.mean(keepdims=True)}
+        >>> params = {"w": np.zeros(1)}
+        >>> opt, statistics = fs.SGD(params, lr=0.1), fs.gradients.GradientStatistics()
+        >>> for batch in fs.Loader({"x": np.arange(8.0)}, 4, order="sequential"):
+        ...     info, loss = fs.gradients.split_step(
+        ...         opt, loss_and_grads, batch, params=params, statistics=statistics
+        ...     )
+        >>> params["w"]
+        array([0.685])
     """
     check_whole("parts", parts, 1)
-    if hasattr(batch, "clock"):
-        clock = batch.clock if clock is None else clock
-        batch = batch.data
+    if params is None and _takes_two(loss_and_grads):
+        params = getattr(opt, "params", None)
+        if params is None:
+            raise TypeError("loss_and_grads takes two arguments: split_step(..., params=params)")
+    given = () if params is None else (params,)
+    if clock is None:
+        clock = getattr(batch, "clock", None)
     if opt.accumulated:
         raise StateError(f"{opt.accumulated:g} samples are accumulated already: call step() first")
-    rows = {len(array) for array in _leaves(batch)}
-    if len(rows) != 1 or 0 in rows:
-        raise ValueError(f"batch: arrays must have one number of rows, above 0, not {sorted(rows)}")
-    (samples,) = rows
-    parts = min(parts, samples)
     total = 0.0
+    samples = _rows(batch)
     try:
-        for part in range(parts):
-            begin, end = part * samples // parts, (part + 1) * samples // parts
-            loss, grads = loss_and_grads(_cut(batch, slice(begin, end)))
-            opt.accumulate(grads, end - begin)
-            total += float(loss) * (end - begin)
-        loss = total / samples
-        info = opt.step(clock=clock, loss=loss, grad_scale=grad_scale, statistics=statistics)
+        for rows in _cuts(samples, parts):
+            loss, grads = loss_and_grads(*given, _cut(batch, rows))
+            opt.accumulate(grads, rows.stop - rows.start)
+            total += check_scalar("loss", loss) * (rows.stop - rows.start)
+        mean = total / samples
+        info = opt.step(clock=clock, loss=mean, grad_scale=grad_scale, statistics=statistics)
     except BaseException:
         opt.discard_accumulated()
         raise
-    return info, loss
+    return info, mean
+
+
+def parts(batch: Any, n: int = 2) -> Iterator[Any]:
+    """A batch cut by rows: micro-batches for ``opt.accumulate``.
+
+    Args:
+        batch: an array, or a dict, list or tuple of them, nested or not, with a sample in each row;
+            or a `fusestep.Batch`.
+        n: how many parts, at least 1; a batch of fewer samples has one part for each.
+
+    Returns:
+        Parts in the form of the batch, of views, with sizes that differ by one at most. ``len`` of
+        an array, a dict or a `fusestep.Batch` among them is its number of rows; ``dict(part)`` is a
+        plain dict.
+
+    Raises:
+        TypeError, ValueError: the arrays have not one number of rows above 0, or ``n`` is below 1.
+
+    Example:
+        >>> import numpy as np, fusestep as fs
+        >>> for part in fs.gradients.parts({"x": np.arange(5), "y": np.ones(5)}):
+        ...     print(len(part), part["x"])
+        2 [0 1]
+        3 [2 3 4]
+    """
+    cuts = _cuts(_rows(batch), check_whole("n", n, 1))
+    return (_cut(batch, rows) for rows in cuts)
+
+
+class Rows(dict[Any, Any]):
+    """Arrays by name whose length is their number of rows."""
+
+    def __len__(self) -> int:
+        return len(next(_leaves(self)))
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Whether a function must be given two arguments by place."""
+    try:
+        arguments = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of a function that is not written in Python
+        return False
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(a.kind in places and a.default is a.empty for a in arguments) == 2
+
+
+def _rows(batch: Any) -> int:
+    data = batch.data if hasattr(batch, "clock") else batch
+    rows = {len(array) for array in _leaves(data)}
+    if len(rows) != 1 or 0 in rows:
+        raise ValueError(f"batch: arrays must have one number of rows, above 0, not {sorted(rows)}")
+    return rows.pop()
+
+
+def _cuts(rows: int, parts: int) -> list[slice]:
+    n = min(parts, rows)
+    return [slice(part * rows // n, (part + 1) * rows // n) for part in range(n)]
 
 
 def _leaves(tree: Any) -> Iterator[Any]:
@@ -95,8 +171,10 @@ def _leaves(tree: Any) -> Iterator[Any]:
 
 
 def _cut(tree: Any, rows: slice) -> Any:
+    if hasattr(tree, "clock"):
+        return tree.part(_cut(tree.data, rows), rows)
     if isinstance(tree, dict):
-        return {key: _cut(entry, rows) for key, entry in tree.items()}
+        return Rows((key, _cut(entry, rows)) for key, entry in tree.items())
     if isinstance(tree, (list, tuple)):
         make = getattr(tree, "_make", type(tree))  # the first for a named tuple
         return make(_cut(entry, rows) for entry in tree)
