@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from fusestep import _core
-from fusestep.data.order import Order
+from fusestep.data.order import ORDERS, as_order
 
 
 def philox(counter: list[int], key: list[int]) -> list[int]:
@@ -98,12 +99,33 @@ def test_windows_stay_together() -> None:
         assert len(stretch) == 1 or not np.array_equal(stretch, np.sort(stretch))
 
 
-def test_any_part_of_an_order_is_a_part_of_the_whole() -> None:
-    for kind, window in (("shuffled", None), ("hashed", None), ("sequential", None), ("window", 7)):
-        order = Order(kind, 100, window)
-        whole = order.part(3, 4, 0, 100)
-        for begin, end in ((0, 0), (0, 1), (13, 64), (99, 100)):
-            assert np.array_equal(order.part(3, 4, begin, end), whole[begin:end])
+def order_of(kind: str, n: int) -> Any:
+    return as_order(kind, n, 7 if kind == "window" else None)
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_any_part_of_an_order_is_a_part_of_the_whole(kind: str) -> None:
+    order = order_of(kind, 100)
+    wholes = {(seed, epoch): order.part(seed, epoch, 0, 100) for seed in (3, 4) for epoch in (4, 5)}
+    assert len({whole.tobytes() for whole in wholes.values()}) == (1 if kind == "sequential" else 4)
+    for begin, end in ((0, 0), (0, 1), (13, 64), (99, 100)):
+        for (seed, epoch), whole in wholes.items():
+            assert np.array_equal(order.part(seed, epoch, begin, end), whole[begin:end])
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "window"])
+def test_a_stored_order_takes_four_bytes_for_each_sample(kind: str) -> None:
+    n = 300_000
+    order = order_of(kind, n)
+    tracemalloc.start()
+    try:
+        parts = [order.part(1, epoch, begin, begin + 100) for epoch in range(3) for begin in (0, 9)]
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(parts) == 6
+    assert 4 * n <= held < 4.1 * n  # not a part holds all of an epoch
+    assert peak < 4.1 * n
 
 
 def key(seed: int, epoch: int, purpose: int, part: int) -> list[int]:
@@ -139,6 +161,109 @@ def test_the_shuffle_is_fisher_and_yates_driven_by_philox() -> None:
         size = min(10, 25 - 10 * w)
         expected += [10 * w + i for i in shuffled_in_python(size, key(7, 2, 3, w))]
     assert _core.window_order(25, 7, 2, 10).tolist() == expected
+
+
+def test_a_shuffle_draws_again_what_would_favour_some_places() -> None:
+    pytest.importorskip("mpmath")
+    n, seed = 6000, 621  # once in about ten million draws; here at place 222
+    words = [philox([block, 0, 0, 0], key(seed, 0, 1, 0)) for block in range(100)]
+    word = words[222 // 4][222 % 4]
+    assert word * (n - 222) % 2**32 < 2**32 % (n - 222)
+    expected = shuffled_in_python(n, key(seed, 0, 1, 0))
+    assert _core.shuffled_order(n, seed, 0).tolist() == expected
+
+
+ROWS, WEIGHTS = np.arange(4, dtype=np.uint32), np.ones(4)
+BEGINS = np.array([0, 1, 4], np.uint64)
+VAST = 2**64 - 1
+BAD: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
+    "n below 0": (lambda: _core.shuffled_order(-1, 0, 0), TypeError),
+    "n above 32 bits": (lambda: _core.shuffled_order(2**32, 0, 0), TypeError),
+    "n not whole": (lambda: _core.shuffled_order(2.5, 0, 0), TypeError),  # type: ignore[arg-type]
+    "seed below 0": (lambda: _core.shuffled_order(3, -1, 0), TypeError),
+    "epoch above 64 bits": (lambda: _core.window_order(3, 0, 2**64, 1), TypeError),
+    "window of 0": (lambda: _core.window_order(3, 0, 0, 0), ValueError),
+    "hashed, n of 0": (lambda: _core.hashed_order(0, 0, 0, 0, 0), ValueError),
+    "hashed, end above n": (lambda: _core.hashed_order(5, 0, 0, 0, 6), ValueError),
+    "hashed, begin above end": (lambda: _core.hashed_order(5, 0, 0, 4, 3), ValueError),
+    "hashed, longer than memory": (lambda: _core.hashed_order(VAST, 0, 0, 0, VAST), ValueError),
+    "hashed, far end": (lambda: _core.hashed_order(5, 0, 0, VAST - 1, VAST), ValueError),
+    "numbers, n of 0": (lambda: _core.hashed_order_numbers(0, 0, 0), ValueError),
+    "weights of float32": (lambda: _core.WeightedDraws(WEIGHTS.astype("f4")), TypeError),
+    "weights of the other byte order": (lambda: _core.WeightedDraws(swapped(WEIGHTS)), TypeError),
+    "weights with gaps": (lambda: _core.WeightedDraws(WEIGHTS[::2]), TypeError),
+    "weights backwards": (lambda: _core.WeightedDraws(WEIGHTS[::-1]), TypeError),
+    "weights not aligned": (lambda: _core.WeightedDraws(displaced(WEIGHTS)), TypeError),
+    "weights of two axes": (lambda: _core.WeightedDraws(WEIGHTS.reshape(2, 2)), TypeError),
+    "weights in a list": (lambda: _core.WeightedDraws([1.0]), TypeError),  # type: ignore[arg-type]
+    "no weights": (lambda: _core.WeightedDraws(WEIGHTS[:0]), ValueError),
+    "weights of 0": (lambda: _core.WeightedDraws(WEIGHTS * 0), ValueError),
+    "weights below 0": (lambda: _core.weighted_order(-WEIGHTS, 1, 0, 0), ValueError),
+    "weights of NaN": (lambda: _core.weighted_order(WEIGHTS * np.nan, 1, 0, 0), ValueError),
+    "weights of infinity": (lambda: _core.weighted_order(WEIGHTS * np.inf, 1, 0, 0), ValueError),
+    "too many by weight": (lambda: _core.weighted_order(WEIGHTS, 5, 0, 0), ValueError),
+    "draws backwards": (lambda: _core.WeightedDraws(WEIGHTS).draw(0, 0, 2, 1), ValueError),
+    "draws longer than memory": (
+        lambda: _core.WeightedDraws(WEIGHTS).draw(0, 0, 0, VAST),
+        ValueError,
+    ),
+    "members of int32": (
+        lambda: _core.balanced_order(ROWS.astype("i4"), BEGINS, 1, 0, 0),  # type: ignore[arg-type]
+        TypeError,
+    ),
+    "members with gaps": (lambda: _core.balanced_order(ROWS[::2], BEGINS, 1, 0, 0), TypeError),
+    "begins of int64": (
+        lambda: _core.balanced_order(ROWS, BEGINS.astype("i8"), 1, 0, 0),  # type: ignore[arg-type]
+        TypeError,
+    ),
+    "begins that end early": (lambda: _core.balanced_order(ROWS, BEGINS[:2], 1, 0, 0), ValueError),
+    "begins that end late": (lambda: _core.balanced_order(ROWS[:3], BEGINS, 1, 0, 0), ValueError),
+    "begins above 0": (lambda: _core.balanced_order(ROWS, BEGINS[1:], 1, 0, 0), ValueError),
+    "begins alone": (lambda: _core.balanced_order(ROWS, BEGINS[:1], 1, 0, 0), ValueError),
+    "no begins": (lambda: _core.balanced_order(ROWS, BEGINS[:0], 1, 0, 0), ValueError),
+    "a class of nothing": (
+        lambda: _core.balanced_draws(ROWS, np.array([0, 2, 2, 4], np.uint64), 0, 0, 0, 1),
+        ValueError,
+    ),
+    "begins that fall": (
+        lambda: _core.balanced_draws(ROWS, np.array([0, 3, 2, 4], np.uint64), 0, 0, 0, 1),
+        ValueError,
+    ),
+    "too many of a class": (lambda: _core.balanced_order(ROWS, BEGINS, 3, 0, 0), ValueError),
+    "balanced backwards": (lambda: _core.balanced_draws(ROWS, BEGINS, 0, 0, 2, 1), ValueError),
+    "balanced longer than memory": (
+        lambda: _core.balanced_draws(ROWS, BEGINS, 0, 0, 0, VAST),
+        ValueError,
+    ),
+}
+
+
+def swapped(array: Indices) -> Indices:
+    return array.astype(array.dtype.newbyteorder())
+
+
+def displaced(array: Indices) -> Indices:
+    """The same numbers from an odd address."""
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    moved = memory[1:].view(array.dtype)
+    moved[...] = array
+    assert not moved.flags.aligned
+    return moved
+
+
+@pytest.mark.parametrize(("bad", "error"), BAD.values(), ids=list(BAD))
+def test_an_order_that_does_not_exist_is_refused(bad: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        bad()
+
+
+def test_the_limits_of_an_order_are_in_it() -> None:
+    assert _core.hashed_order(5, 0, 0, 5, 5).tolist() == []
+    assert _core.hashed_order(5, 0, 0, 4, 5).tolist() == hashed(5, 0, 0)[4:].tolist()
+    assert _core.hashed_order(VAST, 0, 0, VAST - 1, VAST)[0] < VAST
+    assert sorted(_core.weighted_order(WEIGHTS, 4, 0, 0).tolist()) == [0, 1, 2, 3]
+    assert len(_core.balanced_order(ROWS, BEGINS, 2, 0, 0)) == 2
+    assert _core.shuffled_order(0, 0, 0).tolist() == _core.window_order(0, 0, 0, 3).tolist() == []
 
 
 # these may never change: saved runs depend on them

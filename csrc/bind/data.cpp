@@ -1,10 +1,8 @@
-// Orders of samples and the gathering of rows, as Python sees them.
+// The gathering of rows, as Python sees it.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 #include <memory>
 #include <string>
@@ -12,40 +10,12 @@
 #include <vector>
 
 #include "../data/gather.h"
-#include "../data/order.h"
 #include "../runtime/isa.h"
 
 namespace fusestep {
 namespace {
 
 namespace py = pybind11;
-
-template <class T>
-py::array_t<T> as_array(const std::vector<T>& values) {
-    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
-}
-
-py::array_t<std::uint64_t> part_of_hashed_order(std::uint64_t n, std::uint64_t seed,
-                                                std::uint64_t epoch, std::uint64_t begin,
-                                                std::uint64_t end) {
-    if (n == 0 || begin > end || end > n) throw py::value_error("no such part of the order");
-    py::array_t<std::uint64_t> part(static_cast<py::ssize_t>(end - begin));
-    std::uint64_t* const values = part.mutable_data();
-    const Feistel feistel = hashed_order(n, seed, epoch);
-    const py::gil_scoped_release unlocked;
-    for (std::uint64_t i = begin; i < end; ++i) values[i - begin] = permuted(feistel, i);
-    return part;
-}
-
-// The numbers of a Feistel, for the GPU.
-py::array_t<std::uint64_t> hashed_order_numbers(std::uint64_t n, std::uint64_t seed,
-                                                std::uint64_t epoch) {
-    if (n == 0) throw py::value_error("n must be at least 1");
-    const Feistel feistel = hashed_order(n, seed, epoch);
-    std::vector<std::uint64_t> numbers{feistel.n, feistel.half_bits};
-    numbers.insert(numbers.end(), std::begin(feistel.keys), std::end(feistel.keys));
-    return as_array(numbers);
-}
 
 struct ElementName {
     char kind;
@@ -60,7 +30,8 @@ constexpr ElementName kElementNames[] = {
 
 Element element_of(const py::array& source) {
     for (const ElementName& name : kElementNames) {
-        if (name.kind == source.dtype().kind() && name.size == source.itemsize()) {
+        if (name.kind == source.dtype().kind() && name.size == source.itemsize() &&
+            source.dtype().attr("isnative").cast<bool>()) {
             return name.element;
         }
     }
@@ -68,44 +39,75 @@ Element element_of(const py::array& source) {
                          py::str(source.dtype()).cast<std::string>());
 }
 
+std::size_t row_elements(const py::array& array) {
+    return static_cast<std::size_t>(array.size() / std::max<py::ssize_t>(1, array.shape(0)));
+}
+
 // Rows of a source may stand apart, but the elements of a row stand side by side.
 bool has_whole_rows(const py::array& array) {
     py::ssize_t expected = array.itemsize();
-    if (array.size() == 0) return array.ndim() > 0;
+    if (array.size() == 0) return true;
     for (py::ssize_t axis = array.ndim() - 1; axis > 0; --axis) {
         if (array.shape(axis) != 1 && array.strides(axis) != expected) return false;
         expected *= array.shape(axis);
     }
-    return array.ndim() > 0;
+    return true;
+}
+
+bool is_aligned(const py::array& array) {
+    return (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+}
+
+py::array array_with_rows(const char* name, py::handle object) {
+    if (!py::isinstance<py::array>(object)) {
+        throw py::type_error(std::string("a ") + name + " must be an array");
+    }
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    if (array.ndim() == 0) throw py::value_error(std::string("a ") + name + " must have rows");
+    return array;
 }
 
 // A source, what becomes of its rows (None to copy, or scale and shift to float32), and a target.
-RowSource column_of(const py::tuple& entry, std::size_t rows) {
-    const py::array source = entry[0].cast<py::array>();
-    py::array target = entry[2].cast<py::array>();
-    if (!has_whole_rows(source) || !(target.flags() & py::array::c_style) || target.ndim() == 0 ||
-        !target.writeable() || static_cast<std::size_t>(target.shape(0)) < rows ||
-        target.size() / std::max<py::ssize_t>(1, target.shape(0)) !=
-            source.size() / std::max<py::ssize_t>(1, source.shape(0))) {
+RowSource column_of(py::handle object, std::size_t rows, std::uint64_t& count) {
+    if (!py::isinstance<py::tuple>(object) || py::len(object) != 3) {
+        throw py::type_error("an entry must be (source, None or (scale, shift), target)");
+    }
+    const py::tuple entry = py::reinterpret_borrow<py::tuple>(object);
+    const py::array source = array_with_rows("source", entry[0]);
+    py::array target = array_with_rows("target", entry[2]);
+    if (source.dtype().attr("hasobject").cast<bool>()) {
+        throw py::type_error("rows of Python objects can't be copied as bytes");
+    }
+    if (!has_whole_rows(source) || !(target.flags() & py::array::c_style) || !target.writeable() ||
+        static_cast<std::size_t>(target.shape(0)) < rows ||
+        row_elements(target) != row_elements(source)) {
         throw py::value_error("a target must hold the rows of its source, side by side");
     }
+    count = static_cast<std::uint64_t>(source.shape(0));
     RowSource column{};
     column.source = static_cast<const char*>(source.data());
     column.stride = source.strides(0);
-    column.row_elements =
-        static_cast<std::size_t>(source.size() / std::max<py::ssize_t>(1, source.shape(0)));
+    column.row_elements = row_elements(source);
     column.item_size = static_cast<std::size_t>(source.itemsize());
     column.target = static_cast<char*>(target.mutable_data());
-    if (!entry[1].is_none()) {
-        const py::tuple numbers = entry[1].cast<py::tuple>();
-        column.convert = active_kernels().convert[element_of(source)];
-        column.scale = numbers[0].cast<float>();
-        column.shift = numbers[1].cast<float>();
-        if (!py::isinstance<py::array_t<float>>(target)) {
-            throw py::type_error("the target of to_float32 must be float32");
+    if (entry[1].is_none()) {
+        if (!source.dtype().equal(target.dtype())) {
+            throw py::type_error("a target must have the dtype of its source");
         }
-    } else if (source.itemsize() != target.itemsize()) {
-        throw py::type_error("a target must have the dtype of its source");
+        return column;
+    }
+    if (!py::isinstance<py::tuple>(entry[1]) || py::len(entry[1]) != 2) {
+        throw py::type_error("to_float32 takes (scale, shift)");
+    }
+    const py::tuple numbers = py::reinterpret_borrow<py::tuple>(entry[1]);
+    column.convert = active_kernels().convert[element_of(source)];
+    column.scale = numbers[0].cast<float>();
+    column.shift = numbers[1].cast<float>();
+    if (!py::isinstance<py::array_t<float>>(target)) {
+        throw py::type_error("the target of to_float32 must be float32");
+    }
+    if (!is_aligned(source) || !is_aligned(target)) {
+        throw py::value_error("to_float32 needs aligned arrays: copy the source first");
     }
     return column;
 }
@@ -114,21 +116,22 @@ RowSource column_of(const py::tuple& entry, std::size_t rows) {
 class PyGathering {
  public:
     template <class Index>
-    PyGathering(py::list entries, py::array_t<Index> indices)
-        : entries_(std::move(entries)),
-          indices_(indices),
-          n_(static_cast<std::size_t>(indices.size())) {
+    PyGathering(const py::list& entries, py::array_t<Index> indices)
+        : entries_(entries), indices_(indices), n_(static_cast<std::size_t>(indices.size())) {
+        if (indices.ndim() != 1 || !(indices.flags() & py::array::c_style) ||
+            !is_aligned(indices)) {
+            throw py::type_error("indices must be a contiguous array");
+        }
         const Index* const rows = indices.data();
         std::vector<RowSource> columns;
-        Index count = std::numeric_limits<Index>::max();
+        std::uint64_t fewest = std::numeric_limits<std::uint64_t>::max();
         for (const py::handle entry : entries_) {
-            const py::tuple fields = py::reinterpret_borrow<py::tuple>(entry);
-            columns.push_back(column_of(fields, n_));
-            const auto length = static_cast<std::uint64_t>(fields[0].cast<py::array>().shape(0));
-            count = static_cast<Index>(std::min<std::uint64_t>(count, length));
+            std::uint64_t count;
+            columns.push_back(column_of(entry, n_, count));
+            fewest = std::min(fewest, count);
         }
         for (std::size_t i = 0; i < n_; ++i) {
-            if (rows[i] >= count) throw py::index_error("no such row");
+            if (rows[i] >= fewest) throw py::index_error("no such row");
         }
         gathering_ = std::make_unique<Gathering>(std::move(columns), rows, n_);
     }
@@ -146,7 +149,7 @@ class PyGathering {
     }
 
  private:
-    py::list entries_;
+    py::tuple entries_;
     py::array indices_;
     std::size_t n_;
     std::unique_ptr<Gathering> gathering_;
@@ -155,23 +158,6 @@ class PyGathering {
 }  // namespace
 
 void register_data(py::module_& module) {
-    module.def(
-        "shuffled_order",
-        [](std::uint32_t n, std::uint64_t seed, std::uint64_t epoch) {
-            return as_array(shuffled_order(n, seed, epoch));
-        },
-        py::arg("n"), py::arg("seed"), py::arg("epoch"));
-    module.def(
-        "window_order",
-        [](std::uint32_t n, std::uint64_t seed, std::uint64_t epoch, std::uint32_t window) {
-            if (window == 0) throw py::value_error("window must be at least 1");
-            return as_array(window_order(n, seed, epoch, window));
-        },
-        py::arg("n"), py::arg("seed"), py::arg("epoch"), py::arg("window"));
-    module.def("hashed_order", &part_of_hashed_order, py::arg("n"), py::arg("seed"),
-               py::arg("epoch"), py::arg("begin"), py::arg("end"));
-    module.def("hashed_order_numbers", &hashed_order_numbers, py::arg("n"), py::arg("seed"),
-               py::arg("epoch"));
     py::class_<PyGathering>(module, "Gathering")
         .def(py::init<py::list, py::array_t<std::uint32_t>>(), py::arg("entries"),
              py::arg("indices").noconvert())

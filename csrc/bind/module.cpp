@@ -5,6 +5,7 @@
 namespace fusestep {
 void register_commit(pybind11::module_& module);
 void register_data(pybind11::module_& module);
+void register_orders(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_plan(pybind11::module_& module);
 void register_device_plan(pybind11::module_& module);
@@ -22,6 +23,7 @@ PYBIND11_MODULE(_core, module) {
     fusestep::register_runtime(module);
     fusestep::register_commit(module);
     fusestep::register_data(module);
+    fusestep::register_orders(module);
     fusestep::register_program(module);
     fusestep::register_plan(module);
     fusestep::register_device_plan(module);

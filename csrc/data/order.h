@@ -2,7 +2,6 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "feistel.h"
 
@@ -10,12 +9,12 @@ namespace fusestep {
 
 // A permutation of [0, n) with all of them equally likely: Fisher and Yates' shuffle, driven by
 // Philox under a key that is a hash of seed and epoch.
-std::vector<std::uint32_t> shuffled_order(std::uint32_t n, std::uint64_t seed, std::uint64_t epoch);
+void shuffled_order(std::uint32_t n, std::uint64_t seed, std::uint64_t epoch, std::uint32_t* order);
 
 // As above within stretches of `window` samples, which themselves stand in shuffled order: samples
 // that are close in memory are delivered close in time.
-std::vector<std::uint32_t> window_order(std::uint32_t n, std::uint64_t seed, std::uint64_t epoch,
-                                        std::uint32_t window);
+void window_order(std::uint32_t n, std::uint64_t seed, std::uint64_t epoch, std::uint32_t window,
+                  std::uint32_t* order);
 
 // An order that takes no memory: sample permuted(feistel, i) stands at place i.
 Feistel hashed_order(std::uint64_t n, std::uint64_t seed, std::uint64_t epoch);

@@ -3,5 +3,6 @@
 from .columns import Float32, to_float32
 from .loader import Batch, Loader
 from .order import ORDERS
+from .sampling import Balanced, Subset, Weighted
 
-__all__ = ["ORDERS", "Batch", "Float32", "Loader", "to_float32"]
+__all__ = ["ORDERS", "Balanced", "Batch", "Float32", "Loader", "Subset", "Weighted", "to_float32"]

@@ -12,7 +12,7 @@ from ..clock import Clock
 from ..expression import Expression
 from ..memory import claimed
 from .columns import Array, Columns
-from .order import Order, Piece
+from .order import Piece, Sampling, as_order
 from .stream import Stream
 
 FORMAT = 1
@@ -78,7 +78,9 @@ class Loader:
         epochs: how many a loop takes, at least 1.
         order: "shuffled", all permutations equally likely (4 bytes for each sample); "hashed",
             shuffled without that memory; "sequential"; "window", shuffled in stretches of
-            ``window`` samples, which stand in shuffled order: for memory maps.
+            ``window`` samples, which stand in shuffled order: for memory maps. Or a `Weighted`,
+            `Balanced` or `Subset` of `fusestep.data`: what it draws in an epoch are the samples of
+            this page, which ``samples`` counts.
         window: for ``order="window"``.
         tail: what is left of an epoch when it is less than a batch: "short" delivers it, "drop"
             leaves it out, "carry" adds samples of the next epoch (at the end of a loop: short).
@@ -112,7 +114,7 @@ class Loader:
         *,
         seed: int = 0,
         epochs: int = 1,
-        order: str = "shuffled",
+        order: str | Sampling = "shuffled",
         window: int | None = None,
         tail: str = "short",
         shard: tuple[int, int] = (0, 1),
@@ -123,13 +125,13 @@ class Loader:
         if device is not None:
             check_choice("device", device, ("cuda",))
         self._columns = Columns(data, transform, device)
-        self.samples = self._columns.rows
+        self._order = as_order(order, self._columns.rows, window)
+        self.samples = self._order.n
         self.policy = as_policy(batch_size, self.samples)
         self._epochs = check_whole("epochs", epochs, 1)
         self._tail = check_choice("tail", tail, ("short", "drop", "carry"))
         self._rank, self._world = _checked_shard(shard)
         self._progress = check_flag("progress", progress)
-        self._order = Order(order, self.samples, window)
         self._seed = check_whole("seed", seed, 0)
         self._stream = Stream(self._columns, self._order, self._seed)
         self._epoch = self._position = 0  # of the next sample
@@ -229,7 +231,7 @@ class Loader:
         return {
             "format": FORMAT,
             "n_samples": self.samples,
-            "order": self._order.kind,
+            "order": self._order.identity,
             "window": self._order.window,
             "seed": self._seed,
             "epoch": self._epoch,
