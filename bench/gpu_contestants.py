@@ -176,7 +176,7 @@ class CuPyAsWritten(DeviceContestant):
         factor = 1.0
         if rule.clip_norm is not None:
             total = sum((g * g).sum() for g in self.gradients)
-            factor = self.cupy.minimum(1.0, rule.clip_norm / (self.cupy.sqrt(total) + 1e-6))
+            factor = self.cupy.minimum(1.0, rule.clip_norm / (self.cupy.sqrt(total)))
         c1, c2 = 1 - beta1**self.t, 1 - beta2**self.t
         for i, p in enumerate(self.parameters):
             g = self.gradients[i] if rule.clip_norm is None else self.gradients[i] * factor

@@ -94,23 +94,28 @@ SUM = struct(
     weight=float,
     partial=POINTER,
     arrived=POINTER,
+    plain_sum=POINTER,
     sum=POINTER,
     weighted_sum=POINTER,
     concludes=SIZE,
+    is_followed=SIZE,
     conclusion=CONCLUSION,
 )
 
 # Runs on the host: what the native side prepares for a step.
 PREPARE = """
 #include "../rules/all.h"
+#include "../runtime/powers.h"
 using Rule = fusestep::FUSESTEP_RULE;
 struct Preparation { const double* hyper; long long number; void* scalars; unsigned* variant; };
-extern "C" __global__ void prepare_float(const Preparation a) {
-    *a.variant = Rule::prepare(a.hyper, a.number, *static_cast<Rule::Scalars<float>*>(a.scalars));
+template <class T>
+void prepare(const Preparation& a) {
+    fusestep::Powers powers;
+    auto& scalars = *static_cast<Rule::Scalars<T>*>(a.scalars);
+    *a.variant = Rule::prepare(a.hyper, a.number, powers, scalars);
 }
-extern "C" __global__ void prepare_double(const Preparation a) {
-    *a.variant = Rule::prepare(a.hyper, a.number, *static_cast<Rule::Scalars<double>*>(a.scalars));
-}
+extern "C" __global__ void prepare_float(const Preparation a) { prepare<float>(a); }
+extern "C" __global__ void prepare_double(const Preparation a) { prepare<double>(a); }
 """
 PREPARATION = np.dtype([(name, np.int64) for name in ("hyper", "number", "scalars", "variant")])
 

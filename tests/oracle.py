@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,14 +18,10 @@ LANES, BLOCK = 16, 1024
 Array = np.ndarray[Any, Any]
 
 
-def integer_power(base: float, n: int) -> float:
-    result = 1.0
-    while n > 0:
-        if n & 1:
-            result *= base
-        base *= base
-        n >>= 1
-    return result
+@cache
+def power(base: float, n: int) -> float:
+    """Rounded once from the exact value, which a library's pow does not promise."""
+    return float(Fraction(base) ** n)
 
 
 def _decayed(h: dict[str, Any], decoupled: bool, p: Array, g: Array) -> tuple[Array, Array]:
@@ -53,8 +51,8 @@ def adam(
     beta1, beta2 = h["betas"]
     c1 = root_c2 = 1.0
     if h["bias_correction"]:
-        c1 = 1.0 - integer_power(beta1, t)
-        root_c2 = math.sqrt(1.0 - integer_power(beta2, t))
+        c1 = 1.0 - power(beta1, t)
+        root_c2 = math.sqrt(1.0 - power(beta2, t))
     hat = h["eps_mode"] == "hat"
     step = real(h["lr"] * root_c2 / c1 if hat else h["lr"] / c1)
     correction = real(1.0 if hat else 1.0 / root_c2)
@@ -62,9 +60,9 @@ def adam(
     m, v = state["m"], state["v"]
     m = m + real(1.0 - beta1) * (g - m)
     if belief:
-        v = v + real(1.0 - beta2) * ((g - m) * (g - m) - v) + real(h["eps_root"])
+        v = (real(beta2) * v + real(1.0 - beta2) * ((g - m) * (g - m))) + real(h["eps_root"])
     else:
-        v = v + real(1.0 - beta2) * (g * g - v)
+        v = real(beta2) * v + real(1.0 - beta2) * (g * g)
     state["m"], state["v"] = m, v
     if h["amsgrad"]:
         v = state["v_max"] = np.maximum(state["v_max"], v)
@@ -105,7 +103,26 @@ def grad_norm(
     grads: Sequence[Array | None], sizes: Sequence[int], grad_scale: float = 1.0
 ) -> float:
     """The norm of all gradients laid end to end, divided by the scale."""
-    return math.sqrt(squared_norm(grads, sizes)) / grad_scale
+    scaled, shift = scaled_norm(grads, sizes, grad_scale)
+    with np.errstate(over="ignore"):
+        return float(np.float64(scaled) / shift)
+
+
+def scaled_norm(
+    grads: Sequence[Array | None], sizes: Sequence[int], grad_scale: float
+) -> tuple[float, float]:
+    """The norm times a power of two, and that power: not 1 where plain squares leave double."""
+    total, shift = squared_norm(grads, sizes), 1.0
+    if total == math.inf:
+        shift = 2.0**-600
+    elif total < 2.0**-960:
+        shift = 2.0**600
+    if shift != 1.0:
+        with np.errstate(over="ignore"):
+            total = squared_norm(
+                [None if g is None else g * np.float64(shift) for g in grads], sizes
+            )
+    return math.sqrt(total) / grad_scale, shift
 
 
 def squared_norm(grads: Sequence[Array | None], sizes: Sequence[int]) -> float:
@@ -115,6 +132,23 @@ def squared_norm(grads: Sequence[Array | None], sizes: Sequence[int]) -> float:
         for g, size in zip(grads, sizes, strict=True)
     ]
     return lane_sum(np.concatenate(parts))
+
+
+def clip_factor(clip_norm: float, scaled: float, shift: float) -> float:
+    """What brings the norm down to the limit."""
+    norm = np.float64(scaled) / shift
+    if norm <= clip_norm or clip_norm == math.inf:
+        return 1.0
+    whole = math.isfinite(norm)
+    return float(clip_norm / norm if whole else clip_norm / np.float64(scaled) * shift)
+
+
+def multiplied(g: Array, factor: float) -> Array:
+    """By a factor that float32 holds as a normal number, or in two steps."""
+    real = g.dtype.type
+    if real is np.float32 and abs(factor) < 2.0**-126:
+        return g * real(2.0**-96) * real(factor * 2.0**96)
+    return g * real(factor)
 
 
 def accumulate(
@@ -148,11 +182,9 @@ class Oracle:
     ) -> float:
         """One step; returns the norm of the gradients before clipping."""
         with np.errstate(all="ignore"):
-            norm = grad_norm(grads, [p.size for p in self.params], grad_scale)
-            factor = 1.0
-            if clip_norm is not None:
-                factor = clip_norm / (norm + 1e-6)
-                factor = 1.0 if factor > 1.0 else factor
+            scaled, shift = scaled_norm(grads, [p.size for p in self.params], grad_scale)
+            norm = float(np.float64(scaled) / shift)
+            factor = 1.0 if clip_norm is None else clip_factor(clip_norm, scaled, shift)
             if self.h["maximize"]:
                 factor = -factor
             for i, g in enumerate(grads):
@@ -161,7 +193,7 @@ class Oracle:
                 real = g.dtype.type
                 if grad_scale != 1.0:
                     g = g / real(grad_scale)
-                g = g * real(factor)
+                g = multiplied(g, factor)
                 if clip_value is not None:
                     limit = real(clip_value)
                     g = np.where(g < -limit, -limit, g)

@@ -69,7 +69,7 @@ ROWS: list[Row] = [
         {"lr": 0.3, "weight_decay": 0.1},
         {"lr": 0.3, "weight_decay": 0.1, "decoupled": True},
         {"lr": 0.1, "momentum": 0.9},
-        {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.02},
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.85, "weight_decay": 0.02},
         {"lr": 0.1, "momentum": 0.7, "nesterov": True},
         {"lr": 0.1, "momentum": 0.7, "nesterov": True, "weight_decay": 0.02},
         {"lr": 0.1, "momentum": 0.7, "nesterov": True, "weight_decay": 0.02, "decoupled": True},

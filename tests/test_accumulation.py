@@ -270,7 +270,7 @@ def test_a_step_that_raises_keeps_what_is_accumulated_until_it_is_discarded() ->
     opt = fs.SGD(w, lr=1.0, nonfinite="raise")
     opt.accumulate(np.array([1.0, math.inf, 1.0]), 2)
     for _ in range(2):
-        with pytest.raises(ValueError, match="params: gradient holds NaN or infinity"):
+        with pytest.raises(ValueError, match="params: gradient holds infinity"):
             opt.step()
         assert opt.accumulated == 2.0
     opt.discard_accumulated()

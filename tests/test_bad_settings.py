@@ -42,7 +42,7 @@ BAD_SETTINGS: list[tuple[type[fs.optim.Optimizer], dict[str, Any], type[Exceptio
     (fs.Adam, {"betas": (-0.1, 0.9)}, ValueError, "betas[0] must be in [0, 1), not -0.1"),
     (fs.Adam, {"betas": 0.9}, TypeError, "betas must be two numbers (beta1, beta2), not 0.9"),
     (fs.Adam, {"betas": (0.9,)}, TypeError, "betas must be two numbers (beta1, beta2), not (0.9,)"),
-    (fs.Adam, {"eps": -1e-8}, ValueError, "eps must be finite and at least 0, not -1e-08"),
+    (fs.Adam, {"eps": -1e-8}, ValueError, "eps must be finite and greater than 0, not -1e-08"),
     (
         fs.Adam,
         {"eps_mode": "before"},

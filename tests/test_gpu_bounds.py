@@ -76,7 +76,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_nothing_changes(cupy: Any) -
     params = {"a": ones(cupy, 5), "b": ones(cupy, 6)}
     opt = fs.Adam(params, lr=0.1, nonfinite="raise")
     grads = {"a": ones(cupy, 5), "b": cupy.asarray(np.array([1, 2, np.nan, 4, 5, 6], np.float32))}
-    with pytest.raises(ValueError, match=r"params\['b'\]: gradient holds NaN or infinity; nothing"):
+    with pytest.raises(ValueError, match=r"params\['b'\]: gradient holds NaN; nothing"):
         opt.step(grads)
     assert opt.attempted == 0
     assert np.array_equal(params["a"].get(), np.ones(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -74,16 +75,17 @@ def test_adamw_has_the_bits_of_numpy(dtype: Any) -> None:
     opt = fs.AdamW(params, lr=0.1, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.05)
     averages = {name: (np.zeros_like(p), np.zeros_like(p)) for name, p in expected.items()}
     shrink, rate1, rate2 = dtype(1 - 0.1 * 0.05), dtype(1 - 0.8), dtype(1 - 0.99)
-    power1 = power2 = 1.0
+    beta2 = dtype(0.99)
     for update in range(UPDATES):
         grads = gradients(dtype, update)
         opt.step(grads)
-        power1, power2 = power1 * 0.8, power2 * 0.99
+        # rounded once, which a library's pow may not do
+        power1, power2 = (float(Fraction(beta) ** (update + 1)) for beta in (0.8, 0.99))
         step, correction = dtype(0.1 / (1 - power1)), dtype(1 / np.sqrt(1 - power2))
         for name, p in expected.items():
             g, (m, v) = grads[name], averages[name]
             m = m + rate1 * (g - m)
-            v = v + rate2 * (g * g - v)
+            v = beta2 * v + rate2 * (g * g)
             averages[name] = m, v
             expected[name] = p * shrink - step * m / (np.sqrt(v) * correction + dtype(1e-6))
         assert_same_bits(params, expected)

@@ -215,7 +215,7 @@ def test_raising_on_a_nonfinite_gradient_names_the_parameter_and_changes_nothing
     opt = fs.AdamW(params, nonfinite="raise")
     grads = ones_like(params)
     grads["dense2"]["w"][1, 1] = np.nan
-    with pytest.raises(ValueError, match=r"^params\['dense2/w'\]: gradient holds NaN or infinity"):
+    with pytest.raises(ValueError, match=r"^params\['dense2/w'\]: gradient holds NaN"):
         opt.step(grads)
     assert (opt.attempted, opt.applied) == (0, 0)
     for layer, names in before.items():

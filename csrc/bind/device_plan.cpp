@@ -102,6 +102,7 @@ class DevicePlan : public PlanObject {
         at_outcome_ = pointer<device::Outcome>(address("outcome"));
         at_progress_ = pointer<device::Progress>(address("progress"));
         at_weighted_ = pointer<double>(address("weighted"));
+        at_plain_sum_ = pointer<double>(address("plain_sum"));
     }
 
     // Checks a step and follows its schedule, as if all before it was applied. Returns whether it
@@ -132,15 +133,14 @@ class DevicePlan : public PlanObject {
         }
         try {
             follow_schedule(read_clock(clock), ahead);
+            options_.clip_norm = options(step_, false).clip_norm;
+            options_.clip_value = options(step_, false).clip_value;
+            prepare_scalars();
         } catch (...) {
             undo();
             throw;
         }
         if (ahead == 0) tables_before_ = tables();
-        options_.clip_norm = options(step_, false).clip_norm;
-        options_.clip_value = options(step_, false).clip_value;
-        const FloatEnvironment environment;
-        plan().prepare(options_, 1.0);
         entries_ = plan().prepared().size();
         for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
         if (options_.clip_by_norm) clip_norms_.push_back(options_.clip_norm);
@@ -155,10 +155,9 @@ class DevicePlan : public PlanObject {
     // bytes where they are too many for the struct, or None.
     py::object prepare() {
         const Busy busy(*this);
-        const FloatEnvironment environment;
         updates_before_ = plan().updates();
         tables_before_ = tables();
-        plan().prepare(options_, 1.0);
+        prepare_scalars();
         rows_.clear();
         for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
         entries_ = rows_.size();
@@ -195,8 +194,12 @@ class DevicePlan : public PlanObject {
         update_.entries = entries_;
         update_.outcome = has_sum || counts ? at_outcome_ : nullptr;
         sum_.weight = 0.0;
-        sum_.sum = sum_.weighted_sum = nullptr;
+        sum_.weighted_sum = nullptr;
         sum_.concludes = 1;
+        // squares of float32 stay far inside the range of double
+        rescues_ = has_sum && plan().has(kFloat64);
+        sum_.sum = rescues_ ? at_plain_sum_ : nullptr;
+        sum_.is_followed = rescues_;
         device::Conclusion& conclusion = sum_.conclusion;
         conclusion.grad_scale = options_.grad_scale;
         conclusion.clip_norm = options_.clip_by_norm ? options_.clip_norm : NAN;
@@ -207,7 +210,13 @@ class DevicePlan : public PlanObject {
         conclusion.progress = counts ? at_progress_ : nullptr;
         conclusion.outcome = at_outcome_;
         conclusion.report = pointer<device::Report>(report);
+        second_sum_ = sum_;
+        second_sum_.plain_sum = at_plain_sum_;
+        second_sum_.is_followed = 0;
+        second_sum_.sum = nullptr;
     }
+    // Whether a second sum has to follow the first, for when that is out of range.
+    bool rescues() const { return rescues_; }
 
     std::string rule_type() const { return plan().rule().type; }
     double lr() const { return plan().hyper(0)[0]; }
@@ -239,7 +248,9 @@ class DevicePlan : public PlanObject {
     py::bytes begin_micro_batch(py::handle gradients, double samples, std::uintptr_t sum) {
         const Busy busy(*this);
         begin_accumulate(gradients, samples);
+        rescues_ = false;
         sum_.concludes = 0;
+        sum_.is_followed = 0;
         sum_.weight = samples;
         sum_.sum = pointer<double>(sum);
         sum_.weighted_sum = at_weighted_;
@@ -258,14 +269,17 @@ class DevicePlan : public PlanObject {
     }
 
     // The error that blames the gradient of a parameter, or, one place beyond, all together.
-    std::string refusal(std::size_t leaf) const {
-        return nonfinite_message(leaf < leaf_count() ? parameter(leaf) : "params");
+    std::string refusal(std::size_t leaf, const std::string& what) const {
+        return nonfinite_message(leaf < leaf_count() ? parameter(leaf) : "params", what.c_str());
     }
 
     py::array gradients(const py::object& owner) { return as_array(gradients_, owner); }
     py::array entry_of(const py::object& owner) { return as_array(entry_of_, owner); }
     py::array update_arguments(const py::object& owner) { return as_struct(update_, owner); }
     py::array sum_arguments(const py::object& owner) { return as_struct(sum_, owner); }
+    py::array second_sum_arguments(const py::object& owner) {
+        return as_struct(second_sum_, owner);
+    }
     py::array conclusion(const py::object& owner) { return as_struct(sum_.conclusion, owner); }
 
  private:
@@ -295,6 +309,11 @@ class DevicePlan : public PlanObject {
                                 kMaxVariants +
                             prepared.variant;
         return entry;
+    }
+
+    void prepare_scalars() {
+        const FloatEnvironment environment;
+        check_prepared(plan().prepare(options_, 1.0));
     }
 
     void note_gradients() {
@@ -331,8 +350,11 @@ class DevicePlan : public PlanObject {
     device::Outcome* at_outcome_ = nullptr;
     device::Progress* at_progress_ = nullptr;
     double* at_weighted_ = nullptr;
+    double* at_plain_sum_ = nullptr;
+    bool rescues_ = false;
     device::UpdateArguments update_ = {};
     device::SumArguments sum_ = {};
+    device::SumArguments second_sum_ = {};
 };
 
 // The structs and tables of a plan, which keep it alive.
@@ -381,13 +403,15 @@ void register_device_plan(py::module_& module) {
         .def("begin_micro_batch", &DevicePlan::begin_micro_batch, py::arg("gradients"),
              py::arg("samples"), py::arg("sum"))
         .def("end_micro_batch", &DevicePlan::end_micro_batch, py::arg("samples"))
-        .def("refusal", &DevicePlan::refusal, py::arg("leaf"))
+        .def("refusal", &DevicePlan::refusal, py::arg("leaf"), py::arg("what"))
+        .def_property_readonly("rescues", &DevicePlan::rescues)
         .def_property_readonly("rule_type", &DevicePlan::rule_type)
         .def_property_readonly("lr", &DevicePlan::lr)
         .def_property_readonly("gradients", kept(&DevicePlan::gradients))
         .def_property_readonly("entry_of", kept(&DevicePlan::entry_of))
         .def_property_readonly("update_arguments", kept(&DevicePlan::update_arguments))
         .def_property_readonly("sum_arguments", kept(&DevicePlan::sum_arguments))
+        .def_property_readonly("second_sum_arguments", kept(&DevicePlan::second_sum_arguments))
         .def_property_readonly("conclusion", kept(&DevicePlan::conclusion));
     define_plan(plan);
 }

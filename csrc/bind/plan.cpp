@@ -41,6 +41,7 @@ class HostPlan : public PlanObject {
         const Held held(held_, plan().is_large() ? step.passed : py::object());
         const StepResult result = run([&] { return plan().step(chosen); });
         if (!result.finite && chosen.nonfinite == NonFinite::kRaise) raise_nonfinite();
+        check_prepared(result.unprepared);
         end_step(step, result.applied);
         if (result.applied) attributes.apply();
         return step_info(lr, result);
@@ -78,15 +79,13 @@ class HostPlan : public PlanObject {
     }
 
     [[noreturn]] void raise_nonfinite() const {
-        std::string name = "params";
         for (std::size_t i = 0; i < plan().leaves().size(); ++i) {
             const Leaf& leaf = plan().leaves()[i];
-            if (leaf.gradient != nullptr && !Plan::is_finite(leaf)) {
-                name = parameter(i);
-                break;
-            }
+            const char* what = leaf.gradient == nullptr ? nullptr : Plan::nonfinite_in(leaf);
+            if (what != nullptr) throw py::value_error(nonfinite_message(parameter(i), what));
         }
-        throw py::value_error(nonfinite_message(name));
+        // another thread has written the gradient since
+        throw py::value_error(nonfinite_message("params", "NaN or infinity"));
     }
 
     std::vector<PyObject*> held_;

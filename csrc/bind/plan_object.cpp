@@ -17,10 +17,9 @@ constexpr const char* kInUse = "this optimizer is already inside a call of anoth
 
 }  // namespace
 
-std::string nonfinite_message(const std::string& parameter) {
-    return parameter +
-           ": gradient holds NaN or infinity; nothing was updated (nonfinite=\"skip\" skips such "
-           "steps)";
+std::string nonfinite_message(const std::string& parameter, const char* what) {
+    return parameter + ": gradient holds " + what +
+           "; nothing was updated (nonfinite=\"skip\" skips such steps)";
 }
 
 std::vector<ArrayView> check_parameters(const ArrayKind& kind,
@@ -295,7 +294,30 @@ PlanObject::Step PlanObject::begin_step(py::handle gradients, double grad_scale)
         }
         step.passed = take(gradients);
     }
+    check_held(step.grad_scale);
     return step;
+}
+
+// What float32 makes 0 or infinite would make every gradient infinite, NaN or 0.
+void PlanObject::check_held(double grad_scale) const {
+    constexpr double kSmallest = 0x1p-149, kLargest = 3.4028234663852886e38;
+    if (!plan_.has(kFloat32) || (grad_scale >= kSmallest && grad_scale <= kLargest)) return;
+    std::size_t i = 0;
+    while (views_[i].type != kFloat32) ++i;
+    throw py::value_error(
+        "grad_scale, times the samples of accumulated gradients, must be between "
+        "1.4e-45 and 3.4e+38 for " +
+        parameter(i) + ", which is float32, not " + number_text(grad_scale));
+}
+
+void PlanObject::check_prepared(std::ptrdiff_t unprepared) {
+    if (unprepared == kPrepared) return;
+    targets_.undo();
+    const std::size_t leaf = static_cast<std::size_t>(unprepared);
+    throw py::value_error(parameter(leaf) + ": lr, divided by the bias correction or times " +
+                          "weight_decay, is beyond " +
+                          (views_[leaf].type == kFloat32 ? "float32" : "float64") +
+                          "; nothing was updated");
 }
 
 StepOptions PlanObject::options(const Step& step, bool take_norm) const {

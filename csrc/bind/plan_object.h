@@ -122,6 +122,9 @@ class PlanObject {
     Tables tables() const { return {hyper_, limits_}; }
     void restore(const Tables& tables);
 
+    // Raises if prepare() has found a scalar too large; takes back what a schedule has written.
+    void check_prepared(std::ptrdiff_t unprepared);
+
     std::string parameter(std::size_t i) const { return parameter_name(paths_[i]); }
 
     Plan& plan() { return plan_; }
@@ -148,6 +151,7 @@ class PlanObject {
     void look_at_bound(std::size_t i);
     py::object take(py::handle gradients);
     bool take_plain(py::handle items);
+    void check_held(double grad_scale) const;
     void check_apart(std::size_t i, const void* gradient) {
         // memory once found apart from the parameters stays so, since those are kept alive
         if (gradient == checked_[i]) return;
@@ -195,7 +199,7 @@ std::vector<ArrayView> check_parameters(const ArrayKind& kind,
 std::vector<double> numbers_of(const py::array_t<double>& table);
 
 // Why a step with a non-finite gradient is refused, if it is to raise.
-std::string nonfinite_message(const std::string& parameter);
+std::string nonfinite_message(const std::string& parameter, const char* what);
 
 // What both kinds of plan have in Python.
 template <class Class>

@@ -38,7 +38,13 @@ std::string environment(const char* name) {
 }
 
 void choose_isa(const std::string& name, const std::string& source) {
-    if (use_isa(name)) return;
+    if (use_isa(name)) {
+        if (is_exact()) return;
+        throw py::import_error(std::string("this build of fusestep is broken: its ") +
+                               active_isa() +
+                               " kernels do not compute as written, so results would differ from "
+                               "machine to machine. Build it without options that allow that");
+    }
     throw py::value_error(source + " must be one of " + joined(supported_isas()) +
                           " on this processor, not '" + name + "'");
 }
@@ -128,7 +134,8 @@ void register_runtime(py::module_& module) {
         "set_num_threads",
         [](long threads) { choose_threads(threads, "n", std::to_string(threads)); }, py::arg("n"),
         "Sets how many threads a large step uses, from 1 to 1024. Results do not depend on it.\n\n"
-        "By default FUSESTEP_NUM_THREADS, or else OMP_NUM_THREADS, or as many as the process may use "
+        "By default FUSESTEP_NUM_THREADS, or else OMP_NUM_THREADS, or as many as the process may "
+        "use "
         "processors.");
     try {
         read_environment();

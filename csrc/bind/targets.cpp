@@ -16,7 +16,8 @@ Targets::Targets(const py::object& program, const py::list& targets,
         if (at >= table.size()) throw py::value_error("no such place");
         targets_.push_back({table.data() + at, fields[2].cast<std::string>(),
                             fields[3].cast<double>(), fields[4].cast<double>(),
-                            fields[5].cast<bool>(), fields[6].cast<std::string>()});
+                            fields[5].cast<bool>(), fields[6].cast<double>(),
+                            fields[7].cast<std::string>()});
     }
     if ((program_ == nullptr ? 0 : program_->outputs()) != targets_.size()) {
         throw py::value_error("expected one target for each output");
@@ -50,7 +51,12 @@ void Targets::follow(const std::optional<Clock>& given, std::int64_t applied) {
                               std::to_string(static_cast<long long>(clock.input[kStep])) +
                               "; nothing was updated");
     }
-    for (std::size_t i = 0; i < targets_.size(); ++i) *targets_[i].place = values_[i];
+    // the values replaced are kept for undo()
+    undo();
+}
+
+void Targets::undo() {
+    for (std::size_t i = 0; i < targets_.size(); ++i) std::swap(*targets_[i].place, values_[i]);
 }
 
 }  // namespace fusestep

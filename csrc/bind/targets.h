@@ -1,5 +1,6 @@
 // Settings that follow a schedule: a program, and where its values go.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -19,13 +20,17 @@ class Targets {
     Targets() = default;
     // The values of the program's outputs go to the targets, in their order; None for no program. A
     // target is (which of the tables; the place in it; name; lower bound; upper bound; whether the
-    // upper is excluded; what is expected, in words). The tables must stay where they are.
+    // upper is excluded; the smallest size but 0; what is expected, in words). The tables must stay
+    // where they are.
     Targets(const py::object& program, const py::list& targets,
             std::initializer_list<std::vector<double>*> tables);
 
     // Evaluates for a clock, if one was given, and writes all values or, where one is not accepted,
     // throws. The step is `applied` unless the clock tells it.
     void follow(const std::optional<Clock>& given, std::int64_t applied);
+
+    // Puts back what the last follow() has replaced.
+    void undo();
 
  private:
     struct Target {
@@ -34,10 +39,12 @@ class Targets {
         double lower;
         double upper;
         bool upper_open;
+        double smallest;  // what is nearer to 0, but not 0, the parameters' type does not hold
         std::string expected;
 
         bool accepts(double value) const {
-            return value >= lower && value <= upper && !(upper_open && value == upper);
+            return value >= lower && value <= upper && !(upper_open && value == upper) &&
+                   (value == 0.0 || std::fabs(value) >= smallest);
         }
     };
 

@@ -95,7 +95,8 @@ struct Conclusion {
 };
 
 // The sum of squares of all gradients, and on the way, where there is a weight, the accumulators
-// become or grow by weight * gradient.
+// become or grow by weight * gradient. A plain sum that has left the range of double is taken once
+// more, of scaled gradients, by a second launch, which does nothing otherwise.
 struct SumArguments {
     const Leaf* leaves;
     const void* const* gradients;
@@ -105,9 +106,11 @@ struct SumArguments {
     double weight;             // 0: nothing is accumulated
     double* partial;           // room for the sums of all levels
     unsigned* arrived;         // one counter for each group of all levels, 0 before and after
+    const double* plain_sum;   // nullptr, or the sum that this one is to stand in for
     double* sum;               // nullptr, or where the sum goes
     double* weighted_sum;      // nullptr, or what grows by weight * sum
     unsigned long long concludes;
+    unsigned long long is_followed;  // by another that concludes where this one is out of range
     Conclusion conclusion;
 };
 

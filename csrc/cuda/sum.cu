@@ -10,8 +10,8 @@ using Index = unsigned long long;
 
 constexpr unsigned kBytesInFlight = 64;  // for each thread
 
-__device__ __forceinline__ void conclude(const Conclusion& c, double sum) {
-    const double grad_norm = norm_of_sum(sum, c.grad_scale);
+__device__ __forceinline__ void conclude(const Conclusion& c, double sum, double scale) {
+    const GradientNorm norm = norm_of_sum(sum, scale, c.grad_scale);
     const bool finite = sum <= kUnbounded;
     bool applies = finite || !c.has_sum || !c.skips;
     bool exhausted = false;
@@ -31,12 +31,12 @@ __device__ __forceinline__ void conclude(const Conclusion& c, double sum) {
     if (c.outcome != nullptr) {
         const double clip_norm = c.clip_norms == nullptr ? c.clip_norm : c.clip_norms[row];
         const bool clips = clip_norm == clip_norm;
-        *c.outcome = {clips ? clip_factor(clip_norm, grad_norm) : 1.0, row, applies};
+        *c.outcome = {clips ? clip_factor(clip_norm, norm) : 1.0, row, applies};
     }
     if (c.report != nullptr) {
         Report& report = *c.report;
         report.sum = sum;
-        report.grad_norm = grad_norm;
+        report.grad_norm = norm.value;
         report.attempted = c.progress == nullptr ? 0 : c.progress->attempted;
         report.applied = c.progress == nullptr ? 0 : c.progress->applied;
         report.applies = applies;
@@ -60,12 +60,15 @@ __device__ __forceinline__ Index leaf_of(const SumArguments& a, Index element) {
     return low - 1;
 }
 
-enum Accumulation : int { kNone, kFirst, kNext };
+enum Accumulation : int { kNone, kFirst, kNext, kNoneScaled };
 
-// Adds the squares of every kLanes-th of `count` elements, and accumulates these elements.
+// Adds the squares of every kLanes-th of `count` elements, and accumulates these elements or scales
+// them before.
 template <class T, int accumulation>
 __device__ __forceinline__ double add_squares(double sum, const T* gradient, T* accumulator,
-                                              T weight, unsigned first, unsigned count) {
+                                              T weight, double scale, unsigned first,
+                                              unsigned count) {
+    constexpr bool accumulates = accumulation == kFirst || accumulation == kNext;
     constexpr unsigned terms = kBytesInFlight / sizeof(T) / (accumulation == kNext ? 2 : 1);
     for (unsigned start = first; start < count; start += terms * kLanes) {
         T g[terms], held[terms];
@@ -77,10 +80,11 @@ __device__ __forceinline__ double add_squares(double sum, const T* gradient, T* 
         }
 #pragma unroll
         for (unsigned j = 0; j < terms; ++j) {
-            const double value = static_cast<double>(g[j]);
+            double value = static_cast<double>(g[j]);
+            if constexpr (accumulation == kNoneScaled) value *= scale;
             sum += value * value;
             const unsigned at = start + j * kLanes;
-            if (accumulation == kNone || at >= count) continue;
+            if (!accumulates || at >= count) continue;
             accumulator[at] = accumulation == kFirst ? first_of_sum(weight, g[j])
                                                      : next_of_sum(held[j], weight, g[j]);
         }
@@ -90,22 +94,26 @@ __device__ __forceinline__ double add_squares(double sum, const T* gradient, T* 
 
 template <class T>
 __device__ __forceinline__ double add_piece(const SumArguments& a, double sum, const Leaf& leaf,
-                                            Index i, Index begin, Index end) {
+                                            Index i, Index begin, Index end, double scale) {
     const Index offset = begin - leaf.begin;
     const T* gradient = static_cast<const T*>(a.gradients[i]) + offset;
     const T weight = static_cast<T>(a.weight);
     const unsigned first = (threadIdx.x - static_cast<unsigned>(begin)) % kLanes;
     const unsigned count = static_cast<unsigned>(end - begin);
+    if (scale != 1.0) {
+        return add_squares<T, kNoneScaled>(sum, gradient, nullptr, weight, scale, first, count);
+    }
     if (a.weight == 0.0) {
-        return add_squares<T, kNone>(sum, gradient, nullptr, weight, first, count);
+        return add_squares<T, kNone>(sum, gradient, nullptr, weight, scale, first, count);
     }
     T* accumulator = static_cast<T*>(leaf.accumulator) + offset;
-    return a.holds[i] ? add_squares<T, kNext>(sum, gradient, accumulator, weight, first, count)
-                      : add_squares<T, kFirst>(sum, gradient, accumulator, weight, first, count);
+    return a.holds[i]
+               ? add_squares<T, kNext>(sum, gradient, accumulator, weight, scale, first, count)
+               : add_squares<T, kFirst>(sum, gradient, accumulator, weight, scale, first, count);
 }
 
 // This thread's lane of a block of the index space.
-__device__ __forceinline__ double lane_of_block(const SumArguments& a, Index block) {
+__device__ __forceinline__ double lane_of_block(const SumArguments& a, Index block, double scale) {
     Index begin = block * kBlock;
     const Index end = begin + kBlock < a.total ? begin + kBlock : a.total;
     double sum = 0.0;
@@ -114,8 +122,8 @@ __device__ __forceinline__ double lane_of_block(const SumArguments& a, Index blo
         const Leaf& leaf = a.leaves[i];
         const Index stop = leaf.begin + leaf.size < end ? leaf.begin + leaf.size : end;
         if (a.gradients[i] != nullptr) {
-            sum = leaf.type == 0 ? add_piece<float>(a, sum, leaf, i, begin, stop)
-                                 : add_piece<double>(a, sum, leaf, i, begin, stop);
+            sum = leaf.type == 0 ? add_piece<float>(a, sum, leaf, i, begin, stop, scale)
+                                 : add_piece<double>(a, sum, leaf, i, begin, stop, scale);
         }
         begin = stop;
     }
@@ -175,8 +183,10 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
     fusestep_sum(const __grid_constant__ fusestep::device::SumArguments a) {
     using namespace fusestep;
     using namespace fusestep::device;
+    const double scale = a.plain_sum == nullptr ? 1.0 : scale_for(*a.plain_sum);
+    if (a.plain_sum != nullptr && scale == 1.0) return;
     Index place = Index{blockIdx.x} * kBlocksPerGroup + threadIdx.x / kLanes;
-    double sum = add_lanes(lane_of_block(a, place));
+    double sum = add_lanes(lane_of_block(a, place, scale));
     // values of this level, and how many of them a thread block brings
     Index count = divide_up(a.total, kBlock);
     unsigned brought = kBlocksPerGroup;
@@ -200,9 +210,11 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
     if (threadIdx.x > 0) return;
     if (a.sum != nullptr) *a.sum = sum;
     if (a.weighted_sum != nullptr) *a.weighted_sum += a.weight * sum;
-    if (a.concludes) conclude(a.conclusion, sum);
+    if (a.concludes && (!a.is_followed || scale_for(sum) == 1.0)) {
+        conclude(a.conclusion, sum, scale);
+    }
 }
 
 extern "C" __global__ void fusestep_conclude(const fusestep::device::Conclusion c) {
-    if (threadIdx.x == 0) fusestep::device::conclude(c, 0.0);
+    if (threadIdx.x == 0) fusestep::device::conclude(c, 0.0, 1.0);
 }

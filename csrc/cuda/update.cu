@@ -118,9 +118,10 @@ __device__ __forceinline__ void update_chunk(const Entry& entry, double factor, 
     using Scalars = typename Rule::template Scalars<T>;
     static_assert(sizeof(Scalars) <= kScalarBytes, "the scalars of a rule fit an entry");
     const Scalars scalars = *reinterpret_cast<const Scalars*>(entry.scalars);
-    const GradientScalars<T> gradient_scalars = {static_cast<T>(entry.divisor),
-                                                 static_cast<T>(entry.sign * factor),
-                                                 static_cast<T>(entry.limit)};
+    GradientScalars<T> gradient_scalars;
+    gradient_scalars.divisor = static_cast<T>(entry.divisor);
+    gradient_scalars.limit = static_cast<T>(entry.limit);
+    set_factor(gradient_scalars, entry.sign * factor);
     const Arrays<T, Compiled::states> arrays(leaf, gradient, first);
     const Index left = leaf.size - first;
     const unsigned count = left < kChunk ? static_cast<unsigned>(left) : kChunk;

@@ -72,12 +72,18 @@ void update(const void* scalars, const void* gradient_scalars, size_t n, void* p
     }
 }
 
-template <class T>
-void sum_squares(size_t n, const void* data, size_t lane, double* lanes) {
+template <int variant, class T>
+FUSESTEP_ELEMENT double term(T x, double scale) {
+    const double value = static_cast<double>(x);
+    return variant == kScaledSum ? value * scale : value;
+}
+
+template <class T, int variant>
+void sum_squares(size_t n, const void* data, double scale, size_t lane, double* lanes) {
     const T* x = static_cast<const T*>(data);
     size_t i = 0;
     for (; i < n && lane != 0; ++i, lane = (lane + 1) % kLanes) {
-        const double value = static_cast<double>(x[i]);
+        const double value = term<variant>(x[i], scale);
         lanes[lane] += value * value;
     }
     // unrolled, so that the sums live in registers and not in an array
@@ -88,14 +94,14 @@ void sum_squares(size_t n, const void* data, size_t lane, double* lanes) {
         FUSESTEP_PREFETCH(x + i + kAhead / sizeof(T));
         FUSESTEP_UNROLL_LANES
         for (size_t j = 0; j < kLanes; ++j) {
-            const double value = static_cast<double>(x[i + j]);
+            const double value = term<variant>(x[i + j], scale);
             sums[j] += value * value;
         }
     }
     FUSESTEP_UNROLL_LANES
     for (size_t j = 0; j < kLanes; ++j) lanes[j] = sums[j];
     for (size_t j = 0; i < n; ++i, ++j) {
-        const double value = static_cast<double>(x[i]);
+        const double value = term<variant>(x[i], scale);
         lanes[j] += value * value;
     }
 }
@@ -123,6 +129,10 @@ void convert(size_t n, const void* source, float scale, float shift, float* targ
     for (size_t i = 0; i < n; ++i) target[i] = converted(x[i], scale, shift);
 }
 
+bool both_exact(const Operands<float>& single, const Operands<double>& twice) {
+    return is_exact(single) && is_exact(twice);
+}
+
 template <class Rule, class T, unsigned variant = 0>
 constexpr void fill(Update (&rows)[kMaxVariants][kTreatments]) {
     static_assert(Rule::kVariants <= kMaxVariants && Rule::kStates <= kMaxStates);
@@ -136,13 +146,16 @@ constexpr void fill(Update (&rows)[kMaxVariants][kTreatments]) {
 
 constexpr KernelTable make_table() {
     KernelTable table{};
+    table.is_exact = both_exact;
 #define FUSESTEP_FILL(Rule)                             \
     fill<Rule, float>(table.update[k##Rule][kFloat32]); \
     fill<Rule, double>(table.update[k##Rule][kFloat64]);
     FUSESTEP_RULES(FUSESTEP_FILL)
 #undef FUSESTEP_FILL
-    table.sum_squares[kFloat32] = sum_squares<float>;
-    table.sum_squares[kFloat64] = sum_squares<double>;
+    table.sum_squares[kFloat32][kPlain] = sum_squares<float, kPlain>;
+    table.sum_squares[kFloat32][kScaledSum] = sum_squares<float, kScaledSum>;
+    table.sum_squares[kFloat64][kPlain] = sum_squares<double, kPlain>;
+    table.sum_squares[kFloat64][kScaledSum] = sum_squares<double, kScaledSum>;
     table.accumulate[kFloat32][kAddTo] = accumulate<float, kAddTo>;
     table.accumulate[kFloat32][kBegin] = accumulate<float, kBegin>;
     table.accumulate[kFloat64][kAddTo] = accumulate<double, kAddTo>;

@@ -5,6 +5,7 @@
 #include "../rules/all.h"
 #include "../rules/convert.h"
 #include "../rules/sums.h"
+#include "exactness.h"
 
 #if defined(_MSC_VER)
 #define FUSESTEP_PREFETCH(address) static_cast<void>(0)
@@ -29,8 +30,10 @@ using Update = void (*)(const void* scalars, const void* gradient_scalars, size_
                         void* parameter, const void* gradient, void* const* state);
 
 // Sums squares of n elements in double into kLanes lanes; element i goes to lane (lane + i) %
-// kLanes.
-using SumSquares = void (*)(size_t n, const void* x, size_t lane, double* lanes);
+// kLanes. The scaled kind multiplies by `scale` first.
+using SumSquares = void (*)(size_t n, const void* x, double scale, size_t lane, double* lanes);
+
+enum SumVariant : int { kPlain, kScaledSum, kSumVariants };
 
 // accumulator = weight * gradient where it is the first one, else accumulator + weight * gradient.
 using Accumulate = void (*)(size_t n, double weight, const void* gradient, void* accumulator);
@@ -40,9 +43,13 @@ enum AccumulateVariant : int { kAddTo, kBegin, kAccumulateVariants };
 // target = converted(source, scale, shift), for n elements.
 using Convert = void (*)(size_t n, const void* source, float scale, float shift, float* target);
 
+// Whether this object computes as written.
+using IsExact = bool (*)(const Operands<float>&, const Operands<double>&);
+
 struct KernelTable {
+    IsExact is_exact;
     Update update[kRules][kDataTypes][kMaxVariants][kTreatments];
-    SumSquares sum_squares[kDataTypes];
+    SumSquares sum_squares[kDataTypes][kSumVariants];
     Accumulate accumulate[kDataTypes][kAccumulateVariants];
     Convert convert[kElements];
 };

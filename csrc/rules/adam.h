@@ -26,7 +26,7 @@ struct AdamFamily {
     };
     static constexpr Column kColumns[kColumnCount] = {
         number("lr"),      fraction("beta1"),  fraction("beta2"),
-        number("eps"),     number("eps_root"), number("weight_decay"),
+        positive("eps"),   number("eps_root"), number("weight_decay"),
         flag("decoupled"), flag("amsgrad"),    flag("bias_correction"),
         flag("eps_hat"),
     };
@@ -36,9 +36,9 @@ struct AdamFamily {
 
     template <class T>
     struct Scalars {
-        T shrink;           // 1 - lr * weight_decay when decoupled, else 1
-        T decay;            // weight_decay when coupled
-        T rate1;            // 1 - beta1
+        T decay;  // weight_decay when coupled, else what is left of p
+        T rate1;  // 1 - beta1
+        T beta2;
         T rate2;            // 1 - beta2
         T root_correction;  // 1 / sqrt(1 - beta2^t), or 1
         T eps;
@@ -53,26 +53,30 @@ struct AdamFamily {
         return (variant & kWithMaximum) ? 3 : 2;
     }
 
-    template <class T>
-    static unsigned prepare(const double* h, long long update_number, Scalars<T>& s) {
+    template <class T, class Powers>
+    static unsigned prepare(const double* h, long long update_number, Powers& powers,
+                            Scalars<T>& s) {
         const bool decoupled = h[kDecoupled] != 0.0;
         double c1 = 1.0, root_c2 = 1.0;
         if (h[kBiasCorrection] != 0.0) {
-            c1 = 1.0 - integer_power(h[kBeta1], update_number);
-            root_c2 = square_root(1.0 - integer_power(h[kBeta2], update_number));
+            c1 = powers.one_minus_power(h[kBeta1], update_number);
+            root_c2 = square_root(powers.one_minus_power(h[kBeta2], update_number));
         }
         // eps_mode "hat" adds eps to the uncorrected root, so the correction moves into the step
         const bool hat = h[kEpsHat] != 0.0;
-        s.shrink = static_cast<T>(decoupled ? 1.0 - h[kLr] * h[kWeightDecay] : 1.0);
-        s.decay = static_cast<T>(h[kWeightDecay]);
+        const bool coupled = !decoupled && h[kWeightDecay] != 0.0;
+        s.decay = static_cast<T>(coupled     ? h[kWeightDecay]
+                                 : decoupled ? 1.0 - h[kLr] * h[kWeightDecay]
+                                             : 1.0);
         s.rate1 = static_cast<T>(1.0 - h[kBeta1]);
+        s.beta2 = static_cast<T>(h[kBeta2]);
         s.rate2 = static_cast<T>(1.0 - h[kBeta2]);
         s.root_correction = static_cast<T>(hat ? 1.0 : 1.0 / root_c2);
         s.eps = static_cast<T>(h[kEps]);
         s.eps_root = static_cast<T>(h[kEpsRoot]);
         s.step = static_cast<T>(hat ? h[kLr] * root_c2 / c1 : h[kLr] / c1);
         unsigned variant = 0;
-        if (!decoupled && h[kWeightDecay] != 0.0) variant |= kCoupled;
+        if (coupled) variant |= kCoupled;
         if (h[kAmsgrad] != 0.0) variant |= kWithMaximum;
         return variant;
     }
@@ -84,14 +88,14 @@ struct AdamFamily {
         if constexpr (variant & kCoupled) {
             g = g + s.decay * p;
         } else {
-            p = p * s.shrink;
+            p = p * s.decay;
         }
         m = m + s.rate1 * (g - m);
         if constexpr (belief) {
             const T surprise = g - m;
-            v = v + s.rate2 * (surprise * surprise - v) + s.eps_root;
+            v = (s.beta2 * v + s.rate2 * (surprise * surprise)) + s.eps_root;
         } else {
-            v = v + s.rate2 * (g * g - v);
+            v = s.beta2 * v + s.rate2 * (g * g);
         }
         T second = v;
         if constexpr (variant & kWithMaximum) {

@@ -47,8 +47,8 @@ struct Sgd {
         return (variant & kWithMomentum) ? 1 : 0;
     }
 
-    template <class T>
-    static unsigned prepare(const double* h, long long update_number, Scalars<T>& s) {
+    template <class T, class Powers>
+    static unsigned prepare(const double* h, long long update_number, Powers&, Scalars<T>& s) {
         const bool decoupled = h[kDecoupled] != 0.0;
         s.shrink = static_cast<T>(decoupled ? 1.0 - h[kLr] * h[kWeightDecay] : 1.0);
         s.decay = static_cast<T>(h[kWeightDecay]);

@@ -12,14 +12,31 @@ namespace fusestep {
 constexpr unsigned kLanes = 16;
 constexpr unsigned kBlock = 1024;
 
-FUSESTEP_ELEMENT double norm_of_sum(double sum_of_squares, double grad_scale) {
-    return square_root(sum_of_squares) / grad_scale;
+// The power of two by which gradients are multiplied before their squares are added once more: 1
+// where the plain sum is good or NaN. With the others no square of a finite double overflows, nor
+// does the sum of as many as memory holds; and none that counts is lost below the smallest double.
+FUSESTEP_ELEMENT double scale_for(double plain_sum) {
+    if (plain_sum > kUnbounded) return 0x1p-600;
+    if (plain_sum < 0x1p-960) return 0x1p600;
+    return 1.0;
 }
 
-// At most 1; NaN stays NaN.
-FUSESTEP_ELEMENT double clip_factor(double clip_norm, double grad_norm) {
-    const double factor = clip_norm / (grad_norm + 1e-6);
-    return factor > 1.0 ? 1.0 : factor;
+struct GradientNorm {
+    double value;   // infinite, too, where finite gradients have a norm beyond double
+    double scaled;  // value * scale
+    double scale;
+};
+
+FUSESTEP_ELEMENT GradientNorm norm_of_sum(double sum_of_squares, double scale, double grad_scale) {
+    const double scaled = square_root(sum_of_squares) / grad_scale;
+    return {scaled / scale, scaled, scale};
+}
+
+// What brings the norm down to clip_norm: at most 1; NaN for a norm that is NaN; 0 for one that is
+// infinite because a gradient is. An infinite clip_norm clips nothing.
+FUSESTEP_ELEMENT double clip_factor(double clip_norm, const GradientNorm& norm) {
+    if (norm.value <= clip_norm || clip_norm > kUnbounded) return 1.0;
+    return norm.value <= kUnbounded ? clip_norm / norm.value : clip_norm / norm.scaled * norm.scale;
 }
 
 template <class T>

@@ -1,6 +1,9 @@
 #include "isa.h"
 
 #include <atomic>
+#include <limits>
+
+#include "float_environment.h"
 
 #if defined(_MSC_VER) && defined(FUSESTEP_X86_KERNELS)
 #include <immintrin.h>
@@ -84,6 +87,13 @@ const char* active_isa() { return active.load()->name; }
 const KernelTable& active_kernels() { return *active.load()->kernels; }
 
 Evaluate active_evaluate() { return *active.load()->evaluate; }
+
+bool is_exact() {
+    const FloatEnvironment environment;
+    static const Operands<float> single = operands(std::numeric_limits<float>::quiet_NaN());
+    static const Operands<double> twice = operands(std::numeric_limits<double>::quiet_NaN());
+    return active_kernels().is_exact(single, twice);
+}
 
 bool use_isa(const std::string& name) {
     const Isa* chosen = nullptr;

@@ -16,6 +16,9 @@ const char* active_isa();
 const KernelTable& active_kernels();
 Evaluate active_evaluate();
 
+// Whether the active kernels compute as written; false where the compiler was told to be fast.
+bool is_exact();
+
 // Selects an instruction set by name; "" selects the widest supported one. Returns false, and
 // changes nothing, if the name is unknown or this processor lacks it.
 bool use_isa(const std::string& name);

@@ -36,9 +36,11 @@ double add_lanes(double* lanes) {
 template <class T>
 GradientScalars<T> gradient_scalars(const StepOptions& options, double factor) {
     const double largest = sizeof(T) == sizeof(float) ? 3.402823466385288598e38 : kUnbounded;
-    return {static_cast<T>(options.grad_scale), static_cast<T>(factor),
-            options.clip_value < largest ? static_cast<T>(options.clip_value)
-                                         : static_cast<T>(HUGE_VAL)};
+    GradientScalars<T> scalars;
+    scalars.divisor = static_cast<T>(options.grad_scale);
+    scalars.limit = static_cast<T>(options.clip_value < largest ? options.clip_value : HUGE_VAL);
+    set_factor(scalars, factor);
+    return scalars;
 }
 
 }  // namespace
@@ -57,6 +59,7 @@ Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const do
     for (const Leaf& leaf : leaves_) {
         begins_.push_back(total_);
         total_ += leaf.size;
+        has_[leaf.type] = true;
     }
     prepared_.reserve(leaves_.size());
     updates_.resize(leaves_.size());
@@ -101,27 +104,37 @@ void Plan::for_chunks(Visit visit) const {
 // Calls visit(leaf index, first element, elements) for each piece it has summed, which the cache
 // still holds then.
 template <class Visit>
-double Plan::block_sum_of_squares(std::size_t block, Visit visit) const {
+double Plan::block_sum_of_squares(std::size_t block, double scale, Visit visit) const {
     const KernelTable& kernels = active_kernels();
+    const SumVariant variant = scale == 1.0 ? kPlain : kScaledSum;
     const Range range = block_range(block, block + 1);
     double lanes[kLanes] = {};
     walk(range, [&](std::size_t i, std::size_t first, std::size_t count) {
         const Leaf& leaf = leaves_[i];
         const char* data = static_cast<const char*>(leaf.gradient) + first * item_size(leaf.type);
-        kernels.sum_squares[leaf.type](count, data, (begins_[i] + first) % kLanes, lanes);
+        kernels.sum_squares[leaf.type][variant](count, data, scale, (begins_[i] + first) % kLanes,
+                                                lanes);
         visit(i, first, count);
     });
     return add_lanes(lanes);
 }
 
-double Plan::sum_of_squares() noexcept {
+double Plan::sum_of_squares(double scale) noexcept {
     for_chunks([&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) {
             partial_sums_[i] =
-                block_sum_of_squares(i, [](std::size_t, std::size_t, std::size_t) {});
+                block_sum_of_squares(i, scale, [](std::size_t, std::size_t, std::size_t) {});
         }
     });
     return add_partial_sums();
+}
+
+GradientNorm Plan::norm(double grad_scale) noexcept {
+    double sum = sum_of_squares(1.0);
+    // squares of float32 stay far inside the range of double
+    const double scale = has_[kFloat64] ? scale_for(sum) : 1.0;
+    if (scale != 1.0) sum = sum_of_squares(scale);
+    return norm_of_sum(sum, scale, grad_scale);
 }
 
 double Plan::accumulate(double weight) noexcept {
@@ -136,7 +149,9 @@ double Plan::accumulate(double weight) noexcept {
             advance(sum.data, bytes));
     };
     for_chunks([&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) partial_sums_[i] = block_sum_of_squares(i, add);
+        for (std::size_t i = begin; i < end; ++i) {
+            partial_sums_[i] = block_sum_of_squares(i, 1.0, add);
+        }
     });
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         if (leaves_[i].gradient != nullptr) accumulators_[i].holds = true;
@@ -169,7 +184,7 @@ double Plan::add_partial_sums() noexcept {
     return count == 0 ? 0.0 : partial_sums_[0];
 }
 
-void Plan::prepare(const StepOptions& options, double factor) noexcept {
+std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept {
     const bool clamps = options.clip_value < kUnbounded;
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         GroupTreatment& group = groups_[g];
@@ -197,8 +212,15 @@ void Plan::prepare(const StepOptions& options, double factor) noexcept {
             Prepared& entry = prepared_.back();
             entry.type = leaf.type;
             entry.treatment = group.treatment;
-            entry.variant =
-                rule_.prepare[leaf.type](hyper(leaf.group), update_number, entry.scalars);
+            const int variant =
+                rule_.prepare[leaf.type](hyper(leaf.group), update_number, powers_, entry.scalars);
+            if (variant < 0) {
+                for (std::size_t k = 0; k <= i; ++k) {
+                    if (leaves_[k].gradient != nullptr) --updates_[k];
+                }
+                return static_cast<std::ptrdiff_t>(i);
+            }
+            entry.variant = static_cast<unsigned>(variant);
             entry.update = kernels.update[rule_.index][leaf.type][entry.variant][group.treatment];
             entry.gradient_scalars = leaf.type == kFloat32
                                          ? static_cast<const void*>(&group.float32)
@@ -207,6 +229,7 @@ void Plan::prepare(const StepOptions& options, double factor) noexcept {
         }
         if (leaf.prepared != latest) leaf.prepared = latest;
     }
+    return kPrepared;
 }
 
 void Plan::update_piece(const Leaf& leaf, std::size_t first, std::size_t count) const {
@@ -232,26 +255,32 @@ StepResult Plan::step(const StepOptions& options) noexcept {
     StepResult result;
     double factor = 1.0;
     if (options.take_norm || options.clip_by_norm || options.nonfinite != NonFinite::kPropagate) {
-        const double sum = sum_of_squares();
+        const GradientNorm norm = this->norm(options.grad_scale);
         result.has_norm = true;
-        result.grad_norm = norm_of_sum(sum, options.grad_scale);
-        result.finite = std::isfinite(sum);
+        result.grad_norm = norm.value;
+        result.finite = std::isfinite(norm.scaled);
         if (!result.finite && options.nonfinite != NonFinite::kPropagate) {
             result.applied = false;
             return result;
         }
-        if (options.clip_by_norm) factor = clip_factor(options.clip_norm, result.grad_norm);
+        if (options.clip_by_norm) factor = clip_factor(options.clip_norm, norm);
     }
-    prepare(options, factor);
+    result.unprepared = prepare(options, factor);
+    if (result.unprepared != kPrepared) {
+        result.applied = false;
+        return result;
+    }
     update();
     return result;
 }
 
-bool Plan::is_finite(const Leaf& leaf) {
+const char* Plan::nonfinite_in(const Leaf& leaf) {
     FloatEnvironment environment;
     double lanes[kLanes] = {};
-    active_kernels().sum_squares[leaf.type](leaf.size, leaf.gradient, 0, lanes);
-    return std::isfinite(add_lanes(lanes));
+    active_kernels().sum_squares[leaf.type][kScaledSum](leaf.size, leaf.gradient,
+                                                        scale_for(HUGE_VAL), 0, lanes);
+    const double sum = add_lanes(lanes);
+    return std::isnan(sum) ? "NaN" : std::isinf(sum) ? "infinity" : nullptr;
 }
 
 }  // namespace fusestep

@@ -39,9 +39,12 @@ struct StepOptions {
     bool scales_later = false;  // the clipping factor is not known when scalars are prepared
 };
 
+constexpr std::ptrdiff_t kPrepared = -1;
+
 struct StepResult {
     bool applied = true;
-    bool finite = true;  // meaningful where the norm was taken
+    bool finite = true;  // whether all gradients are; meaningful where the norm was taken
+    std::ptrdiff_t unprepared = kPrepared;  // as prepare() returns; nothing was written then
     bool has_norm = false;
     double grad_norm = 0.0;  // of the gradients divided by grad_scale, before clipping
 };
@@ -79,14 +82,17 @@ class Plan {
     const std::vector<Accumulator>& accumulators() const { return accumulators_; }
 
     // Adds weight * gradient to the accumulators of all leaves that have a gradient, and returns
-    // the sum of squares of the gradients: one pass over the memory.
+    // the plain sum of squares of the gradients: one pass over the memory.
     double accumulate(double weight) noexcept;
 
     // Makes what the accumulators hold the gradients of the next step.
     void use_accumulated() noexcept;
 
-    // Whether the gradient of one leaf holds NaN, infinity, or a value whose square overflows.
-    static bool is_finite(const Leaf& leaf);
+    // Whether any parameter is of that type.
+    bool has(DataType type) const { return has_[type]; }
+
+    // "NaN" or "infinity" if the gradient of the leaf holds one, else nullptr.
+    static const char* nonfinite_in(const Leaf& leaf);
 
     // What the update of some leaves needs, shared by those of one group, type and update number.
     struct Prepared {
@@ -99,16 +105,18 @@ class Plan {
         unsigned variant;
     };
     // Counts an update of every leaf that has a gradient and prepares for it; `factor` is that of
-    // clipping.
-    void prepare(const StepOptions& options, double factor) noexcept;
+    // clipping. Returns kPrepared, or, with nothing counted, a leaf for whose type a scalar is too
+    // large.
+    std::ptrdiff_t prepare(const StepOptions& options, double factor) noexcept;
     const std::vector<Prepared>& prepared() const { return prepared_; }
 
  private:
     struct Range;
 
-    double sum_of_squares() noexcept;
+    double sum_of_squares(double scale) noexcept;
+    GradientNorm norm(double grad_scale) noexcept;
     template <class Visit>
-    double block_sum_of_squares(std::size_t block, Visit visit) const;
+    double block_sum_of_squares(std::size_t block, double scale, Visit visit) const;
     double add_partial_sums() noexcept;
     void update() noexcept;
     void update_piece(const Leaf& leaf, std::size_t first, std::size_t count) const;
@@ -130,7 +138,9 @@ class Plan {
     std::vector<Leaf> leaves_;
     std::vector<std::size_t> begins_;  // of each leaf in the index space
     std::size_t total_ = 0;
+    bool has_[kDataTypes] = {};
     const double* hyper_;
+    Powers powers_;
     std::vector<GroupTreatment> groups_;
     std::vector<Prepared> prepared_;
     std::vector<std::int64_t> updates_;

@@ -1,13 +1,24 @@
 #include "registry.h"
 
+#include <cmath>
+#include <cstring>
+
 namespace fusestep {
 namespace {
 
 template <class Rule, class T>
-unsigned prepare(const double* hyper, long long update_number, void* scalars) {
+int prepare(const double* hyper, long long update_number, Powers& powers, void* scalars) {
     using Scalars = typename Rule::template Scalars<T>;
     static_assert(sizeof(Scalars) <= kScalarBytes, "raise kScalarBytes");
-    return Rule::template prepare<T>(hyper, update_number, *static_cast<Scalars*>(scalars));
+    static_assert(sizeof(Scalars) % sizeof(T) == 0, "scalars are numbers of one type");
+    const unsigned variant =
+        Rule::template prepare<T>(hyper, update_number, powers, *static_cast<Scalars*>(scalars));
+    T numbers[sizeof(Scalars) / sizeof(T)];
+    std::memcpy(numbers, scalars, sizeof(Scalars));
+    for (const T number : numbers) {
+        if (!std::isfinite(number)) return -1;
+    }
+    return static_cast<int>(variant);
 }
 
 template <class Rule>

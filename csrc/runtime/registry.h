@@ -3,6 +3,7 @@
 #include <string>
 
 #include "../kernels/table.h"
+#include "powers.h"
 
 namespace fusestep {
 
@@ -15,8 +16,10 @@ struct RuleEntry {
     int columns;
     const Column* column;
     int (*states_used)(const double* hyper);
-    // Writes the scalars of update number n (1 for the first), returns the variant of the kernel.
-    unsigned (*prepare[kDataTypes])(const double* hyper, long long update_number, void* scalars);
+    // Writes the scalars of update number n (1 for the first). Returns the variant of the kernel,
+    // or -1 where a scalar is beyond the type.
+    int (*prepare[kDataTypes])(const double* hyper, long long update_number, Powers& powers,
+                               void* scalars);
 };
 
 extern const RuleEntry kRuleEntries[kRules];

@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from typing import Any
 
 _LARGEST = sys.float_info.max
+_ABOVE_ZERO = 5e-324
 
 
 def check_number(
@@ -31,6 +32,8 @@ def check_number(
 
 def range_in_words(lower: float, upper: float, below_upper: bool) -> str:
     """What a number must be: "in [0, 1)", "finite and at least 0" or "finite"."""
+    if lower == _ABOVE_ZERO:
+        return "finite and greater than 0"
     if upper < _LARGEST:
         return f"in [{lower:g}, {upper:g}{')' if below_upper else ']'}"
     return "finite" if lower == -_LARGEST else f"finite and at least {lower:g}"

@@ -126,29 +126,18 @@ def numpy_adamw(params: Params, lr: Expression) -> Callable[[Params, Clock], Non
         nonlocal t
         t += 1
         rate = lr(clock)
-        c1 = 1.0 - integer_power(BETAS[0], t)
-        root_c2 = math.sqrt(1.0 - integer_power(BETAS[1], t))
+        c1 = 1.0 - BETAS[0] ** t
+        root_c2 = math.sqrt(1.0 - BETAS[1] ** t)
         for k, layer in params.items():
             for n, p in layer.items():
                 g = grads[k][n]
                 p *= real(1.0 - rate * WEIGHT_DECAY)
                 m[k][n] += real(1.0 - BETAS[0]) * (g - m[k][n])
-                v[k][n] += real(1.0 - BETAS[1]) * (g * g - v[k][n])
+                v[k][n] = real(BETAS[1]) * v[k][n] + real(1.0 - BETAS[1]) * (g * g)
                 d = np.sqrt(v[k][n]) * real(1.0 / root_c2) + real(EPS)
                 p -= real(rate / c1) * m[k][n] / d
 
     return step
-
-
-def integer_power(base: float, n: int) -> float:
-    """By squaring, as the native code does: a library's pow may differ in the last bit."""
-    result = 1.0
-    while n > 0:
-        if n & 1:
-            result *= base
-        base *= base
-        n >>= 1
-    return result
 
 
 def train(

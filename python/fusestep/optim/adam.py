@@ -27,14 +27,15 @@ class Adam(_AdamFamily):
 
         g = g + weight_decay * p
         m = m + (1 - beta1) * (g - m)
-        v = v + (1 - beta2) * (g * g - v)
+        v = beta2 * v + (1 - beta2) * (g * g)
         p = p - lr / c1 * m / (sqrt(v) / sqrt(c2) + eps)        c1 = 1 - beta1^t, c2 = 1 - beta2^t
 
     Args:
         params: the arrays to update; see `Optimizer` for this and the last five arguments.
         lr: learning rate, at least 0.
         betas: how much the averages of the gradient and its square keep, each in [0, 1).
-        eps: added to the root, at least 0.
+        eps: added to the root, above 0: an element whose gradients are all 0 divides by it. 1e-30
+            changes no root that float32 has.
         weight_decay: at least 0.
         amsgrad: divide by the largest ``v`` so far; needs a third state array.
         bias_correction: False sets ``c1 = c2 = 1``.
@@ -48,6 +49,11 @@ class Adam(_AdamFamily):
         >>> info = opt.step({"w": np.ones((2, 2)), "b": None})
         >>> print(params["w"][0], params["b"], info.lr, info.applied)
         [0.9 0.9] [0. 0.] 0.1 True
+
+    The powers of ``beta1`` and ``beta2`` are correctly rounded to double. A gradient whose square
+    is beyond its dtype (from 1.8e19 in float32) makes ``v`` infinite for good: that element stands
+    still from then on, and does not become NaN; ``clip_value`` or ``clip_norm`` prevents it. (With
+    a ``beta2`` of 0, which forgets at once, infinity times 0 does make it NaN.)
 
     Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015; amsgrad: Reddi et
     al., "On the convergence of Adam and beyond", 2018.
@@ -123,7 +129,7 @@ class AdaBelief(_AdamFamily):
 
     As `Adam`, but for the second average::
 
-        v = v + (1 - beta2) * ((g - m)^2 - v) + eps_root        with the m of this update
+        v = beta2 * v + (1 - beta2) * (g - m)^2 + eps_root        with the m of this update
 
     ``bias_correction=False, eps=1e-8, eps_root=0`` is known as the adaptive learning rate.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
+
 from .. import _core, trees
 from ..engines import engine_for
 from ..expression import Expression
@@ -31,12 +33,19 @@ class Optimizer(Stepping):
         groups: settings for some of the parameters: dicts with a pattern on the path (or a list of
             patterns) under "match", as in ``{"match": "*/b", "weight_decay": 0.0}``. ``*`` is any
             characters; a parameter belongs to the first group that matches its path.
-        clip_norm: if the norm of all gradients together exceeds this, they are scaled down to it.
-            None: no clipping. ``math.inf`` clips nothing and reports the norm.
+        clip_norm: if the norm of all gradients together exceeds this, they are scaled down to it:
+            multiplied by ``clip_norm / norm``. None: no clipping. ``math.inf`` clips nothing and
+            reports the norm. Under a finite one an infinite gradient makes the finite ones 0, and a
+            NaN makes all NaN, as in torch (see ``nonfinite``).
         clip_value: gradient elements are clamped to [-clip_value, clip_value], after ``clip_norm``.
-        nonfinite: for a gradient that holds NaN or infinity (or a float64 whose square overflows):
-            "propagate" it, "skip" the step, or "raise" ValueError. The last two read all gradients
-            once more, and then change neither parameters nor state nor counts of updates.
+        nonfinite: for a gradient that holds NaN or infinity: "propagate" it, "skip" the step, or
+            "raise" ValueError. The last two read all gradients once more, and then change neither
+            parameters nor state nor counts of updates. Finite gradients are finite however large
+            their squares and their sum: the norm is then taken of gradients scaled down, and is
+            infinite only if it is itself beyond double.
+
+    A number that float32 makes 0 or infinite is refused where a parameter is float32: when it is
+    set, or, for an expression, by the step that meets it, which then changes nothing.
 
     Every number may also be an expression (see `fusestep.schedules`), or a Python function of the
     step, which can't be saved. Each step evaluates it for the number of updates applied so far.
@@ -88,10 +97,16 @@ class Optimizer(Stepping):
         paths = self._structure.paths
         assigned = division.assign(paths)
         self._schedule = Schedule()
-        self._settings = Settings(self._rule, settings, division.own, fixed or {}, self._schedule)
+        narrow: dict[int, str] = {}  # by group, a parameter that is float32
+        for path, group, leaf in zip(paths, assigned, leaves, strict=True):
+            if getattr(leaf, "dtype", None) == np.float32:
+                narrow.setdefault(group, path)
+        self._settings = Settings(
+            self._rule, settings, division.own, fixed or {}, self._schedule, narrow
+        )
         for own in division.own:
             self._check_together({**settings, **own})
-        self._limits = Limits(self._schedule)
+        self._limits = Limits(self._schedule, 2.0**-149 if narrow else 0.0)
         self._limits.put("clip_norm", clip_norm)
         self._limits.put("clip_value", clip_value)
         self._engine = engine_for(leaves)

@@ -22,13 +22,14 @@ _RANGE = Range(5e-324, math.inf, in_words="greater than 0")
 class Limits:
     """``clip_norm`` and ``clip_value``, as they were typed and as the native step reads them."""
 
-    __slots__ = ("_schedule", "typed", "values")
+    __slots__ = ("_schedule", "_smallest", "typed", "values")
 
     typed: dict[str, Any]
     values: npt.NDArray[np.float64]  # as typed; the plan has those of the last step
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, smallest: float) -> None:
         self._schedule = schedule
+        self._smallest = smallest  # for elements: what the parameters' types hold
         self.typed = {}
         self.values = np.array(list(_NONE.values()))
 
@@ -40,20 +41,26 @@ class Limits:
     def put(self, name: str, value: Any) -> None:
         """Takes a number, an expression or None for a plan to come; raises what is wrong."""
         place = Place(True, LIMITS.index(name))
+        limits = _RANGE
+        if name == "clip_value" and self._smallest > _RANGE.lower:
+            words = f"at least {self._smallest:.2g}, the smallest float32"
+            limits = _RANGE._replace(lower=self._smallest, in_words=words)
         if value is None:
             number = _NONE[name]
         elif isinstance(value, Expression):
             number = self._schedule.first_value(value)
         else:
             value = number = _positive(name, value)
+            if number < limits.lower:
+                raise ValueError(f"{name} must be {limits.in_words}, not {number:g}")
         self.values[place.at] = number
         self.typed[name] = value
-        self._schedule.put(place, name, value, _RANGE)
+        self._schedule.put(place, name, value, limits)
 
     def set(self, name: str, value: Any) -> None:
         """Likewise, for the next step; nothing has changed where it raises."""
         with self._schedule.held() as draft:
-            limits = Limits(draft)
+            limits = Limits(draft, self._smallest)
             limits.typed, limits.values = dict(self.typed), self._schedule.limits
             limits.put(name, value)
             self._schedule.commit(

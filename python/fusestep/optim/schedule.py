@@ -37,6 +37,7 @@ class Range(NamedTuple):
     lower: float
     upper: float
     below_upper: bool = False
+    smallest: float = 0.0  # of a size that is not 0
     in_words: str | None = None
 
 
@@ -113,7 +114,7 @@ class Schedule:
         entries = dict(sorted(draft._entries.items()))
         expressions = [expression for _, expression, _ in entries.values()]
         targets: list[_core.Target] = [
-            (int(place.in_limits), place.at, name, *bounds[:3], _words(bounds))
+            (int(place.in_limits), place.at, name, *bounds[:4], _words(bounds))
             for place, (name, _, bounds) in entries.items()
         ]
         program, functions = compiled(expressions) if expressions else (None, ())

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..arguments import check_number
+from ..arguments import check_number, range_in_words
 from ..expression import Expression, function
 from .schedule import Place, Range, Schedule, is_scheduled
 
@@ -25,6 +25,8 @@ Number: TypeAlias = "float | Expression | Callable[[Any], float]"
 _MAXIMIZE: _core.Column = ("maximize", 0.0, 1.0, False, True)  # follows the columns of every rule
 _PAIRS = {"betas": ("beta1", "beta2")}
 _CHOICES = {"eps_mode": ("eps_hat", ("after", "hat"))}
+# the smallest size and the largest that float32 holds
+_FLOAT32 = (2.0**-149, float(np.finfo(np.float32).max))
 # a column that an expression may take through 0, and the flag that then keeps its state going
 _BUFFERED = {"momentum": "buffered"}
 
@@ -62,11 +64,13 @@ class Settings:
         own: Sequence[Mapping[str, Any]],
         fixed: Mapping[str, float],
         schedule: Schedule,
+        narrow: Mapping[int, str],
     ) -> None:
         columns = (*_core.rules()[rule][0], _MAXIMIZE)
         self._rule = rule
         self._fixed = fixed
         self._schedule = schedule
+        self._narrow = narrow  # by group, a parameter that is float32
         self._columns = {column[0]: (i, column) for i, column in enumerate(columns)}
         self.table: npt.NDArray[np.float64] = np.zeros((len(own), len(columns)))
         self.defaults: dict[str, Any] = {}
@@ -141,7 +145,7 @@ class Settings:
             else:
                 own[int(group.removeprefix("groups[").removesuffix("]"))][name] = value
         defaults = {name: defaults[name] for name in self.defaults}
-        candidate = Settings(self._rule, defaults, own, self._fixed, Schedule())
+        candidate = Settings(self._rule, defaults, own, self._fixed, Schedule(), self._narrow)
         for row, limit in zip(candidate.table, self.states, strict=True):
             self._check_states(row, limit, "the saved settings")
         with self._schedule.held() as schedule:
@@ -161,6 +165,8 @@ class Settings:
 
     def _put(self, name: str, value: Any, target: dict[str, Any], groups: Sequence[int]) -> None:
         value, numbers = self._parse(name, value)
+        for g in groups:
+            self._check_held(name, numbers, g)
         rows = self.table[list(groups)]
         for column, number in numbers.items():
             scheduled = isinstance(number, Expression)
@@ -175,10 +181,31 @@ class Settings:
         for g in groups:
             where = "" if target is self.defaults else f"groups[{g}] "
             for column, number in numbers.items():
-                i, (_, lower, upper, below_upper, _) = self._columns[column]
-                place = Place(False, g * self.table.shape[1] + i)
-                limits = Range(lower, upper, below_upper)
-                self._schedule.put(place, where + column, number, limits)
+                place = Place(False, g * self.table.shape[1] + self._columns[column][0])
+                self._schedule.put(place, where + column, number, self._range(column, g))
+
+    def _range(self, column: str, group: int) -> Range:
+        """What a step may find in a column: also what every parameter's type holds."""
+        _, lower, upper, below_upper, _ = self._columns[column][1]
+        path = self._narrow.get(group)
+        if path is None:
+            return Range(lower, upper, below_upper)
+        smallest, largest = _FLOAT32
+        words = f"{range_in_words(lower, upper, below_upper)}, and {_held_in_words(path, lower)}"
+        lower, upper = max(lower, -largest), min(upper, largest)
+        return Range(lower, upper, below_upper, smallest, words)
+
+    def _check_held(self, name: str, numbers: Mapping[str, Any], group: int) -> None:
+        """Refuses a number that float32 makes 0 or infinite, where a parameter is float32."""
+        path = self._narrow.get(group)
+        smallest, largest = _FLOAT32
+        for column, number in numbers.items():
+            if path is None or isinstance(number, Expression) or number == 0:
+                continue
+            if not smallest <= abs(number) <= largest:
+                label = name if name == column else f"{name} ({column})"
+                words = _held_in_words(path, self._columns[column][1][1])
+                raise ValueError(f"{label} must be {words}, not {number:g}")
 
     def _states_used(self, row: npt.NDArray[np.float64]) -> int:
         return _core.states_used(self._rule, row.tolist())
@@ -217,7 +244,19 @@ class Settings:
                 return value
             if callable(value):
                 return function(value)
+            if column == "eps" and value == 0:
+                raise ValueError(
+                    f"{label} must be greater than 0, not 0, or an element whose gradients are all "
+                    "0 would become 0 / 0; 1e-30 in float32, or 1e-180 in float64, is as good as 0"
+                )
             return check_number(label, value, lower, upper, below_upper=upper_open)
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{label} must be True or False, not {value!r}")
         return float(value)
+
+
+def _held_in_words(path: str, lower: float) -> str:
+    smallest, largest = _FLOAT32
+    zero = "" if lower > 0 else "0 or "
+    name = f"params['{path}']" if path else "params"
+    return f"{zero}between {smallest:.2g} and {largest:.2g} for {name}, which is float32"

@@ -166,8 +166,9 @@ class Stepping:
 
         Returns:
             The squared norm of these gradients together, in double. It is taken in the same pass
-            over the memory and does not depend on threads, instruction set or split. With CuPy
-            arrays it is an array without shape, on the device.
+            over the memory and does not depend on threads, instruction set or split; infinite
+            where it is beyond double, which `GradientStatistics` then leaves out. With CuPy arrays
+            it is an array without shape, on the device.
 
         Raises:
             TypeError, ValueError, StateError: nothing was added.

@@ -46,6 +46,7 @@ class Launcher:
                 "outcome": 24,
                 "progress": 32,
                 "weighted": 8,
+                "plain_sum": 8,
             },
         )
         native.place(self._arena.at)
@@ -123,8 +124,10 @@ class Launcher:
             self._launch(self._update, self._update_grid, self._native.update_arguments)
 
     def sum(self) -> None:
-        """Launches the sum of squares."""
+        """Launches the sum of squares, and what stands in for it where it leaves its range."""
         self._launch(self.kernels.sum, self._sum_grid, self._native.sum_arguments)
+        if self._native.rescues:
+            self._launch(self.kernels.sum, self._sum_grid, self._native.second_sum_arguments)
 
     def conclude(self) -> None:
         """Launches what the sum does at its end."""

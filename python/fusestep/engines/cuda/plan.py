@@ -253,11 +253,13 @@ class CudaPlan:
         for i, gradient in enumerate(gradients):
             if self._native.gradients[i] == 0:
                 continue
-            with np.errstate(over="ignore"):
-                values = np.square(gradient.get().astype(np.float64)).sum()
-            if not np.isfinite(values):
-                raise ValueError(self._native.refusal(i))
-        raise ValueError(self._native.refusal(len(gradients)))
+            values = gradient.get()
+            if np.isnan(values).any():
+                raise ValueError(self._native.refusal(i, "NaN"))
+            if np.isinf(values).any():
+                raise ValueError(self._native.refusal(i, "infinity"))
+        # another stream has written the gradient since
+        raise ValueError(self._native.refusal(len(gradients), "NaN or infinity"))
 
     def _counted_step(
         self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool
