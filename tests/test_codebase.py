@@ -50,10 +50,10 @@ IMPORTS: dict[str, set[str]] = {
     "expression": {"_core", "arguments", "clock"},
     "schedules": {"trees", "arguments", "expression"},
     "memory": {"_core", "arguments", "expression"},
-    "control": {"_core", "arguments", "expression", "memory"},
+    "control": {"_core", "arguments", "clock", "expression", "memory"},
     "gradients": {"_core", "arguments", "clock", "expression", "memory"},
     "scaling": {"arguments", "expression", "gradients"},
-    "batch": {"_core", "arguments", "clock", "expression", "memory", "schedules"},
+    "batch": {"_core", "arguments", "clock", "control", "expression", "memory", "schedules"},
     "data": {"_core", "arguments", "clock", "engines", "expression", "memory", "batch"},
     "optim": {"_core", "trees", "arguments", "clock", "engines", "expression", "control"}
     | {"gradients", "memory"},

@@ -159,8 +159,9 @@ def test_the_loss_scale_is_divided_out() -> None:
     assert statistics.gradient_variance == pytest.approx(1.0)  # 2 (1 - 1/2)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("failing", [1, 2])
-def test_a_failure_in_a_part_leaves_nothing_accumulated(failing: int) -> None:
+def test_a_failure_in_a_part_leaves_nothing_accumulated(failing: int, error: Any) -> None:
     w = np.ones(2)
     opt = fs.SGD(w, nonfinite="raise")
     calls = []
@@ -168,11 +169,12 @@ def test_a_failure_in_a_part_leaves_nothing_accumulated(failing: int) -> None:
     def loss_and_grads(part: Array) -> tuple[float, Array]:
         calls.append(part)
         if len(calls) == failing:
-            raise RuntimeError("no memory")
+            raise error("no memory")
         return 0.0, np.ones(2)
 
-    with pytest.raises(RuntimeError, match="no memory"):
+    with pytest.raises(error, match="no memory"):
         split_step(opt, loss_and_grads, np.ones((4, 2)))
+    assert opt.accumulated == 0.0
     with pytest.raises(ValueError, match="gradient holds NaN"):
         split_step(opt, lambda part: (0.0, np.full(2, NAN)), np.ones((4, 2)))
     assert (opt.accumulated, opt.applied) == (0.0, 0)

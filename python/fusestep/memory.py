@@ -154,16 +154,19 @@ def claimed(kind: Kind, owner: object, things: Iterable[Remembering]) -> Iterato
 
 
 def memories(value: Any) -> Iterator[Remembering]:
-    """All that an expression (or one of a tuple of settings) reads the memory of, each once."""
+    """Something that remembers, or all that an expression reads the memory of, each once."""
+    if isinstance(value, Remembering) and not isinstance(value, Expression):
+        yield value
     seen: set[int] = set()
-    pending = [*value] if isinstance(value, tuple) else [value]
+    found: set[int] = set()
+    pending = [value]
     while pending:
         node = pending.pop()
         if not isinstance(node, Expression) or id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, MemoryCell) and node.owner is not None and id(node.owner) not in seen:
-            seen.add(id(node.owner))
+        if isinstance(node, MemoryCell) and node.owner is not None and id(node.owner) not in found:
+            found.add(id(node.owner))
             yield node.owner
         pending += [node.body] if node.kind == "named" else node.parts()
 

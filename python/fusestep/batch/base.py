@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 from .. import _core
 from ..arguments import check_number, check_scalar, check_whole
 from ..clock import Clock
+from ..control import Control
+from ..control.base import tell_unseen
 from ..expression import Expression
 from ..expression.cells import Cell
 from ..expression.nodes import Named
@@ -85,7 +87,8 @@ class Policy(Remembering):
     _memory: Memory
     _begins: ClassVar[Memory] = Memory()
     _start: int | None = None  # the size while the rule has wanted none
-    _parts: tuple[Any, ...] = ()  # expressions and others that its rule reads
+    _used: tuple[Remembering, ...] = ()  # what its rule reads the memory of
+    _controls: tuple[Control, ...] = ()  # among these
 
     def __init__(self, **options: Unpack[Options]) -> None:
         self._rounding = Rounding(**options)
@@ -141,6 +144,7 @@ class Policy(Remembering):
             since = samples - memory.changed_at
             if since < 0:
                 memory, since = self._first, None
+        tell_unseen(self._controls, now, int(now.step or 0))
         wanted, memory = self._want(now, memory)
         if wanted is None:
             wanted = self._start if memory.size is None else None
@@ -212,11 +216,14 @@ class Policy(Remembering):
             warnings.warn(f"batch_size: {present} {how} the state of {there}", stacklevel=3)
         return changes
 
-    def memories(self) -> Iterator[Remembering]:
+    def memories(self) -> tuple[Remembering, ...]:
         """What belongs to the loader that uses this policy: itself, and what its rule reads."""
-        yield self
-        for part in self._parts:
-            yield from memories(part)
+        return (self, *self._used)
+
+    def _read(self, *parts: Any) -> None:
+        """Says what the rule reads: expressions, statistics."""
+        self._used = tuple(thing for part in parts for thing in memories(part))
+        self._controls = tuple(thing for thing in self._used if isinstance(thing, Control))
 
     def _shown(self, memory: Memory) -> Iterable[tuple[Cell, float]]:
         return ((self._share, memory.overflow),)

@@ -64,7 +64,7 @@ class OfGradients(Adaptive):
         if missing:
             raise TypeError(f"statistics must have {', '.join(missing)}, not be {statistics!r}")
         self._statistics, self._reads, self._of = statistics, reads, rule
-        self._parts = (statistics,)
+        self._read(statistics)
 
     def _rule(self, memory: Memory) -> float | None:
         values = [getattr(self._statistics, name) for name in self._reads]

@@ -42,7 +42,7 @@ class IncreaseInsteadOfDecay(Policy):
     def __init__(self, curve: Expression, base_batch: int, **options: Unpack[Options]) -> None:
         super().__init__(**options)
         self._curve = curve
-        self._parts = (curve,)
+        self._read(curve)
         self._base_batch = base_batch
         first = RateMemory(highest=self._value(_BEGIN))
         self._rate = MemoryCell(first.highest, self)

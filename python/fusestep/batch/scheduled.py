@@ -26,7 +26,7 @@ class Scheduled(Policy):
     def __init__(self, rule: Callable[[Clock], Any], **options: Unpack[Options]) -> None:
         super().__init__(**options)
         self._rule = rule
-        self._parts = (rule,)
+        self._read(rule)
 
     @property
     def remembers(self) -> bool:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from .. import _core
 from ..arguments import check_finite, check_number, check_scalar
+from ..clock import Clock
 from ..expression import Expression, clip
 from ..expression.cells import Cell
 from ..expression.nodes import Named
 from ..expression.vocabulary import plain
 from ..memory import LARGEST, Changes, MemoryCell, Remembering
+
+_PATIENCE = 1000  # updates without a loss, where no clock tells the epoch
+_TOLD = (math.inf, LARGEST)
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,12 @@ class Control(Remembering, Named):
     that belongs to nobody, with the same memory.
     """
 
-    __slots__ = ("_cell", "_first", "_memory", "_owners")
+    __slots__ = ("_cell", "_first", "_memory", "_owners", "_waits")
     remembers = True
 
     _memory: Memory
     _first: Memory
+    _waits: tuple[float, int] | None  # epoch and updates at the first step without a loss
 
     def __init__(
         self,
@@ -52,6 +60,7 @@ class Control(Remembering, Named):
         self._cell = MemoryCell(first.value) if cell is None else cell
         self._cell.owner = self
         self._remember(first)
+        self._waits = None
         signature = inspect.signature(type(self))
         defaults = {name: p.default for name, p in signature.parameters.items()}
         plain_arguments = {name: plain(value) for name, value in arguments.items()}
@@ -97,6 +106,34 @@ class Control(Remembering, Named):
 
     def _shown(self, memory: Memory) -> Iterable[tuple[Cell, float]]:
         return ((self._cell, memory.value),)
+
+
+def tell_unseen(
+    controls: Iterable[Control], clock: Clock | None, updates: int, *, now: bool = False
+) -> None:
+    """Warns, once for each, of controls that have seen no loss so far.
+
+    Args:
+        controls: of an optimizer whose step is not told a loss.
+        clock: of that step.
+        updates: applied before it.
+        now: at once, instead of after an epoch or 1000 updates.
+    """
+    for control in controls:
+        if control._memory.seen or control._waits == _TOLD:
+            continue
+        told = getattr(clock, "epoch", None)
+        epoch = float(told) if isinstance(told, Real) else 0.0  # the step refuses what is no number
+        if control._waits is None:
+            control._waits = (epoch, updates)
+        since, first = control._waits
+        if epoch - since >= 1.0 or updates - first >= _PATIENCE or (now and updates > 0):
+            control._waits = _TOLD
+            warnings.warn(
+                f"{control!r} has seen no loss after {updates} updates and keeps its first value: "
+                "show it with opt.step(..., loss=loss)",
+                stacklevel=3,
+            )
 
 
 def check_value(memory: Memory, lower: float, upper: float) -> None:

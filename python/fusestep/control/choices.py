@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..arguments import check_finite, check_number, check_whole
+from ..arguments import check_finite, check_whole
 from ..expression import Expression, maximum, step, where
 from ..expression.nodes import expression
 from ..expression.traversal import substituted
@@ -90,8 +90,8 @@ class RestartBelow(Control):
         return RestartMemory(seen, float(seen) if begins else self._memory.value, below)
 
     def _check_memory(self, memory: RestartMemory) -> None:
-        if memory.value != self._first.value:
-            check_number("value", memory.value, 0.0, memory.seen)
+        if memory.value != self._first.value and not 0 <= memory.value <= memory.seen:
+            raise ValueError(f"value must be from 0 to seen={memory.seen}, not {memory.value!r}")
 
 
 @in_vocabulary

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .. import _core, trees
+from ..control.base import tell_unseen
 from ..engines import engine_for
 from ..expression import Expression
 from . import saved
@@ -177,6 +178,7 @@ class Optimizer(Stepping):
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides later steps but the parameters: copies of arrays, and JSON values."""
+        tell_unseen(self._schedule.controls, None, self.applied, now=True)
         state = self._saved_form()
         for entry in state["parameters"].values():
             copies = {name: self._engine.to_numpy(a) for name, a in entry["state"].items()}

@@ -8,6 +8,7 @@ from typing import Any
 from .. import _core, trees
 from ..arguments import check_positive, check_whole
 from ..clock import Clock
+from ..control.base import tell_unseen
 from ..engines import CudaPlan, Plan, StepInfo
 from ..gradients import GradientStatistics
 from ..memory import claimed
@@ -60,6 +61,8 @@ class Stepping:
         """
         if grads is not None:
             grads = self._structure.leaves(grads, "grads")
+        if loss is None and self._schedule.controls:
+            tell_unseen(self._schedule.controls, clock, self.applied)
         if statistics is not None:
             return self._learning_step(statistics, grads, clock, loss, grad_scale)
         if not self._schedule.controls and not self._schedule.functions:
