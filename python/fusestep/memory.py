@@ -129,7 +129,7 @@ def claimed(kind: Kind, owner: object, things: Iterable[Remembering]) -> Iterato
     stays with an owner that is gone if it has learnt anything there. Only a weak reference to the
     owner is kept.
     """
-    new: list[Remembering] = []
+    new: list[tuple[Remembering, Any]] = []
     with _claiming:
         for thing in things:
             held = thing._owners.get(kind)
@@ -141,15 +141,16 @@ def claimed(kind: Kind, owner: object, things: Iterable[Remembering]) -> Iterato
                     f"{thing!r} belongs to another {kind}, and remembers its run: build a new one "
                     f"for each {kind} (or copy.deepcopy one that was not used yet)"
                 )
-            new.append(thing)
-        for thing in new:
+            new.append((thing, thing._memory))
+        for thing, _ in new:
             thing._owners[kind] = weakref.ref(owner)
     try:
         yield
     except BaseException:
         with _claiming:
-            for thing in new:
-                thing._owners.pop(kind, None)
+            for thing, before in new:
+                if thing._memory is before:  # or an interrupt came after what was done
+                    thing._owners.pop(kind, None)
         raise
 
 

@@ -240,8 +240,7 @@ class Policy(Remembering):
 
     def __repr__(self) -> str:
         name, arguments = self._typed
-        texts = {k: _text(v) if inspect.isroutine(v) else repr(v) for k, v in arguments.items()}
-        return f"{name}({', '.join(f'{k}={text}' for k, text in texts.items())})"
+        return f"{name}({', '.join(f'{k}={_shown(v)}' for k, v in arguments.items())})"
 
     def _live(self, name: str, body: Expression) -> Expression:
         """An expression that this policy changes, under a name that a saved setting can have."""
@@ -281,6 +280,13 @@ def typed(build: Callable[P, T]) -> Callable[P, T]:
 
 def _is_same(value: Any, default: Any) -> bool:
     return type(value) is type(default) and bool(value == default)
+
+
+def _shown(value: Any) -> str:
+    """An argument as it is typed, but for those that would be typed with an address."""
+    represent: Any = type(value).__repr__
+    has_address = inspect.isroutine(value) or represent is object.__repr__
+    return _text(value) if has_address else repr(value)
 
 
 def _text(value: Any) -> str:

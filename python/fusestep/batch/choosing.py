@@ -77,8 +77,10 @@ def rule_of_thumb(n_samples: int, uniform: bool) -> int:
 @overload
 def steps_per_epoch(n_samples: int, batch: int, tail: Literal["short", "drop"] = ...) -> int: ...
 @overload
-def steps_per_epoch(n_samples: int, batch: int, tail: str) -> int | float: ...
-def steps_per_epoch(n_samples: int, batch: int, tail: str = "short") -> int | float:
+def steps_per_epoch(n_samples: int, batch: int, tail: Literal["carry"]) -> float: ...
+def steps_per_epoch(
+    n_samples: int, batch: int, tail: Literal["short", "drop", "carry"] = "short"
+) -> int | float:
     """The number of batches of one size in an epoch.
 
     Args:

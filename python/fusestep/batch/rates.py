@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .. import schedules
 from ..arguments import check_number, check_positive, check_whole
@@ -159,7 +159,7 @@ def doubling(
     every: float,
     factor: float = 2.0,
     lr_factor: float = 0.75,
-    by: str = "step",
+    by: Literal["step", "samples", "epoch"] = "step",
     **options: Unpack[Options],
 ) -> Doubling:
     """Multiplied by ``factor`` after every span of ``every``, with a gentle decay of the rate.
