@@ -110,6 +110,8 @@ def test_nothing_is_known_at_first_nor_learnt_from_what_tells_nothing() -> None:
         ([2.0, math.inf], [8, 8], 1.0),
         ([2.0, 2.0], [8, 8], math.inf),
         ([1e308, 1e308], [1e9, 1e9], 0.0),
+        ([1e300, 1e300], [5, 5], 8e307),  # the variance is too large
+        ([1e300] * 3, [0.1] * 3, 1e308),  # the squared gradient is
     ):
         assert statistics.add(*arguments) is False
         assert statistics.gradient_variance is None

@@ -155,3 +155,61 @@ def test_a_copy_goes_on_by_itself_with_the_same_memory(make: Any) -> None:
         assert given == expected
         assert text(thing) == before
     assert run(thing, begin=5) == expected
+
+
+PLATEAU, TREND, BEST = "Plateau", "ReduceThenGrow", "BestOf"
+# what no run leads to, and the field that is named
+IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
+    (PLATEAU, {"value": 1.5}, "value"),
+    (PLATEAU, {"bad": 2}, "bad"),
+    (PLATEAU, {"cooling": 3}, "cooling"),
+    (TREND, {"value": 1.1}, "value"),
+    (TREND, {"bad": 3}, "bad"),
+    (TREND, {"good": 2}, "good"),
+    ("LossBackoff", {"value": 1.5}, "value"),
+    ("LossBackoff", {"previous": 0.0}, "previous"),
+    ("Rollback", {"value": 4.5}, "value"),
+    ("Rollback", {"best_value": 4.5}, "best_value"),
+    ("LossGap", {"value": 0.0}, "value"),
+    ("LossGap", {"best": -1.0}, "best"),
+    ("RestartBelow", {"seen": 3, "value": 4.0}, "value"),
+    ("RestartBelow", {"value": -1.0}, "value"),
+    (BEST, {"count": 12}, "count"),
+    (BEST, {"count": 4}, "falls"),
+    (BEST, {"falls": [0.5]}, "falls"),
+    (BEST, {"count": 1, "value": 1.0}, "value"),
+    (BEST, {"count": 7, "falls": [1.0, 2.0, None], "value": 3.0}, "value"),
+    ("dwell", {"size": 0}, "size"),
+    ("dwell", {"changed_at": -1.0}, "changed_at"),
+    ("overflow", {"overflow": 1.5}, "overflow"),
+    ("overflow", {"overflow": -0.5}, "overflow"),
+    ("increase", {"highest": -1.0}, "highest"),
+    ("cabs", {"loss": -1.0}, "loss"),
+    ("cabs", {"lr": -1.0}, "lr"),
+    ("loss_ratio", {"first_loss": 0.0}, "first_loss"),
+    ("GradientStatistics", {"weight": 1.5}, "weight"),
+    ("GradientStatistics", {"weight": 0.0}, "weight"),
+    ("GradientStatistics", {"variance": 1e308, "weight": 0.5}, "variance"),
+    ("GradientStatistics", {"squared_gradient": -1e308, "weight": 0.5}, "squared_gradient"),
+    ("AdaScale", {"progress": -1.0}, "progress"),
+    ("AdaScale", {"progress": 1e16}, "progress"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "field"), IMPOSSIBLE, ids=str)
+def test_what_no_run_leads_to_is_refused(kind: str, values: dict[str, Any], field: str) -> None:
+    thing = ALL[kind]()
+    before = text(thing)
+    with pytest.raises(fs.StateError, match=f"does not fit: {field} "):
+        thing.load_state_dict({**thing.state_dict(), **values})
+    assert text(thing) == before
+
+
+@every(CONTROLS)
+def test_the_last_step_that_a_clock_can_tell_is_not_passed(make: Any) -> None:
+    leaf = make()
+    for step in (2**53 - 2, 2**53 - 1, None):
+        leaf.observe(1.0, step=step)
+        assert leaf.state_dict()["seen"] == 2**53 - 1
+        assert math.isfinite(leaf.value)
+        make().load_state_dict(leaf.state_dict())

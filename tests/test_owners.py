@@ -82,10 +82,10 @@ def test_a_policy_of_the_clock_alone_is_the_same_in_every_run(policy: batch.Poli
 @every(POLICIES)
 def test_a_policy_whose_clock_goes_back_before_its_last_change_begins_anew(make: Any) -> None:
     policy, fresh = make(), make()
-    first = policy.next_size(fs.Clock(step=0, samples=3, epoch=0))
     clocks = [fs.Clock(step=t, samples=16 * t, epoch=t / 8) for t in range(20)]
-    assert first == fresh.next_size(clocks[0])
-    assert [policy.next_size(c) for c in clocks] == [fresh.next_size(c) for c in clocks]
+    expected = [fresh.next_size(clock) for clock in clocks]
+    policy.next_size(fs.Clock(step=9, samples=9, epoch=1.0))
+    assert [policy.next_size(clock) for clock in clocks] == expected
 
 
 def test_what_was_refused_or_never_used_is_free() -> None:

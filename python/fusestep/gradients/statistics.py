@@ -145,10 +145,14 @@ class GradientStatistics(Remembering):
             old.squared_gradient + new * (squared - old.squared_gradient),
             old.weight + new * (1.0 - old.weight),
         )
-        return self._changes(memory) if self._is_finite(memory) else []
+        is_known = all(map(math.isfinite, self._means(memory).values()))
+        return self._changes(memory) if is_known else []
 
-    def _is_finite(self, memory: Means) -> bool:
-        return all(map(math.isfinite, (_variance(memory) or 0.0, self._signed(memory) or 0.0)))
+    def _means(self, memory: Means) -> dict[str, float]:
+        """The means as they are, negative ones too; 0 before anything was learnt."""
+        weight = memory.weight or 1.0
+        squared = self._signed(memory) or 0.0
+        return {"variance": memory.variance / weight, "squared_gradient": squared}
 
     def _signed(self, memory: Means) -> float | None:
         """|G|^2, negative too."""
@@ -174,8 +178,9 @@ class GradientStatistics(Remembering):
         check_number("weight", memory.weight, 0.0, 1.0)
         if not memory.weight and (memory.variance or memory.squared_gradient):
             raise ValueError(f"weight must be above 0 where something was learnt, not {memory}")
-        if not self._is_finite(memory):
-            raise ValueError(f"variance and squared_gradient over weight must be finite: {memory}")
+        for name, mean in self._means(memory).items():
+            if not math.isfinite(mean):
+                raise ValueError(f"{name} over weight must be finite, not {mean}")
 
     @property
     def gradient_variance(self) -> float | None:
