@@ -248,7 +248,11 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: fs.Loader(3, 2), TypeError, "data must be an array, or have a length"),
     (lambda: fs.Loader((X, np.array(3)), 2), ValueError, r"data\[1\] must have samples along"),
     (lambda: fs.Loader(X, 0), ValueError, "batch_size"),
-    (lambda: fs.Loader(X, 11), ValueError, "batch_size"),
+    (
+        lambda: fs.Loader(X, 11, tail="drop"),
+        ValueError,
+        "batch_size is 11, there are 10 samples: with tail='drop' nothing",
+    ),
     (lambda: fs.Loader(X, 2.5), TypeError, "batch_size"),
     (lambda: fs.Loader(X, "all"), ValueError, "batch_size"),
     (lambda: fs.Loader(X, 2, epochs=0), ValueError, "epochs must be at least 1, not 0"),

@@ -58,9 +58,9 @@ def state(**changes: object) -> dict[str, object]:
         (state(n_samples=9), "n_samples: saved 9, present 10"),
         (state(order="hashed"), "order: saved 'hashed', present 'shuffled'"),
         (state(position=10), "position: 10 is not below 10"),
-        (state(epoch=-1), "epoch: must be a whole number, not -1"),
-        (state(seed=1.5), "seed: must be a whole number, not 1.5"),
-        (state(format=2), "format: saved 2, present 1"),
+        (state(epoch=-1), "epoch must be at least 0"),
+        (state(seed=1.5), "seed must be a whole number, not 1.5"),
+        (state(format=1), "format: saved 1, present 2"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(saved: object, message: str) -> None:

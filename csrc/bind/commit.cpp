@@ -19,6 +19,13 @@ Changes::Changes(py::handle changes) {
     }
 }
 
+bool Changes::are_made() const {
+    for (std::size_t i = 0; i < changes_.size(); ++i) {
+        if (!old_[i].is(changes_[i].value)) return false;
+    }
+    return true;
+}
+
 void Changes::apply() {
     for (const Change& change : changes_) {
         if (PyObject_GenericSetAttr(change.object.ptr(), change.name.ptr(), change.value.ptr()) !=
@@ -61,11 +68,15 @@ void Copies::apply() const {
 void register_commit(py::module_& module) {
     module.def(
         "commit",
-        [](const py::iterable& changes, py::object result) {
-            Changes(changes).apply();
+        [](const py::iterable& changes, py::object result, const py::iterable& expected) {
+            Changes all(changes);
+            if (!Changes(expected).are_made()) {
+                throw StateError("changed by another call meanwhile: nothing of this one was done");
+            }
+            all.apply();
             return result;
         },
-        py::arg("changes"), py::arg("result") = py::none());
+        py::arg("changes"), py::arg("result") = py::none(), py::arg("expected") = py::tuple());
 }
 
 }  // namespace fusestep

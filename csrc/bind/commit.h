@@ -13,6 +13,8 @@ class Changes {
  public:
     explicit Changes(pybind11::handle changes);
     void apply();
+    // Whether every attribute held this very object when it was looked up.
+    bool are_made() const;
 
  private:
     struct Change {

@@ -16,7 +16,7 @@ def as_policy(value: Any, n_samples: int) -> Policy:
     """A policy for whatever a batch size is typed as.
 
     Args:
-        value: a whole number from 1 to ``n_samples``; "full", the whole data set; an expression or
+        value: a whole number, at least 1; "full", the whole data set; an expression or
             a function of the clock, held to at most ``n_samples``; or a policy, which is returned
             as it is.
         n_samples: of the data set: a whole number, at least 1.
@@ -35,7 +35,7 @@ def as_policy(value: Any, n_samples: int) -> Policy:
     if isinstance(value, str) and value == "full":
         return fixed(most)
     if isinstance(value, Integral) and not isinstance(value, bool):
-        return fixed(check_whole("batch_size", value, 1, most))
+        return fixed(check_whole("batch_size", value, 1, LARGEST))
     if isinstance(value, Expression) or callable(value):
         return expression(value, maximum=most)
     wrong = ValueError if isinstance(value, str) else TypeError

@@ -1,7 +1,8 @@
 """Data iteration: every sample once in an epoch, whatever the batch size does."""
 
+from .batch import Batch
 from .columns import Float32, to_float32
-from .loader import Batch, Loader
+from .loader import Loader
 from .order import ORDERS
 from .sampling import Balanced, Subset, Weighted
 

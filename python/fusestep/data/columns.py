@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _core
 from ..arguments import check_finite
 from .device import Device, contiguous, device_for, has_dtype, is_on_device
 from .gather import Rows
-
-Array = npt.NDArray[Any]
+from .sources import Array, Source, as_columns, source_of
 
 # in the order of Element in csrc/rules/convert.h
 _CONVERTIBLE = [np.dtype(kind) for kind in ("u1", "i1", "u2", "i2", "u4", "i4", "i8", "f4", "f8")]
@@ -55,6 +53,7 @@ class Columns:
     """
 
     def __init__(self, data: Any, transform: Any, device: str | None) -> None:
+        data = as_columns(data)
         if isinstance(data, Mapping):
             self.keys: tuple[Any, ...] | None = tuple(data)
             sources = list(data.values())
@@ -79,6 +78,9 @@ class Columns:
         self._forms = [self._form(i) for i in range(len(sources))]
         names = [self.name(i) for i in range(len(sources))]
         self.device: Device | None = device_for(names, self.sources, device)
+        for name, source in zip(names, self.sources, strict=True):
+            if self.device is not None and isinstance(source, Source) and not source.on_gpu:
+                raise TypeError(f"{name} can't go to a GPU: give its arrays, or no device")
 
     def name(self, i: int) -> str:
         """How an error names an array."""
@@ -161,31 +163,50 @@ class Columns:
         """Whether there is nothing to `read`."""
         return None not in self._forms
 
-    def read(self, indices: Array) -> list[Array | None]:
+    def read(self, indices: Array) -> list[Any]:
         """The rows at these indices of the sources that bring their own; None for the others."""
         places = indices.astype(np.int64)
         return [
-            self._read(i, places) if form is None else None for i, form in enumerate(self._forms)
+            self._read(i, source, places) if isinstance(source, Source) else None
+            for i, source in enumerate(self.sources)
         ]
 
-    def _read(self, i: int, places: Array) -> Array:
-        found = np.asarray(self.sources[i][places])
-        if len(found) != len(places):
-            raise ValueError(f"data gave {len(found)} samples for {len(places)} indices")
+    def _read(self, i: int, source: Source, places: Array) -> Any:
+        found = source.take(places)
         if self.device is not None and not has_dtype(found.dtype):
             raise TypeError(f"{self.name(i)} gave dtype {found.dtype}, which a GPU does not have")
         return found
 
-    def concatenate(self, arrays: Sequence[Any]) -> Any:
-        """Rows one after another."""
-        join = np.concatenate if self.device is None else self.device.concatenate
-        return join(arrays)
+    def cut(self, rows: Sequence[Any], begin: int, end: int) -> list[Any]:
+        """Some of the rows of every source, as views; None stays None."""
+        return [
+            None
+            if column is None
+            else source.cut(column, begin, end)
+            if isinstance(source, Source)
+            else column[begin:end]
+            for source, column in zip(self.sources, rows, strict=True)
+        ]
+
+    def concatenated(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
+        """Rows of every source, one after another."""
+        if self.device is not None:
+            return [self.device.concatenate(column) for column in zip(*parts, strict=True)]
+        return [
+            source.joined(column) if isinstance(source, Source) else np.concatenate(column)
+            for source, column in zip(self.sources, zip(*parts, strict=True), strict=True)
+        ]
+
+    @property
+    def has_functions(self) -> bool:
+        """Whether a transform is a function, which may write into what it is given."""
+        return any(t is not None and not isinstance(t, Float32) for t in self._transforms)
 
     def assembled(self, rows: Sequence[Array]) -> Any:
         """Arrays in the form of the data, after what transforms there are."""
         done = [
             transform(array)
-            if callable(transform) and not isinstance(transform, Float32)
+            if transform is not None and not isinstance(transform, Float32)
             else array
             for array, transform in zip(rows, self._transforms, strict=True)
         ]
@@ -204,31 +225,12 @@ def _is_array(source: Any) -> bool:
 
 
 def _checked(name: str, source: Any) -> Any:
-    if isinstance(source, (list, tuple)):
-        source = np.asarray(source)
-    if _is_array(source):
+    if is_on_device(source):
         if source.ndim == 0:
             raise ValueError(f"{name} must have samples along its first axis, not be a number")
-        if source.dtype.hasobject:
-            return _Objects(source)
-        # rows are copied as bytes: the elements of a row must stand side by side
-        return source if len(source) == 0 or source[0].flags.c_contiguous else contiguous(source)
-    if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
-        raise TypeError(
-            f"{name} must be an array, or have a length and take arrays of indices, not {source!r}"
-        )
-    return source
-
-
-class _Objects:
-    """An array of Python objects, which NumPy must copy."""
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-        self.dtype = array.dtype
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    def __getitem__(self, indices: Array) -> Array:
-        return np.asarray(self._array[indices])
+    else:
+        source = source_of(name, source)
+    if isinstance(source, Source) or len(source) == 0 or source[0].flags.c_contiguous:
+        return source
+    # rows are copied as bytes: the elements of a row must stand side by side
+    return contiguous(source)

@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
+import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from itertools import starmap
+from typing import Any, NoReturn, ParamSpec
 
-from .._core import StateError, commit
+from .. import _core
 from ..arguments import check_choice, check_flag, check_whole
 from ..batch import Policy, as_policy
 from ..clock import Clock
 from ..expression import Expression
 from ..memory import claimed
-from .columns import Array, Columns
+from .batch import Batch
+from .columns import Columns
+from .cursor import Cursor, restored, saved
+from .loop import Loop
 from .order import Piece, Sampling, as_order
 from .stream import Stream
 
-FORMAT = 1
+P = ParamSpec("P")
+
+_FOREVER = 2**63  # epochs
+# what other libraries call it
+_ELSEWHERE = {
+    "shuffle": 'order="shuffled", the default, or order="sequential"',
+    "drop_last": 'tail="drop"',
+    "sampler": "order=",
+    "batch_sampler": "order= and batch_size=",
+    "num_workers": "prefetch=: rows are gathered by threads in any case",
+    "workers": "prefetch=: rows are gathered by threads in any case",
+    "prefetch_factor": "prefetch=",
+    "ahead": "prefetch=",
+    "pin_memory": 'device="cuda"',
+    "collate_fn": "transform=, for each array",
+    "generator": "seed=",
+    "random_state": "seed=",
+    "rank": "shard=(rank, world)",
+    "world_size": "shard=(rank, world)",
+    "num_replicas": "shard=(rank, world)",
+}
 
 
-class Batch:
-    """Some samples: ``batch["x"]`` or ``batch[0]``, as the data is a dict or a tuple.
+def _explained(init: Callable[P, None]) -> Callable[P, None]:
+    """Makes an unknown keyword raise what to write instead."""
+    known = list(inspect.signature(init).parameters)
 
-    Attributes:
-        data: the arrays in the form of the data: a dict, a tuple, or one array.
-        clock: how far training was before this batch; for ``Optimizer.step(clock=...)``.
-        size: samples of this update: of all ranks together.
-        indices: which samples these are, an array of integers.
-    """
+    @functools.wraps(init)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        for name in kwargs.keys() - known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = _ELSEWHERE.get(name) or (f"{near[0]}=" if near else None)
+            raise TypeError(f"Loader has no {name}=" + (f": use {hint}" if hint else ""))
+        init(*args, **kwargs)
 
-    __slots__ = ("_indices", "clock", "data", "size")
-
-    def __init__(self, data: Any, clock: Clock, size: int, indices: Callable[[], Array]) -> None:
-        self.data = data
-        self.clock = clock
-        self.size = size
-        self._indices = indices
-
-    @property
-    def indices(self) -> Array:
-        return self._indices()
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.data[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.data)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def part(self, data: Any, rows: slice) -> Batch:
-        """Some of its rows, whose arrays these are."""
-        return Batch(data, self.clock, self.size, lambda: self.indices[rows])
-
-    def __repr__(self) -> str:
-        return f"Batch(size={self.size}, clock={self.clock})"
+    return call
 
 
 class Loader:
@@ -64,18 +69,30 @@ class Loader:
     where it is cut, at the moment of delivery. So it may become any integer at any time, and a
     loader goes on from a saved place under another batch size, another number of ranks or threads.
 
-    Iterating takes ``epochs`` epochs; iterating again takes as many more. Leaving a loop early and
-    iterating again goes on where it stopped. Batches are gathered natively in the background, and
-    may be kept and written into: memory is used again only when nobody holds it.
+    Iterating takes ``epochs`` epochs; iterating again, once that loop has ended, as many more. A
+    loop that was left early goes on where it stopped, and so does one that was saved: a state
+    taken in the body of a loop at its last batch leaves nothing of it, and the loop after it is a
+    new one. A loader is at one place: a second loop over it takes over, and the first one, if it
+    goes on, raises StateError; so does a loop in another thread than that of its first batch.
+
+    Batches are gathered in the background, and may be kept and written into: memory is used again
+    only when nobody holds it. Rows are read ahead within an epoch, never of the next one, so what
+    is changed in the data at the end of an epoch holds for all of the next. ``prefetch=0`` reads
+    nothing before its batch is taken.
 
     Args:
         data: a dict, tuple or list of arrays, or one array, with the samples along the first axis:
-            NumPy arrays (memory maps among them), CuPy arrays, or anything with a length that takes
-            an array of indices.
-        batch_size: a whole number, "full", an expression, a policy of `fusestep.batch`, or a
-            function of the clock.
+            NumPy arrays (memory maps among them), CuPy arrays, lists, a column of pandas, polars or
+            pyarrow, a sparse matrix of SciPy, or anything with a length that takes an array of
+            rising indices and gives an array with a row for each: h5py, Zarr, classes of one's own.
+            A table of pandas, polars or pyarrow given as the data is a dict of its columns, and
+            one in a dict or tuple is delivered as a table of its rows. Rows are taken by position.
+            Columns that are not arrays (categories, missing values) keep their type; so do sparse
+            rows (CSR), which ``transform={"x": lambda rows: rows.toarray()}`` makes dense.
+        batch_size: a whole number, at least 1, "full", an expression, a policy of `fusestep.batch`,
+            or a function of the clock. Above the number of samples it is all of them.
         seed: a whole number from 0 to 2^63 - 1.
-        epochs: how many a loop takes, at least 1.
+        epochs: how many a loop takes, at least 1; None for ever.
         order: "shuffled", all permutations equally likely (4 bytes for each sample); "hashed",
             shuffled without that memory; "sequential"; "window", shuffled in stretches of
             ``window`` samples, which stand in shuffled order: for memory maps. Or a `Weighted`,
@@ -85,11 +102,18 @@ class Loader:
         tail: what is left of an epoch when it is less than a batch: "short" delivers it, "drop"
             leaves it out, "carry" adds samples of the next epoch (at the end of a loop: short).
         shard: (rank, world): this loader's part of every batch; all ranks together have it whole.
-        transform: by key or place, `to_float32` or a function of a batch's array.
+        transform: by key or place, `to_float32` or a function of a batch's array, which it may
+            write into. It is called once for each batch, in the thread that takes it.
+        prefetch: how many blocks (of 4 batches at least, or about 2 MB) are read ahead, 0 to 1000.
+            A source that brings its own rows is called by one thread at a time: for what a batch
+            lacks by the thread that takes it, ahead by a thread of the loader. What it gives is
+            copied. Where reading ahead fails, the rows of each batch are read by themselves.
         device: "cuda" for batches of CuPy arrays, whatever the data is; by default they are where
             the data is. They are made on a stream of their own, for the stream that is current when
             a batch is taken: what uses it must be queued there. Not while that is being captured.
         progress: show a bar (needs tqdm).
+
+    ``len(loader)`` is the number of batches of a loop, where it does not depend on a policy.
 
     Raises:
         TypeError, ValueError: named by argument; nothing was consumed.
@@ -107,18 +131,20 @@ class Loader:
         [7 8 9] 7 3
     """
 
+    @_explained
     def __init__(
         self,
         data: Any,
         batch_size: int | str | Expression | Policy | Callable[[Clock], int],
         *,
         seed: int = 0,
-        epochs: int = 1,
+        epochs: int | None = 1,
         order: str | Sampling = "shuffled",
         window: int | None = None,
         tail: str = "short",
         shard: tuple[int, int] = (0, 1),
         transform: Any = None,
+        prefetch: int = 2,
         device: str | None = None,
         progress: bool = False,
     ) -> None:
@@ -128,151 +154,155 @@ class Loader:
         self._order = as_order(order, self._columns.rows, window)
         self.samples = self._order.n
         self.policy = as_policy(batch_size, self.samples)
-        self._epochs = check_whole("epochs", epochs, 1)
+        self._epochs = _FOREVER if epochs is None else check_whole("epochs", epochs, 1)
         self._tail = check_choice("tail", tail, ("short", "drop", "carry"))
         self._rank, self._world = _checked_shard(shard)
         self._progress = check_flag("progress", progress)
-        self._seed = check_whole("seed", seed, 0)
-        self._stream = Stream(self._columns, self._order, self._seed)
-        self._epoch = self._position = 0  # of the next sample
-        self._delivered = self._batches = 0  # samples and batches so far, of all ranks
-        self._end = 0  # the epoch that ends the present loop
+        self._prefetch = check_whole("prefetch", prefetch, 0, 1000)
+        self._cursor = Cursor(check_whole("seed", seed, 0))
+        self._present: weakref.ref[Loop] | None = None  # the loop that may deliver
+        self._stream = self._new_stream(self._cursor)
+        if self.policy.constant is not None:
+            self._check_size(self.policy.constant)
         with claimed("loader", self, self.policy.memories()):
             pass  # nothing fails from here on
 
     @property
     def clock(self) -> Clock:
         """How far it is: batches, samples and epochs delivered."""
-        epoch = self._epoch + self._position / self.samples
-        return Clock(step=self._batches, samples=self._delivered, epoch=epoch)
+        return self._clock_at(self._cursor)
+
+    def _clock_at(self, cursor: Cursor) -> Clock:
+        epoch = cursor.epoch + cursor.position / self.samples
+        return Clock(step=cursor.batches, samples=cursor.samples, epoch=epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._epoch >= self._end:
-            self._end = self._epoch + self._epochs
-        if not self._progress:
-            return self._deliver()
-        return self._with_progress()
+        cursor, loop = self._cursor, Loop(self)
+        if self._present is not None and self._left_of(cursor) == 0:
+            cursor = cursor._replace(begin=None)
+        changes = [(self, "_cursor", cursor), (self, "_present", weakref.ref(loop))]
+        batches: Iterator[Batch] = _core.commit(changes, starmap(_core.commit, loop))
+        return batches
 
-    def _with_progress(self) -> Iterator[Batch]:
-        from tqdm.auto import tqdm
+    def __len__(self) -> int:
+        size, n = self.policy.constant, self.samples
+        if size is None:
+            raise TypeError(f"how many batches there are is not known: {self.policy!r} decides")
+        if self._epochs == _FOREVER:
+            raise TypeError("a loader with epochs=None has no length")
+        if self._tail == "carry":
+            return -(-n * self._epochs // size)
+        return (n // size if self._tail == "drop" else -(-n // size)) * self._epochs
 
-        left = (self._end - self._epoch) * self.samples - self._position
-        with tqdm(total=left, unit="sample", unit_scale=True) as bar:
-            for batch in self._deliver():
-                yield batch
-                bar.update(batch.size)
-                bar.set_postfix(batch=batch.size, refresh=False)
+    def __bool__(self) -> bool:
+        return True
 
-    def _deliver(self) -> Iterator[Batch]:
-        while self._epoch < self._end:
-            clock = self.clock
-            pieces = self._cut(self._next_size(clock))
-            if pieces:
-                yield self._batch(pieces, clock)
-            else:
-                self._epoch, self._position = self._epoch + 1, 0
+    def __repr__(self) -> str:
+        epochs = None if self._epochs == _FOREVER else self._epochs
+        return (
+            f"Loader({self.samples} samples, batch_size={self.policy!r}, "
+            f"order={self._order.kind!r}, epochs={epochs}, tail={self._tail!r}, "
+            f"at epoch {self.clock.epoch:g})"
+        )
 
-    def _next_size(self, clock: Clock) -> int:
-        size = self.policy.next_size(clock)
-        if self._tail == "drop" and self._position == 0 and size > self.samples:
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Loader can't be pickled or copied: send its state_dict(), and build it again from "
+            "the data where it is needed"
+        )
+
+    def _end_of(self, begin: int) -> int:
+        """The epoch that ends a loop."""
+        return begin + self._epochs
+
+    def _left_of(self, cursor: Cursor) -> int | None:
+        """How many samples are left of the present loop, or of a new one; None for no end."""
+        if self._epochs == _FOREVER:
+            return None
+        begin = cursor.epoch if cursor.begin is None else cursor.begin
+        return max(0, (self._end_of(begin) - cursor.epoch) * self.samples - cursor.position)
+
+    def _new_stream(self, cursor: Cursor) -> Stream:
+        return Stream(self._columns, self._order, cursor.seed, self._prefetch)
+
+    def _stream_here(self) -> Stream:
+        """The stream, or a new one in a forked child."""
+        if self._stream.process != os.getpid():
+            self._stream = self._new_stream(self._cursor)
+        return self._stream
+
+    def _check_size(self, size: int) -> None:
+        if self._tail == "drop" and size > self.samples:
             raise ValueError(
                 f"batch_size is {size}, there are {self.samples} samples: with tail='drop' nothing "
                 "would ever be delivered"
             )
-        return size
 
-    def _cut(self, size: int) -> list[Piece]:
+    def _cut(self, cursor: Cursor, size: int, end: int) -> list[Piece]:
         """The pieces of the next batch; none where the tail of the epoch is dropped."""
-        left = self.samples - self._position
+        left = self.samples - cursor.position
+        if cursor.position == 0:
+            self._check_size(size)
         if self._tail == "drop" and left < size:
             return []
         if self._tail == "carry":
-            left += (self._end - self._epoch - 1) * self.samples
-        epoch, begin, size = self._epoch, self._position, min(size, left)
-        if begin + size <= self.samples:
-            return [Piece(epoch, begin, begin + size)]
+            left += (end - cursor.epoch - 1) * self.samples
+        epoch, begin, size = cursor.epoch, cursor.position, min(size, left)
         pieces = []
         while size > 0:
-            end = min(self.samples, begin + size)
-            pieces.append(Piece(epoch, begin, end))
-            size -= end - begin
-            epoch, begin = (epoch + 1, 0) if end == self.samples else (epoch, end)
+            last = min(self.samples, begin + size)
+            pieces.append(Piece(epoch, begin, last))
+            size -= last - begin
+            epoch, begin = epoch + 1, 0
         return pieces
 
-    def _batch(self, pieces: list[Piece], clock: Clock) -> Batch:
-        size = sum(piece.end - piece.begin for piece in pieces)
-        own = pieces if self._world == 1 else self._share(pieces, size)
-        data = self._columns.assembled(self._stream.take(own))
-        # the place moves only when all has gone well: an error consumes nothing
-        epoch, _, end = pieces[-1]
-        self._epoch, self._position = (epoch + 1, 0) if end == self.samples else (epoch, end)
-        self._delivered += size
-        self._batches += 1
-        self._look_ahead(size)
-        stream = self._stream
-        clock = Clock(samples=clock.samples, epoch=clock.epoch, batch_size=size)
-        return Batch(data, clock, size, lambda: stream.indices(own))
-
-    def _look_ahead(self, size: int) -> None:
-        if self._epoch == self._end:
-            return
-        if self._world == 1:
-            self._stream.look_ahead(self._epoch, self._position, self._end - 1, size)
-        else:  # the places of other ranks' samples are known only when the next size is
-            self._stream.expect(self._share(self._cut(size), size))
-
-    def _share(self, pieces: list[Piece], size: int) -> list[Piece]:
+    def _share(self, pieces: list[Piece]) -> list[Piece]:
         """This rank's part of a batch."""
+        if self._world == 1:
+            return pieces
+        size = sum(piece.end - piece.begin for piece in pieces)
         begin, end = (size * rank // self._world for rank in (self._rank, self._rank + 1))
         return _part(pieces, begin, end)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is: JSON values, whatever the size of the data."""
+        """Where it is: JSON values, whatever the size of the data.
+
+        May be taken at any time, also while another thread takes a batch: it is then the state
+        before that batch or after it.
+        """
+        cursor = None
+        while cursor is not self._cursor:  # until nothing was delivered between the two
+            cursor = self._cursor
+            policy = self.policy.saved()
+        left = self._present is not None and self._present() is None and self._left_of(cursor) == 0
+        if left:  # at its end
+            cursor = cursor._replace(begin=None)
+        return saved(cursor, self._fixed(), policy)
+
+    def _fixed(self) -> dict[str, Any]:
+        """What a state must have alike."""
         return {
-            "format": FORMAT,
             "n_samples": self.samples,
             "order": self._order.identity,
             "window": self._order.window,
-            "seed": self._seed,
-            "epoch": self._epoch,
-            "position": self._position,
-            "end": self._end,
-            "samples": self._delivered,
-            "batches": self._batches,
-            "policy": self.policy.saved(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a ``state_dict``, also under another batch size, tail or shard.
 
-        The seed is the saved one. The policy goes on from the saved state if it is of the same name
-        as the saved one, and begins anew otherwise; a warning tells what differs.
+        The seed is the saved one, ``epochs`` is this loader's: a loop that was saved goes on until
+        it has taken so many. The policy goes on from the saved state if it is of the same name as
+        the saved one, and begins anew otherwise; a warning tells what differs.
 
         Raises:
             StateError: other data or another order, or no state of a loader. Nothing has changed.
         """
-        present = self.state_dict()
-        if not isinstance(state, Mapping) or state.keys() != present.keys():
-            raise StateError(
-                f"the state of a loader must be a dict of {', '.join(present)}, not {state!r}"
-            )
-        found = [
-            f"{name}: saved {state[name]!r}, present {present[name]!r}"
-            for name in ("format", "n_samples", "order", "window")
-            if state[name] != present[name]
-        ]
-        for name in ("seed", "epoch", "position", "end", "samples", "batches"):
-            if not isinstance(state[name], int) or isinstance(state[name], bool) or state[name] < 0:
-                found.append(f"{name}: must be a whole number, not {state[name]!r}")
-        if not found and state["position"] >= self.samples:
-            found.append(f"position: {state['position']} is not below {self.samples}")
-        if found:
-            raise StateError("\n  ".join(["the state does not fit this loader:", *found]))
-        commit(self.policy.resumed(state["policy"]))
-        self._seed = state["seed"]
-        self._epoch, self._position, self._end = state["epoch"], state["position"], state["end"]
-        self._delivered, self._batches = state["samples"], state["batches"]
-        self._stream = Stream(self._columns, self._order, self._seed)
+        cursor, policy = restored(state, self.state_dict(), self.samples)
+        changes = self.policy.resumed(policy)
+        if self._present is not None and self._present() is None:
+            changes.append((self, "_present", None))
+        changes += [(self, "_cursor", cursor), (self, "_stream", self._new_stream(cursor))]
+        _core.commit(changes)
 
 
 def _checked_shard(shard: Any) -> tuple[int, int]:

@@ -4,47 +4,48 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .columns import Array, Columns
+from .columns import Columns
 from .device import DeviceBlock
 from .gather import gather
 from .order import Order, Piece
+from .reading import Reader, Reading
+from .sources import Array
 
 _BYTES = 2 * 1024 * 1024  # of a block: fits in a cache
 _BATCHES = 4  # in a block at least
-_AHEAD = 2  # blocks
 
 
 class _Block(NamedTuple):
-    """The rows of a piece, on their way: natively to buffers, or as what a thread reads."""
+    """The rows of a piece, on their way: natively to buffers, or as what a source brings."""
 
+    columns: Columns
     piece: Piece
     buffers: Sequence[Array | None]
     gathering: Any
-    read: Future[list[Array | None]] | None
+    reading: Reading | None
 
     def has_come(self) -> bool:
         """Whether ``part`` gives all rows at once."""
         gathered = self.gathering is None or self.gathering.has(self.piece.end - self.piece.begin)
-        read = self.read is None or (self.read.done() and self.read.exception() is None)
-        return gathered and read
+        return gathered and (self.reading is None or self.reading.has_come)
 
-    def part(self, begin: int, end: int) -> list[Array | None]:
+    def part(self, begin: int, end: int) -> list[Any]:
         """The rows of some places, once they have come; None for arrays on a GPU."""
         first, last = begin - self.piece.begin, end - self.piece.begin
         if self.gathering is not None:
             self.gathering.finish(last)
         rows = self.buffers
-        if self.read is not None:
-            brought = self.read.result()
+        if self.reading is not None:
+            brought = self.reading.rows()
             rows = [own if own is not None else b for own, b in zip(brought, rows, strict=True)]
-        return [None if column is None else column[first:last] for column in rows]
+        return self.columns.cut(rows, first, last)
 
 
 class Stream:
@@ -52,17 +53,27 @@ class Stream:
 
     The order does not depend on how it is cut, so nothing gathered ahead is ever wrong: a new
     batch size only cuts it elsewhere. Blocks are used again once nobody holds a view of them.
+
+    Nothing of an epoch is read before a batch of it is taken: what a loop changes when an epoch
+    ends, in the arrays or in how a source reads, holds for all of the next one.
+
+    Args:
+        prefetch: how many blocks are read ahead; 0 reads what is taken and no more.
     """
 
-    def __init__(self, columns: Columns, order: Order, seed: int) -> None:
+    def __init__(self, columns: Columns, order: Order, seed: int, prefetch: int) -> None:
         self._columns = columns
         self._order = order
         self._seed = seed
+        self._prefetch = prefetch
         self._row_bytes = max(1, columns.row_bytes)
         self._pool: list[list[Array | None]] = []
-        self._executor: ThreadPoolExecutor | None = None
-        self._process = os.getpid()
         self._blocks: deque[_Block | DeviceBlock] = deque()  # the present one, and those ahead
+        self._one_reads = threading.RLock()
+        self._reader = Reader()
+        self.lock = threading.RLock()  # of whoever takes
+        self.process = os.getpid()  # a forked child has no threads, and locks that nobody opens
+        self.is_written = False  # what was taken last: it must be read again if it is not delivered
 
     def indices(self, pieces: Sequence[Piece]) -> Array:
         """The samples of some pieces."""
@@ -71,82 +82,80 @@ class Stream:
 
     def take(self, pieces: Sequence[Piece]) -> list[Any]:
         """The rows of some pieces."""
+        if self.is_written:
+            self._blocks.clear()
+            self.is_written = False
         parts = []
         for epoch, place, end in pieces or [Piece(0, 0, 0)]:
             while True:
-                block = self._at(epoch, place, end)
-                last = min(end, block.piece.end)
-                parts.append(self._part(block, place, last))
+                last, rows = self._part(Piece(epoch, place, end))
+                parts.append(rows)
                 if last == end:
                     break
                 place = last
         for ahead in self._blocks:
             if isinstance(ahead, DeviceBlock):
                 ahead.advance()
-        if len(parts) == 1:
-            return parts[0]
-        return [self._columns.concatenate(column) for column in zip(*parts, strict=True)]
+        return parts[0] if len(parts) == 1 else self._columns.concatenated(parts)
 
-    def _part(self, block: _Block | DeviceBlock, begin: int, end: int) -> list[Any]:
+    def _part(self, piece: Piece) -> tuple[int, list[Any]]:
+        """The rows from the begin of a piece on that one block holds, and where they end."""
+        while self._blocks and not _holds(self._blocks[0].piece, piece):
+            self._blocks.popleft()
+        if self._blocks:
+            block = self._blocks[0]
+            last = min(piece.end, block.piece.end)
+            try:
+                return last, block.part(piece.begin, last)
+            except Exception:  # not of these rows, perhaps: they are read by themselves
+                self._blocks.clear()
+        self._append(piece, ahead=False)
         try:
-            return block.part(begin, end)
+            return piece.end, self._blocks[0].part(piece.begin, piece.end)
         except BaseException:
-            self._blocks.clear()  # to be read again
+            self._blocks.clear()
             raise
 
-    def _at(self, epoch: int, place: int, end: int) -> _Block | DeviceBlock:
-        """The block that holds a place."""
-        if self._process != os.getpid():  # a forked child has no threads
-            self._process, self._executor = os.getpid(), None
-            self._blocks.clear()
-        while self._blocks and not _holds(self._blocks[0].piece, epoch, place):
-            self._blocks.popleft()
-        if not self._blocks:
-            self._append(Piece(epoch, place, end))
-        return self._blocks[0]
-
-    def look_ahead(self, epoch: int, place: int, last_epoch: int, batch: int) -> None:
-        """Begins to gather what follows from a place on, in blocks of whole batches."""
+    def look_ahead(self, epoch: int, place: int, batch: int) -> None:
+        """Begins to gather what follows in an epoch from a place on, in blocks of whole batches."""
         # a block that has been consumed stays until its successor is needed
-        while len(self._blocks) <= _AHEAD:
+        while place > 0 and 0 < self._prefetch >= len(self._blocks):
             if self._blocks:
                 epoch, _, place = self._blocks[-1].piece
             if place >= self._order.n:
-                epoch, place = epoch + 1, 0
-            if epoch > last_epoch:
                 return
             rows = batch * max(_BATCHES, _BYTES // (batch * self._row_bytes))
-            end = min(self._order.n, place + rows)
-            self._append(Piece(epoch, place, end))
+            self._append(Piece(epoch, place, min(self._order.n, place + rows)))
 
     def expect(self, pieces: Sequence[Piece]) -> None:
         """Begins to gather what will probably be taken next."""
-        self._blocks.clear()
-        for piece in pieces:
-            self._append(piece)
+        if self._prefetch > 0:
+            self._blocks.clear()
+            for piece in pieces:
+                self._append(piece)
 
-    def _append(self, piece: Piece) -> None:
+    def _append(self, piece: Piece, *, ahead: bool = True) -> None:
         columns, device = self._columns, self._columns.device
         if device is None:
-            self._blocks.append(self._begin(piece))
+            self._blocks.append(self._begin(piece, ahead))
             return
-        host = self._begin(piece) if columns.some_on_host else None
+        host = self._begin(piece, ahead) if columns.some_on_host else None
         with device.queueing(allocates=True):
             targets = columns.targets(device, piece.end - piece.begin)
             read = gather(device, self._order, self._seed, piece, columns.on_device(targets))
             event = device.queued(read)
         self._blocks.append(DeviceBlock(device, piece, targets, host, event))
 
-    def _begin(self, piece: Piece) -> _Block:
+    def _begin(self, piece: Piece, ahead: bool) -> _Block:
         indices = self._order.part(self._seed, *piece)
         buffers = self._buffers(len(indices))
         gathering = self._columns.gathering(indices, buffers)
-        read = None
+        reading = None
         if not self._columns.are_arrays:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(1, "fusestep-loader")
-            read = self._executor.submit(self._columns.read, indices)
-        return _Block(piece, buffers, gathering, read)
+            reading = Reading(self._columns.read, indices, self._one_reads)
+            if ahead:
+                self._reader.expect(reading)
+        return _Block(self._columns, piece, buffers, gathering, reading)
 
     def _buffers(self, rows: int) -> list[Array | None]:
         """Memory for that many rows: some that nobody holds any more, or new."""
@@ -158,12 +167,13 @@ class Stream:
                 return buffers
         buffers = self._columns.buffers(rows)
         if rows > 0:
-            self._pool = [*self._pool[-_AHEAD - 1 :], buffers]
+            self._pool = [*self._pool[-self._prefetch - 1 :], buffers]
         return buffers
 
 
-def _holds(piece: Piece, epoch: int, place: int) -> bool:
-    return piece.epoch == epoch and piece.begin <= place < piece.end
+def _holds(block: Piece, piece: Piece) -> bool:
+    """Whether a block has the first place of a piece."""
+    return block.epoch == piece.epoch and block.begin <= piece.begin < block.end
 
 
 def _most_references(buffers: Sequence[Any]) -> int:

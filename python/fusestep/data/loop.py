@@ -1,0 +1,132 @@
+"""One loop over a loader."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+from .._core import StateError
+from ..clock import Clock
+from .batch import Batch
+from .cursor import Cursor
+from .order import Piece
+from .stream import Stream
+
+if TYPE_CHECKING:
+    from .loader import Loader
+
+Delivery = tuple[list[tuple[Any, str, Any]], Batch, list[tuple[Any, str, Any]]]
+
+
+class Loop(Iterator[Delivery]):
+    """Prepares the batches of a loop, and what changes when each is handed over.
+
+    ``starmap(_core.commit, loop)`` hands over and changes in one native call: an interrupt or an
+    error comes before it, and the batch is still to be delivered, or after it, when it was.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._thread: int | None = None
+        self._has_ended = False
+        self._bar: Any = None
+        self._begun = 0  # samples before the bar
+
+    def __next__(self) -> Delivery:
+        if self._has_ended:
+            raise StopIteration
+        if self._thread is None:
+            self._thread = threading.get_ident()
+        if self._thread != threading.get_ident():
+            raise StateError(
+                "a loop belongs to the thread that took its first batch: hand batches over through "
+                "a queue, or give each thread a loader of its own with shard=(i, threads)"
+            )
+        stream = self._loader._stream_here()
+        with stream.lock:
+            return self._prepared(stream)
+
+    def _prepared(self, stream: Stream) -> Delivery:
+        loader, present = self._loader, self._loader._present
+        if present is None or present() is not self:
+            raise StateError(
+                "another loop over this loader has begun since this one: a loader is at one place; "
+                "build another loader for a second loop beside the first"
+            )
+        first = cursor = loader._cursor
+        self._show(cursor)
+        expected = [(loader, "_cursor", first), (loader, "_present", present)]
+        begin = cursor.epoch if cursor.begin is None else cursor.begin
+        end = loader._end_of(begin)
+        while cursor.epoch < end:
+            clock = loader._clock_at(cursor)
+            size, changes = loader.policy.decide(clock)
+            pieces = loader._cut(cursor, size, end)
+            if pieces:
+                batch, after = self._batch(stream, cursor._replace(begin=begin), clock, pieces)
+                changes = [*changes, (loader, "_cursor", after), (stream, "is_written", False)]
+                return changes, batch, expected
+            cursor = cursor._replace(epoch=cursor.epoch + 1, position=0)
+        if self._bar is not None:
+            self._bar.close()
+        ended = [(loader, "_cursor", cursor._replace(begin=None)), (self, "_has_ended", True)]
+        _core.commit(ended, None, expected)
+        raise StopIteration
+
+    def _batch(
+        self, stream: Stream, cursor: Cursor, clock: Clock, pieces: list[Piece]
+    ) -> tuple[Batch, Cursor]:
+        """A batch, and where the loader stands once it is delivered."""
+        loader = self._loader
+        own, size = loader._share(pieces), rows_of(pieces)
+        rows = stream.take(own)
+        stream.is_written = loader._columns.has_functions
+        data = loader._columns.assembled(rows)
+        epoch, _, end = pieces[-1]
+        epoch, position = (epoch + 1, 0) if end == loader.samples else (epoch, end)
+        after = cursor._replace(
+            epoch=epoch,
+            position=position,
+            samples=cursor.samples + size,
+            batches=cursor.batches + 1,
+        )
+        with suppress(Exception):  # what fails ahead is tried again when its batch is taken
+            self._look_ahead(stream, after, size)
+        clock = Clock(samples=clock.samples, epoch=clock.epoch, batch_size=size)
+        return Batch(data, clock, size, rows_of(own), partial(stream.indices, own)), after
+
+    def _look_ahead(self, stream: Stream, cursor: Cursor, size: int) -> None:
+        loader = self._loader
+        if loader._world == 1:
+            stream.look_ahead(cursor.epoch, cursor.position, size)
+        elif cursor.position > 0:
+            # the places of other ranks' samples are known only when the next size is
+            pieces = loader._share(loader._cut(cursor, size, cursor.epoch + 1))
+            stream.expect([piece for piece in pieces if piece.epoch == cursor.epoch])
+
+    def _show(self, cursor: Cursor) -> None:
+        """Moves the bar to what was delivered."""
+        loader = self._loader
+        if not loader._progress:
+            return
+        if self._bar is None:
+            from tqdm.auto import tqdm
+
+            self._begun = cursor.samples
+            self._bar = tqdm(total=loader._left_of(cursor), unit="sample", unit_scale=True)
+        size = cursor.samples - self._begun - self._bar.n
+        if size > 0:
+            self._bar.set_postfix(batch=size, refresh=False)
+            self._bar.update(size)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a loop over a loader can't be pickled: save loader.state_dict()")
+
+
+def rows_of(pieces: list[Piece]) -> int:
+    """How many samples these are."""
+    return sum(piece.end - piece.begin for piece in pieces)
