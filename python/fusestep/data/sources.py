@@ -54,7 +54,7 @@ def source_of(name: str, source: Any) -> Any:
         )
     if (
         isinstance(source, (str, bytes))
-        or not hasattr(source, "__len__")
+        or not (hasattr(source, "__len__") or hasattr(source, "shape"))
         or not hasattr(source, "__getitem__")
     ):
         raise TypeError(
@@ -76,9 +76,9 @@ class Source:
         self._source = source
         self.dtype = getattr(source, "dtype", None)
         self._lists_are_rows = False
-        try:
-            self._rows = len(source)
-        except TypeError as error:
+        try:  # Zarr's arrays have a shape alone
+            self._rows = len(source) if hasattr(source, "__len__") else source.shape[0]
+        except (TypeError, IndexError) as error:
             raise TypeError(f"{name} must have a length: {error}") from error
 
     def __len__(self) -> int:
@@ -171,7 +171,7 @@ def _table_source(name: str, source: Any) -> Any:
     if _is(source, "pandas", "DataFrame", "Series", "Index"):
         return _pandas(name, source)
     if _is(source, "pandas.api.extensions", "ExtensionArray"):
-        return _pandas_array(name, source)
+        return _pandas(name, sys.modules["pandas"].Series(source))
     if _is(source, "polars", "DataFrame", "Series"):
         return _polars(name, source)
     if _is(source, "pyarrow", "Table", "RecordBatch", "Array", "ChunkedArray"):
@@ -191,7 +191,10 @@ def _sparse(name: str, source: Any) -> Source:
 def _pandas(name: str, source: Any) -> Any:
     pandas = sys.modules["pandas"]
     if not isinstance(source, pandas.DataFrame):
-        return _pandas_array(name, source.array)
+        if isinstance(source.dtype, np.dtype):
+            return source.to_numpy()
+        values = source.array
+        return TableSource(name, len(values), values.take, type(values)._concat_same_type)
     return TableSource(
         name,
         len(source),
@@ -199,12 +202,6 @@ def _pandas(name: str, source: Any) -> Any:
         pandas.concat,
         lambda rows, some: rows.iloc[some].copy(),  # one that may be written into
     )
-
-
-def _pandas_array(name: str, values: Any) -> Any:
-    if isinstance(values.dtype, np.dtype):
-        return values.to_numpy()
-    return TableSource(name, len(values), values.take, type(values)._concat_same_type)
 
 
 def _polars(name: str, source: Any) -> Any:
