@@ -47,7 +47,8 @@ def restored(state: Any, present: Mapping[str, Any], samples: int) -> tuple[Curs
     Raises:
         StateError: names all that does not fit.
     """
-    state = dict(state) if isinstance(state, Mapping) else state
+    if isinstance(state, Mapping):
+        state = dict(state)  # once: what is checked is what is taken
     if not isinstance(state, dict) or set(state) != set(present):
         given = f"of {list(state)}" if isinstance(state, dict) else f"{state!r}"
         raise StateError(

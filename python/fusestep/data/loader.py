@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import inspect
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from itertools import starmap
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn
 
 from .. import _core
 from ..arguments import check_choice, check_flag, check_whole
@@ -20,46 +17,12 @@ from ..memory import claimed
 from .batch import Batch
 from .columns import Columns
 from .cursor import Cursor, restored, saved
+from .keywords import explained
 from .loop import Loop
 from .order import Piece, Sampling, as_order
 from .stream import Stream
 
-P = ParamSpec("P")
-
 _FOREVER = 2**63  # epochs
-# what other libraries call it
-_ELSEWHERE = {
-    "shuffle": 'order="shuffled", the default, or order="sequential"',
-    "drop_last": 'tail="drop"',
-    "sampler": "order=",
-    "batch_sampler": "order= and batch_size=",
-    "num_workers": "prefetch=: rows are gathered by threads in any case",
-    "workers": "prefetch=: rows are gathered by threads in any case",
-    "prefetch_factor": "prefetch=",
-    "ahead": "prefetch=",
-    "pin_memory": 'device="cuda"',
-    "collate_fn": "transform=, for each array",
-    "generator": "seed=",
-    "random_state": "seed=",
-    "rank": "shard=(rank, world)",
-    "world_size": "shard=(rank, world)",
-    "num_replicas": "shard=(rank, world)",
-}
-
-
-def _explained(init: Callable[P, None]) -> Callable[P, None]:
-    """Makes an unknown keyword raise what to write instead."""
-    known = list(inspect.signature(init).parameters)
-
-    @functools.wraps(init)
-    def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        for name in kwargs.keys() - known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = _ELSEWHERE.get(name) or (f"{near[0]}=" if near else None)
-            raise TypeError(f"Loader has no {name}=" + (f": use {hint}" if hint else ""))
-        init(*args, **kwargs)
-
-    return call
 
 
 class Loader:
@@ -131,7 +94,7 @@ class Loader:
         [7 8 9] 7 3
     """
 
-    @_explained
+    @explained
     def __init__(
         self,
         data: Any,
