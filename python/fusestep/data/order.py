@@ -57,6 +57,8 @@ class Stored:
         self._stored: tuple[tuple[int, int], Indices] | None = None
 
     def __call__(self, seed: int, epoch: int, begin: int, end: int) -> Indices:
+        if begin == end:  # needs no order
+            return np.zeros(0, np.uint32)
         stored = self._stored
         if stored is None or stored[0] != (seed, epoch):
             stored = self._stored = None  # never two in memory
