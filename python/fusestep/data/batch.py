@@ -19,6 +19,8 @@ class Batch:
         data: the arrays in the form of the data: a dict, a tuple, or one array.
         clock: how far training was before this batch; for ``Optimizer.step(clock=...)``.
         size: samples of this update: of all ranks together.
+        weight: rows here / rows of all ranks: 1.0 without ``shard``, 0.0 for a part without rows.
+            The mean gradient of all ranks is the sum of ``weight`` times the mean of each.
         indices: which samples these are, an array of integers.
 
     A batch can be pickled and copied where its arrays can.
@@ -40,6 +42,10 @@ class Batch:
         self.size = size
         self._rows = rows
         self._indices = indices
+
+    @property
+    def weight(self) -> float:
+        return self._rows / self.size
 
     @property
     def indices(self) -> Array:

@@ -17,9 +17,10 @@ from ..memory import claimed
 from .batch import Batch
 from .columns import Columns
 from .cursor import Cursor, restored, saved
+from .cutting import Cutting
 from .keywords import explained
 from .loop import Loop
-from .order import Piece, Sampling, as_order
+from .order import Sampling, as_order
 from .stream import Stream
 
 _FOREVER = 2**63  # epochs
@@ -65,6 +66,14 @@ class Loader:
         tail: what is left of an epoch when it is less than a batch: "short" delivers it, "drop"
             leaves it out, "carry" adds samples of the next epoch (at the end of a loop: short).
         shard: (rank, world): this loader's part of every batch; all ranks together have it whole.
+            Parts differ by one row at most, and a batch of fewer samples than ranks leaves some of
+            them without rows: their ``batch.weight`` is 0, and they still take part in what all
+            ranks do together. The mean gradient of the batch is the sum over all ranks of
+            ``batch.weight`` times their own mean, where a weight of 0 adds nothing.
+        even: whether all ranks have as many rows of every batch, and none has none. Sizes are
+            rounded down to a multiple of the number of ranks, at least one row for each. What is
+            left of an epoch must be such a multiple with tail="short", or it is refused; "drop"
+            leaves it out, and "carry" leaves out fewer samples than ranks at the end of a loop.
         transform: by key or place, `to_float32` or a function of a batch's array, which it may
             write into. It is called once for each batch, in the thread that takes it.
         prefetch: how many blocks (of 4 batches at least, or about 2 MB) are read ahead, 0 to 1000.
@@ -106,6 +115,7 @@ class Loader:
         window: int | None = None,
         tail: str = "short",
         shard: tuple[int, int] = (0, 1),
+        even: bool = False,
         transform: Any = None,
         prefetch: int = 2,
         device: str | None = None,
@@ -118,15 +128,14 @@ class Loader:
         self.samples = self._order.n
         self.policy = as_policy(batch_size, self.samples)
         self._epochs = _FOREVER if epochs is None else check_whole("epochs", epochs, 1)
-        self._tail = check_choice("tail", tail, ("short", "drop", "carry"))
-        self._rank, self._world = _checked_shard(shard)
+        self._cutting = Cutting(self.samples, tail, shard, even)
         self._progress = check_flag("progress", progress)
         self._prefetch = check_whole("prefetch", prefetch, 0, 1000)
         self._cursor = Cursor(check_whole("seed", seed, 0))
         self._present: weakref.ref[Loop] | None = None  # the loop that may deliver
         self._stream = self._new_stream(self._cursor)
         if self.policy.constant is not None:
-            self._check_size(self.policy.constant)
+            self._cutting.fitted(self.policy.constant)
         with claimed("loader", self, self.policy.memories()):
             pass  # nothing fails from here on
 
@@ -148,14 +157,12 @@ class Loader:
         return batches
 
     def __len__(self) -> int:
-        size, n = self.policy.constant, self.samples
+        size = self.policy.constant
         if size is None:
             raise TypeError(f"how many batches there are is not known: {self.policy!r} decides")
         if self._epochs == _FOREVER:
             raise TypeError("a loader with epochs=None has no length")
-        if self._tail == "carry":
-            return -(-n * self._epochs // size)
-        return (n // size if self._tail == "drop" else -(-n // size)) * self._epochs
+        return self._cutting.batches(size, self._epochs)
 
     def __bool__(self) -> bool:
         return True
@@ -164,7 +171,7 @@ class Loader:
         epochs = None if self._epochs == _FOREVER else self._epochs
         return (
             f"Loader({self.samples} samples, batch_size={self.policy!r}, "
-            f"order={self._order.kind!r}, epochs={epochs}, tail={self._tail!r}, "
+            f"order={self._order.kind!r}, epochs={epochs}, tail={self._cutting.tail!r}, "
             f"at epoch {self.clock.epoch:g})"
         )
 
@@ -193,39 +200,6 @@ class Loader:
         if self._stream.process != os.getpid():
             self._stream = self._new_stream(self._cursor)
         return self._stream
-
-    def _check_size(self, size: int) -> None:
-        if self._tail == "drop" and size > self.samples:
-            raise ValueError(
-                f"batch_size is {size}, there are {self.samples} samples: with tail='drop' nothing "
-                "would ever be delivered"
-            )
-
-    def _cut(self, cursor: Cursor, size: int, end: int) -> list[Piece]:
-        """The pieces of the next batch; none where the tail of the epoch is dropped."""
-        left = self.samples - cursor.position
-        if cursor.position == 0:
-            self._check_size(size)
-        if self._tail == "drop" and left < size:
-            return []
-        if self._tail == "carry":
-            left += (end - cursor.epoch - 1) * self.samples
-        epoch, begin, size = cursor.epoch, cursor.position, min(size, left)
-        pieces = []
-        while size > 0:
-            last = min(self.samples, begin + size)
-            pieces.append(Piece(epoch, begin, last))
-            size -= last - begin
-            epoch, begin = epoch + 1, 0
-        return pieces
-
-    def _share(self, pieces: list[Piece]) -> list[Piece]:
-        """This rank's part of a batch."""
-        if self._world == 1:
-            return pieces
-        size = sum(piece.end - piece.begin for piece in pieces)
-        begin, end = (size * rank // self._world for rank in (self._rank, self._rank + 1))
-        return _part(pieces, begin, end)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is: JSON values, whatever the size of the data.
@@ -261,26 +235,9 @@ class Loader:
             StateError: other data or another order, or no state of a loader. Nothing has changed.
         """
         cursor, policy = restored(state, self.state_dict(), self.samples)
+        self._cutting.check_place(cursor.position)
         changes = self.policy.resumed(policy)
         if self._present is not None and self._present() is None:
             changes.append((self, "_present", None))
         changes += [(self, "_cursor", cursor), (self, "_stream", self._new_stream(cursor))]
         _core.commit(changes)
-
-
-def _checked_shard(shard: Any) -> tuple[int, int]:
-    if not isinstance(shard, (tuple, list)) or len(shard) != 2:
-        raise TypeError(f"shard must be (rank, world), not {shard!r}")
-    world = check_whole("shard[1]", shard[1], 1)
-    return check_whole("shard[0]", shard[0], 0, world - 1), world
-
-
-def _part(pieces: list[Piece], begin: int, end: int) -> list[Piece]:
-    """What lies between two places of a batch."""
-    part, passed = [], 0
-    for epoch, first, last in pieces:
-        low, high = max(begin - passed, 0), min(end - passed, last - first)
-        if low < high:
-            part.append(Piece(epoch, first + low, first + high))
-        passed += last - first
-    return part

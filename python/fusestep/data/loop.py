@@ -65,7 +65,7 @@ class Loop(Iterator[Delivery]):
         while cursor.epoch < end:
             clock = loader._clock_at(cursor)
             size, changes = loader.policy.decide(clock)
-            pieces = loader._cut(cursor, size, end)
+            pieces = loader._cutting.cut(cursor.epoch, cursor.position, size, end)
             if pieces:
                 batch, after = self._batch(stream, cursor._replace(begin=begin), clock, pieces)
                 changes = [*changes, (loader, "_cursor", after), (stream, "is_written", False)]
@@ -82,7 +82,7 @@ class Loop(Iterator[Delivery]):
     ) -> tuple[Batch, Cursor]:
         """A batch, and where the loader stands once it is delivered."""
         loader = self._loader
-        own, size = loader._share(pieces), rows_of(pieces)
+        own, size = loader._cutting.share(pieces), rows_of(pieces)
         rows = stream.take(own)
         stream.is_written = loader._columns.has_functions
         data = loader._columns.assembled(rows)
@@ -100,13 +100,12 @@ class Loop(Iterator[Delivery]):
         return Batch(data, clock, size, rows_of(own), partial(stream.indices, own)), after
 
     def _look_ahead(self, stream: Stream, cursor: Cursor, size: int) -> None:
-        loader = self._loader
-        if loader._world == 1:
-            stream.look_ahead(cursor.epoch, cursor.position, size)
-        elif cursor.position > 0:
+        cutting, epoch, position = self._loader._cutting, cursor.epoch, cursor.position
+        if cutting.world == 1:
+            stream.look_ahead(epoch, position, size)
+        elif position > 0:
             # the places of other ranks' samples are known only when the next size is
-            pieces = loader._share(loader._cut(cursor, size, cursor.epoch + 1))
-            stream.expect([piece for piece in pieces if piece.epoch == cursor.epoch])
+            stream.expect(cutting.share(cutting.cut(epoch, position, size, epoch + 1)))
 
     def _show(self, cursor: Cursor) -> None:
         """Moves the bar to what was delivered."""

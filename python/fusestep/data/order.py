@@ -16,6 +16,7 @@ ORDERS = ("shuffled", "hashed", "sequential", "window")
 
 MOST_STORED = 2**32 - 1
 Indices = npt.NDArray[Any]
+Draw = Callable[[int, int, int, int], Indices]
 
 
 class Piece(NamedTuple):
@@ -32,17 +33,22 @@ class Order(NamedTuple):
     Args:
         kind: a name; "sequential" and "hashed" are known to the GPU, of all others it is told rows.
         n: places of an epoch.
-        part: the rows at the places from ``begin`` to ``end``, an array of its own: of
-            (seed, epoch, begin, end).
+        draw: gives parts of an epoch, of (seed, epoch, begin, end): arrays of their own.
         identity: what a saved state is compared by: JSON values.
         window: of stretches that stay together.
     """
 
     kind: str
     n: int
-    part: Callable[[int, int, int, int], Indices]
+    draw: Draw
     identity: Any
     window: int | None = None
+
+    def part(self, seed: int, epoch: int, begin: int, end: int) -> Indices:
+        """The rows at the places from ``begin`` to ``end`` in an epoch."""
+        if begin == end:  # needs no order
+            return np.zeros(0, np.uint32)
+        return self.draw(seed, epoch, begin, end)
 
 
 class Stored:
@@ -57,8 +63,6 @@ class Stored:
         self._stored: tuple[tuple[int, int], Indices] | None = None
 
     def __call__(self, seed: int, epoch: int, begin: int, end: int) -> Indices:
-        if begin == end:  # needs no order
-            return np.zeros(0, np.uint32)
         stored = self._stored
         if stored is None or stored[0] != (seed, epoch):
             stored = self._stored = None  # never two in memory

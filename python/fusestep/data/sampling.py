@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,9 +10,8 @@ import numpy as np
 
 from .. import _core
 from ..arguments import check_flag, check_whole
-from .order import MOST_STORED, Indices, Order, Sampling, Stored, as_order
+from .order import MOST_STORED, Draw, Indices, Order, Sampling, Stored, as_order
 
-Part = Callable[[int, int, int, int], Indices]
 _MOST_SAMPLES = 2**53 - 1  # a clock counts in doubles
 
 
@@ -76,10 +74,10 @@ class Weighted(Sampling):
     def bound(self, rows: int) -> Order:
         _check_rows("weights", len(self._weights), rows)
         if self._replacement:
-            part: Part = _core.WeightedDraws(self._weights).draw
+            draw: Draw = _core.WeightedDraws(self._weights).draw
         else:
-            part = Stored(partial(_core.weighted_order, self._weights, self._samples))
-        return Order("weighted", self._samples, part, self._identity)
+            draw = Stored(partial(_core.weighted_order, self._weights, self._samples))
+        return Order("weighted", self._samples, draw, self._identity)
 
     def __repr__(self) -> str:
         return (
@@ -152,11 +150,11 @@ class Balanced(Sampling):
     def bound(self, rows: int) -> Order:
         _check_rows("labels", len(self._members), rows)
         if self._replacement:
-            part: Part = partial(_core.balanced_draws, self._members, self._begins)
+            draw: Draw = partial(_core.balanced_draws, self._members, self._begins)
         else:
             make = partial(_core.balanced_order, self._members, self._begins, self._samples)
-            part = Stored(make)
-        return Order("balanced", self._samples, part, self._identity)
+            draw = Stored(make)
+        return Order("balanced", self._samples, draw, self._identity)
 
     def __repr__(self) -> str:
         return (
@@ -219,10 +217,10 @@ class Subset(Sampling):
             "window": inner.window,
         }
 
-        def part(seed: int, epoch: int, begin: int, end: int) -> Indices:
+        def draw(seed: int, epoch: int, begin: int, end: int) -> Indices:
             return chosen[inner.part(seed, epoch, begin, end)]
 
-        return Order("subset", inner.n, part, identity)
+        return Order("subset", inner.n, draw, identity)
 
     def __repr__(self) -> str:
         window = "" if self._window is None else f", window={self._window}"
