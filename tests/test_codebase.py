@@ -48,7 +48,7 @@ IMPORTS: dict[str, set[str]] = {
     **{name: set() for name in ("trees", "arguments", "clock")},
     "engines": {"_core"},
     "expression": {"_core", "arguments", "clock"},
-    "schedules": {"trees", "arguments", "expression"},
+    "schedules": {"trees", "arguments", "clock", "expression"},
     "memory": {"_core", "arguments", "expression"},
     "control": {"_core", "arguments", "clock", "expression", "memory"},
     "gradients": {"_core", "arguments", "clock", "expression", "memory"},

@@ -6,6 +6,7 @@ import copy
 import math
 import operator
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -191,3 +192,32 @@ def test_expressions_refuse_what_is_no_number() -> None:
         bool(fe.step < 3)
     with pytest.raises(AttributeError):
         fe.step.anything = 3  # type: ignore[attr-defined]
+
+
+def test_what_is_wrong_with_an_argument_names_the_curve() -> None:
+    bad: list[tuple[type[Exception], str, Callable[[], object]]] = [
+        (
+            ValueError,
+            "cosine: length must be greater than 0, not 0",
+            lambda: fe.parse("cosine(1, length=0)"),
+        ),
+        (ValueError, "wsd: shape must be one of", lambda: schedules.wsd(1, 2, 3, 4, shape="x")),  # type: ignore[arg-type]
+        (TypeError, "linear: start must be a number, not 'a'", lambda: schedules.linear("a", 1, 2)),  # type: ignore[arg-type]
+        (TypeError, "step: missing a required argument: 'every'", lambda: schedules.step(1.0, 0.5)),  # type: ignore[call-arg]
+        (
+            TypeError,
+            "cosine: got an unexpected keyword argument 'speed'",
+            lambda: fe.parse("cosine(1, length=1, speed=2)"),
+        ),
+        (TypeError, "clip: an expression is made of", lambda: fe.clip(fe.step, "a", 1)),
+        (
+            ValueError,
+            "shifted: n must be finite and at least 0, not -1",
+            lambda: fe.step.shifted(-1),
+        ),
+        (ValueError, "repeated: n must be greater than 0, not 0", lambda: fe.step.repeated(0)),
+        (ValueError, "by: unit must be one of step, samples, epoch", lambda: fe.step.by("day")),  # type: ignore[arg-type]
+    ]
+    for error, message, call in bad:
+        with pytest.raises(error, match="^" + message):
+            call()

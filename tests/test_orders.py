@@ -16,7 +16,7 @@ from fusestep.data.order import ORDERS, as_order
 
 
 def philox(counter: list[int], key: list[int]) -> list[int]:
-    from curves import philox as plain
+    from curve_formulas import philox as plain
 
     return plain(counter, key)
 

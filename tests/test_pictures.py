@@ -50,6 +50,12 @@ def test_a_python_function_is_drawn_at_whole_steps() -> None:
     pyplot.close("all")
 
 
+def test_a_long_expression_has_a_short_label() -> None:
+    ax = sum((LR * k for k in range(100)), samples * 0).plot(10)
+    assert len(ax.get_legend().get_texts()[0].get_text()) < 300
+    pyplot.close("all")
+
+
 @pytest.mark.parametrize("stop", [0, -1, np.nan, "x"])
 def test_a_picture_needs_an_end(stop: object) -> None:
     with pytest.raises((TypeError, ValueError), match="stop must be"):
@@ -88,6 +94,13 @@ def test_the_command_line_draws_expressions_and_the_gallery(tmp_path: Path) -> N
         ([], "give expressions, or --all"),
         (["step", "--all"], "give expressions, or --all"),
         (["step", "--steps", "0"], "stop must be greater than 0"),
+        (["step", "--steps", "1e300"], "step must be at least 0 and below 2^53"),
+        (["step", "-o", "missing/folder/picture.png"], "No such file or directory"),
+        (["step", "-o", "picture.unknown"], "error: Format 'unknown' is not supported"),
+        (["(" * 500 + "step" + ")" * 500], "error: not an expression"),
+        (["+".join(["step"] * 20_000)], "error: not an expression"),
+        (["\udc80"], "error: not an expression"),
+        (["random(0, 1, seed=2**70)"], "error: random: seed must be a whole number"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(

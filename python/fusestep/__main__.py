@@ -38,7 +38,7 @@ def main() -> int:
         return 1
     try:
         return _run(arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OSError) as error:
         if arguments.command != "plot":
             raise
         print(f"error: {error}", file=sys.stderr)

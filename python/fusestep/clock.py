@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
+
+Unit: TypeAlias = Literal["step", "samples", "epoch"]  # of the time that a curve reads
 
 
 class Clock(NamedTuple):
@@ -17,6 +19,12 @@ class Clock(NamedTuple):
 
     All must be at least 0 and below 2^53, where whole numbers are exact. They are checked where the
     clock is used.
+
+    Steps meet the boundaries of curves exactly. Epochs are fractions, which doubles round: **within
+    1e-9 of a boundary an epoch, or a number of samples, counts as there**, for every curve and for
+    ``floor``, ``//``, ``%`` and comparisons, with any number of batches in an epoch. That holds for
+    what is linear in them (``epoch / 3``, ``2 * epoch - 1``) and as long as doubles tell epochs
+    apart by so little, which is up to four million.
 
     Example:
         >>> import fusestep as fs

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .clock import Unit
 from .expression import parse
 
 # every curve, as one would type it, over 120 steps
@@ -45,7 +46,7 @@ _STEPS = 120
 _COLUMNS = 5
 
 
-def plot(texts: Sequence[str], steps: float, by: str, out: Path) -> int:
+def plot(texts: Sequence[str], steps: float, by: Unit, out: Path) -> int:
     """Draws expressions into one picture."""
     ax: Any = None
     for text in texts:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from .. import schedules
 from ..arguments import check_number, check_positive, check_whole
-from ..clock import Clock
+from ..clock import Clock, Unit
 from ..expression import Expression
 from ..expression.cells import Cell
 from ..memory import MemoryCell
@@ -159,7 +159,7 @@ def doubling(
     every: float,
     factor: float = 2.0,
     lr_factor: float = 0.75,
-    by: Literal["step", "samples", "epoch"] = "step",
+    by: Unit = "step",
     **options: Unpack[Options],
 ) -> Doubling:
     """Multiplied by ``factor`` after every span of ``every``, with a gentle decay of the rate.

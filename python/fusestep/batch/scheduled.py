@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .. import schedules
 from ..arguments import check_number, check_positive, check_whole
-from ..clock import Clock
+from ..clock import Clock, Unit
 from ..expression import Expression, floor, minimum, samples
 from ..expression.nodes import expression as as_expression
 from ..expression.traversal import substituted, walk
@@ -89,7 +89,7 @@ def polynomial(
     end: float,
     length: float,
     power: float = 1.0,
-    by: Literal["step", "samples", "epoch"] = "step",
+    by: Unit = "step",
     **options: Unpack[Options],
 ) -> Policy:
     """A power of what is left, from one size to another, held from then on.
@@ -125,7 +125,7 @@ def exponential(
     rate: float,
     every: float = 1,
     staircase: bool = False,
-    by: Literal["step", "samples", "epoch"] = "step",
+    by: Unit = "step",
     **options: Unpack[Options],
 ) -> Policy:
     """Multiplied by ``rate`` in every span of ``every``, smoothly or in steps.

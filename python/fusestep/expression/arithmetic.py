@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-S = TypeVar("S", bound="Arithmetic")  # expressions give expressions
+if TYPE_CHECKING:
+    from .nodes import Expression
 
 
 class Arithmetic:
@@ -12,69 +13,72 @@ class Arithmetic:
 
     __slots__ = ()
 
-    def _combine(self: S, name: str, *operands: Any) -> S:
+    def _combine(self, name: str, *operands: Any) -> Expression:
         """The operation of these operands, or NotImplemented where one is of another kind."""
         raise NotImplementedError
 
-    def __add__(self: S, other: Any) -> S:
+    def _itself(self) -> Expression:
+        raise NotImplementedError
+
+    def __add__(self, other: Any) -> Expression:
         return self._combine("add", self, other)
 
-    def __radd__(self: S, other: Any) -> S:
+    def __radd__(self, other: Any) -> Expression:
         return self._combine("add", other, self)
 
-    def __sub__(self: S, other: Any) -> S:
+    def __sub__(self, other: Any) -> Expression:
         return self._combine("subtract", self, other)
 
-    def __rsub__(self: S, other: Any) -> S:
+    def __rsub__(self, other: Any) -> Expression:
         return self._combine("subtract", other, self)
 
-    def __mul__(self: S, other: Any) -> S:
+    def __mul__(self, other: Any) -> Expression:
         return self._combine("multiply", self, other)
 
-    def __rmul__(self: S, other: Any) -> S:
+    def __rmul__(self, other: Any) -> Expression:
         return self._combine("multiply", other, self)
 
-    def __truediv__(self: S, other: Any) -> S:
+    def __truediv__(self, other: Any) -> Expression:
         return self._combine("divide", self, other)
 
-    def __rtruediv__(self: S, other: Any) -> S:
+    def __rtruediv__(self, other: Any) -> Expression:
         return self._combine("divide", other, self)
 
-    def __pow__(self: S, other: Any) -> S:
+    def __pow__(self, other: Any) -> Expression:
         return self._combine("power", self, other)
 
-    def __rpow__(self: S, other: Any) -> S:
+    def __rpow__(self, other: Any) -> Expression:
         return self._combine("power", other, self)
 
-    def __floordiv__(self: S, other: Any) -> S:
+    def __floordiv__(self, other: Any) -> Expression:
         return self._combine("floor_divide", self, other)
 
-    def __rfloordiv__(self: S, other: Any) -> S:
+    def __rfloordiv__(self, other: Any) -> Expression:
         return self._combine("floor_divide", other, self)
 
-    def __mod__(self: S, other: Any) -> S:
+    def __mod__(self, other: Any) -> Expression:
         return self._combine("remainder", self, other)
 
-    def __rmod__(self: S, other: Any) -> S:
+    def __rmod__(self, other: Any) -> Expression:
         return self._combine("remainder", other, self)
 
-    def __neg__(self: S) -> S:
+    def __neg__(self) -> Expression:
         return self._combine("negative", self)
 
-    def __pos__(self: S) -> S:
-        return self
+    def __pos__(self) -> Expression:
+        return self._itself()
 
-    def __abs__(self: S) -> S:
+    def __abs__(self) -> Expression:
         return self._combine("absolute", self)
 
-    def __lt__(self: S, other: Any) -> S:
+    def __lt__(self, other: Any) -> Expression:
         return self._combine("less", self, other)
 
-    def __le__(self: S, other: Any) -> S:
+    def __le__(self, other: Any) -> Expression:
         return self._combine("less_equal", self, other)
 
-    def __gt__(self: S, other: Any) -> S:
+    def __gt__(self, other: Any) -> Expression:
         return self._combine("less", other, self)
 
-    def __ge__(self: S, other: Any) -> S:
+    def __ge__(self, other: Any) -> Expression:
         return self._combine("less_equal", other, self)

@@ -23,8 +23,8 @@ _CONSTANT: dict[str, Callable[[float, float], float]] = {
     "multiply": operator.mul,
     "divide": operator.truediv,
 }
-# what these give has no rounding error of a time in it, but for the last which give a value of it
-_DECIDED = ("floor", "table", "count", "random", "less", "less_equal", "input", "cell", "function")
+# what these give is no time, and has no rounding error of one in it
+_DECIDED = ("floor", "table", "count", "random", "less", "less_equal", "cell", "function")
 
 
 class Line(NamedTuple):

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from ..arguments import check_choice, check_positive
-from ..clock import Clock
+from ..clock import Clock, Unit
 from .traversal import walk
 
 _POINTS = 2000
+_LONGEST_LABEL = 200
 
 
-def draw(expression: Any, stop: float, *, by: str, ax: Any, label: str) -> Any:
+def draw(expression: Any, stop: float, *, by: Unit, ax: Any, label: str) -> Any:
     """Draws an expression over [0, stop] in the unit of ``by``; returns the axes."""
     import matplotlib.pyplot as plt
 
@@ -28,6 +29,8 @@ def draw(expression: Any, stop: float, *, by: str, ax: Any, label: str) -> Any:
         times = np.floor(times)
     inputs = {**dict.fromkeys(Clock._fields, 1.0), by: times}
     values = np.broadcast_to(expression(**inputs), times.shape)
+    if len(label) > _LONGEST_LABEL:
+        label = label[:_LONGEST_LABEL] + "..."
     ax.plot(times, values, label=label)
     ax.set_xlabel(by)
     ax.set_xlim(0.0, stop)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from .. import _core
 from ..arguments import check_choice, check_finite
-from ..clock import Clock
+from ..clock import Clock, Unit
 from .combinators import METHODS, Combinators
 from .drawing import draw
 from .program import compiled, values, values_with_functions
@@ -85,7 +85,7 @@ class Expression(Combinators):
         return json.dumps(saved(self), allow_nan=False)
 
     def plot(
-        self, stop: float, *, by: str = "step", ax: Any = None, label: str | None = None
+        self, stop: float, *, by: Unit = "step", ax: Any = None, label: str | None = None
     ) -> Any:
         """Draws the values from 0 to ``stop``; returns matplotlib's axes.
 
@@ -134,6 +134,9 @@ class Expression(Combinators):
         if name == "negative" and isinstance(nodes[0], Constant):
             return Constant(-nodes[0].value)  # as it is typed
         return NotImplemented if None in nodes else Operation(name, tuple(nodes))
+
+    def _itself(self) -> Expression:
+        return self
 
     def _retimed(
         self, name: str, arguments: Mapping[str, Any], clock: Callable[[str], Any]
@@ -255,6 +258,6 @@ def constant_or_expression(value: Any) -> Expression | None:
     return Constant(value) if is_number else None
 
 
-def time(by: str, argument: str = "by") -> Expression:
+def time(by: Unit, argument: str = "by") -> Expression:
     """The input of the clock that a curve reads."""
     return Input(check_choice(argument, by, TIMES))

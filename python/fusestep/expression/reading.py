@@ -122,7 +122,7 @@ class _Reader:
             return Operation(value["operation"], tuple(operands))
         if "call" not in value:
             raise ValueError(f"not a part of an expression: {_short(value)}")
-        name: Any = value["call"]
+        name = value["call"]
         if "with" not in value:
             return known(name, NAMES, "name")
         if not isinstance(value["with"], Mapping) or not all(
@@ -131,8 +131,7 @@ class _Reader:
             raise ValueError(f"'with' must be a dict of arguments: {_short(value)}")
         arguments = {k: self.read(v, depth + 1) for k, v in value["with"].items()}
         if isinstance(name, str) and name in METHODS:
-            method: Callable[..., Any] = METHODS[name]
-            return method(expression(arguments.pop("expression", None)), **arguments)
+            return METHODS[name](expression(arguments.pop("expression", None)), **arguments)
         return known(name, VOCABULARY, "function")(**arguments)
 
     def _function(self, name: Any) -> Any:

@@ -1,7 +1,8 @@
 """Named curves: each function returns an expression that keeps the function's name and arguments.
 
 Conventions: the first update has t = 0, and negative times are refused; after its length a curve
-holds its last value; at a boundary the later piece rules; a total includes its warm-up; arguments
+holds its last value; at a boundary, and within 1e-9 of it where the time is in epochs or samples
+(see `fusestep.Clock`), the later piece rules; a total includes its warm-up; arguments
 are values, not fractions of others, unless they are called factor.
 """
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ..clock import Unit
 from ..expression import Expression
 from ..expression.nodes import expression as as_expression
 from ..expression.nodes import time
 
 
-def as_lambda(expression: Expression | float, by: str = "step") -> Callable[..., Any]:
+def as_lambda(expression: Expression | float, by: Unit = "step") -> Callable[..., Any]:
     """A function of the step (or of the epoch) alone, as other libraries take schedules.
 
     It gives a float for a number, and an array for an array. Inside a function that jax traces (as

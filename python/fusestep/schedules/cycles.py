@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Context, Decimal, localcontext
 from itertools import pairwise
+from typing import Literal
 
 from ..arguments import (
     check_choice,
@@ -14,6 +15,7 @@ from ..arguments import (
     check_positive,
     check_whole,
 )
+from ..clock import Unit
 from ..expression import Expression, exp, floor, log, minimum, where
 from ..expression.nodes import Operation, expression, time
 from ..expression.vocabulary import named
@@ -32,7 +34,7 @@ def cosine_restarts(
     length: float,
     t_mult: float = 1,
     decay: float = 1.0,
-    by: str = "step",
+    by: Unit = "step",
 ) -> Expression:
     """Cosine curves from ``start`` to ``end``, one after another.
 
@@ -104,9 +106,9 @@ def one_cycle(
     warm: float = 0.3,
     start_div: float = 25.0,
     end_div: float = 1e4,
-    anneal: str = "cosine",
+    anneal: Literal["cosine", "linear"] = "cosine",
     three_phase: bool = False,
-    by: str = "step",
+    by: Unit = "step",
 ) -> Expression:
     """One rise to a high peak and one long fall far below the start.
 
@@ -160,9 +162,9 @@ def cyclic(
     high: float,
     up: float,
     down: float | None = None,
-    mode: str = "triangular",
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
     gamma: float = 1.0,
-    by: str = "step",
+    by: Unit = "step",
 ) -> Expression:
     """Straight from ``low`` to ``high`` and back, again and again.
 
@@ -202,10 +204,10 @@ def cyclic(
 def random(
     low: float,
     high: float,
-    distribution: str = "uniform",
+    distribution: Literal["uniform", "loguniform"] = "uniform",
     every: float = 1,
     seed: int = 0,
-    by: str = "step",
+    by: Unit = "step",
 ) -> Expression:
     """A random value that depends on the seed and the time alone.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..arguments import check_finite, check_flag, check_number, check_positive
+from ..clock import Unit
 from ..expression import Expression, maximum, minimum
 from ..expression.nodes import Operation, expression, time
 from ..expression.vocabulary import named
@@ -26,7 +27,7 @@ def exponential(
     every: float = 1,
     staircase: bool = False,
     floor: float | None = None,
-    by: str = "step",
+    by: Unit = "step",
 ) -> Expression:
     """Multiplied by ``rate`` in every span of ``every``, smoothly or in steps.
 
@@ -53,7 +54,7 @@ def exponential(
 
 @named
 def inverse_time(
-    start: float, scale: float, power: float = 1.0, staircase: bool = False, by: str = "step"
+    start: float, scale: float, power: float = 1.0, staircase: bool = False, by: Unit = "step"
 ) -> Expression:
     """Falls like one over time: half of ``start`` when ``scale`` has passed.
 
@@ -80,7 +81,7 @@ def inverse_time(
 
 
 @named
-def inverse_offset(start: float, offset: float, by: str = "step") -> Expression:
+def inverse_offset(start: float, offset: float, by: Unit = "step") -> Expression:
     """Rises to ``start`` from below: ``start - offset / max(t, 1)``.
 
     Args:
@@ -96,7 +97,7 @@ def inverse_offset(start: float, offset: float, by: str = "step") -> Expression:
 
 
 @named
-def inverse_sqrt(peak: float, timescale: float, by: str = "step") -> Expression:
+def inverse_sqrt(peak: float, timescale: float, by: Unit = "step") -> Expression:
     """``peak`` for the length of ``timescale``, then falling like one over the root of time.
 
     ``peak / sqrt(max(t, timescale) / timescale)``.
@@ -116,7 +117,7 @@ def inverse_sqrt(peak: float, timescale: float, by: str = "step") -> Expression:
 
 
 @named
-def noam(dim: float, warmup: float, scale: float = 1.0, by: str = "step") -> Expression:
+def noam(dim: float, warmup: float, scale: float = 1.0, by: Unit = "step") -> Expression:
     """The schedule of the first Transformer: a straight rise, then one over the root of time.
 
     ``scale * dim^-0.5 * min(n^-0.5, n * warmup^-1.5)`` with ``n = t + 1``.
@@ -141,7 +142,7 @@ def noam(dim: float, warmup: float, scale: float = 1.0, by: str = "step") -> Exp
 
 
 @named
-def power(a: float, b: float, cap: float | None = None, by: str = "step") -> Expression:
+def power(a: float, b: float, cap: float | None = None, by: Unit = "step") -> Expression:
     """A power of time: ``a * max(t, 1)^b``, at most ``cap``.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from ..arguments import (
     check_choice,
@@ -14,6 +14,7 @@ from ..arguments import (
     check_positive,
     check_rising,
 )
+from ..clock import Unit
 from ..expression import Expression, clip, floor, minimum, where
 from ..expression.nodes import Operation, constant_or_expression, expression, time
 from ..expression.traversal import substituted
@@ -37,7 +38,7 @@ def _numbers(name: str, values: Sequence[float]) -> list[float]:
 
 
 @named
-def step(start: float, factor: float, every: float, by: str = "step") -> Expression:
+def step(start: float, factor: float, every: float, by: Unit = "step") -> Expression:
     """Multiplied by ``factor`` after every span of ``every``.
 
     ``start * factor^floor(t / every)``.
@@ -59,7 +60,7 @@ def step(start: float, factor: float, every: float, by: str = "step") -> Express
 
 
 @named
-def multistep(start: float, factor: float, at: Sequence[float], by: str = "step") -> Expression:
+def multistep(start: float, factor: float, at: Sequence[float], by: Unit = "step") -> Expression:
     """Multiplied by ``factor`` at each of some times.
 
     ``start * factor^n`` with n the number of times in ``at`` that have come.
@@ -81,7 +82,7 @@ def multistep(start: float, factor: float, at: Sequence[float], by: str = "step"
 
 @named
 def staircase_linear(
-    start: float, decay: float, every: float, length: float, by: str = "step"
+    start: float, decay: float, every: float, length: float, by: Unit = "step"
 ) -> Expression:
     """A straight fall in steps: in all by the fraction ``decay`` over ``length``, then held.
 
@@ -104,7 +105,7 @@ def staircase_linear(
 
 
 @named
-def piecewise(values: Sequence[float], at: Sequence[float], by: str = "step") -> Expression:
+def piecewise(values: Sequence[float], at: Sequence[float], by: Unit = "step") -> Expression:
     """One value after another.
 
     Args:
@@ -130,7 +131,9 @@ def piecewise(values: Sequence[float], at: Sequence[float], by: str = "step") ->
 
 @named
 def interpolate(
-    points: Sequence[tuple[float, float]], kind: str = "linear", by: str = "step"
+    points: Sequence[tuple[float, float]],
+    kind: Literal["linear", "cosine"] = "linear",
+    by: Unit = "step",
 ) -> Expression:
     """Through given points; the first and the last value are held beyond them.
 
@@ -162,7 +165,7 @@ def interpolate(
 
 
 @named
-def table(values: Sequence[float], by: str = "step") -> Expression:
+def table(values: Sequence[float], by: Unit = "step") -> Expression:
     """A value for every step; the last one is held.
 
     ``values[min(floor(t), n - 1)]``.
@@ -180,7 +183,7 @@ def table(values: Sequence[float], by: str = "step") -> Expression:
 
 
 @named
-def sequence(pieces: Sequence[Expression], at: Sequence[float], by: str = "step") -> Expression:
+def sequence(pieces: Sequence[Expression], at: Sequence[float], by: Unit = "step") -> Expression:
     """One curve after another, each in its own time from 0.
 
     Args:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ..arguments import check_finite, check_flag, check_number, check_positive
+from ..clock import Unit
 from ..expression import Expression, cospi, maximum, minimum
 from ..expression.nodes import Operation, expression, time
 from ..expression.vocabulary import named
 
 
-def progress(length: float, by: str) -> Expression:
+def progress(length: float, by: Unit) -> Expression:
     """How much of a length has passed: from 0 to 1, then 1."""
     return minimum(time(by) / check_positive("length", length), 1)
 
@@ -35,7 +36,7 @@ def cosine_weight(x: Expression) -> Expression:
 
 
 @named
-def linear(start: float, end: float, length: float, by: str = "step") -> Expression:
+def linear(start: float, end: float, length: float, by: Unit = "step") -> Expression:
     """A straight line from ``start`` to ``end``, held from then on.
 
     ``start + (end - start) * x`` with ``x = min(t / length, 1)``.
@@ -62,7 +63,7 @@ def polynomial(
     length: float,
     power: float = 1.0,
     cycle: bool = False,
-    by: str = "step",
+    by: Unit = "step",
 ) -> Expression:
     """A power of what is left, from ``start`` to ``end``.
 
@@ -95,7 +96,7 @@ def polynomial(
 
 @named
 def cosine(
-    start: float, end: float = 0.0, *, length: float, exponent: float = 1.0, by: str = "step"
+    start: float, end: float = 0.0, *, length: float, exponent: float = 1.0, by: Unit = "step"
 ) -> Expression:
     """Half a cosine wave from ``start`` to ``end``, held from then on.
 
@@ -127,7 +128,7 @@ def tanh(
     length: float,
     lower: float = -7.0,
     upper: float = 3.0,
-    by: str = "step",
+    by: Unit = "step",
 ) -> Expression:
     """A hyperbolic tangent: flat, a fall, flat again.
 
@@ -157,7 +158,7 @@ def tanh(
 
 
 @named
-def rex(start: float, end: float, length: float, by: str = "step") -> Expression:
+def rex(start: float, end: float, length: float, by: Unit = "step") -> Expression:
     """Falls slowly at first and fast at the end.
 
     ``end + (start - end) * (1 - x) / (1/2 + (1 - x) / 2)`` with ``x = min(t / length, 1)``.

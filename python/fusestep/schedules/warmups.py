@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..arguments import check_choice, check_finite, check_number, check_positive
+from ..clock import Unit
 from ..expression import Expression, clip, minimum, sqrt, where
 from ..expression.nodes import expression, time
 from ..expression.vocabulary import named
@@ -11,7 +14,10 @@ from .ramps import between, check_ends, cosine_weight, since
 
 @named
 def warmup(
-    length: float, start: float = 0.0, shape: str = "linear", by: str = "step"
+    length: float,
+    start: float = 0.0,
+    shape: Literal["linear", "cosine", "exponential"] = "linear",
+    by: Unit = "step",
 ) -> Expression:
     """A factor that rises from ``start`` to 1: multiply any curve by it.
 
@@ -42,7 +48,7 @@ def warmup(
 
 
 def _after_warmup(
-    peak: float, warmup: float, start: float, later: Expression, by: str
+    peak: float, warmup: float, start: float, later: Expression, by: Unit
 ) -> Expression:
     """A straight line from ``start`` to ``peak``, then another expression."""
     check_ends(peak=peak, start=start)
@@ -52,7 +58,7 @@ def _after_warmup(
     return where(t < warmup, between(peak, start, t / warmup), later)
 
 
-def _decay(warmup: float, total: float, by: str) -> Expression:
+def _decay(warmup: float, total: float, by: Unit) -> Expression:
     """How much of the time after the warm-up has passed, 1 at the end; not for before it."""
     if not check_number("warmup", warmup) < check_number("total", total):
         raise ValueError(
@@ -69,7 +75,7 @@ def warmup_cosine(
     total: float,
     end: float = 0.0,
     start: float = 0.0,
-    by: str = "step",
+    by: Unit = "step",
 ) -> Expression:
     """A straight rise to ``peak``, then half a cosine wave down to ``end``, held from then on.
 
@@ -99,7 +105,7 @@ def warmup_linear(
     total: float,
     end: float = 0.0,
     start: float = 0.0,
-    by: str = "step",
+    by: Unit = "step",
 ) -> Expression:
     """A straight rise to ``peak``, then a straight fall to ``end``, held from then on.
 
@@ -123,7 +129,9 @@ def warmup_linear(
 
 
 @named
-def warmup_constant(peak: float, warmup: float, start: float = 0.0, by: str = "step") -> Expression:
+def warmup_constant(
+    peak: float, warmup: float, start: float = 0.0, by: Unit = "step"
+) -> Expression:
     """A straight rise to ``peak``, which is held.
 
     Args:
@@ -141,7 +149,7 @@ def warmup_constant(peak: float, warmup: float, start: float = 0.0, by: str = "s
 
 
 @named
-def gradual_warmup(base: float, k: float, length: float, by: str = "step") -> Expression:
+def gradual_warmup(base: float, k: float, length: float, by: Unit = "step") -> Expression:
     """From the rate for one worker to that for ``k``, in equal steps, held from then on.
 
     ``base + (k * base - base) * min(t / length, 1)``.
@@ -171,8 +179,8 @@ def wsd(
     decay: float,
     start: float = 0.0,
     end: float = 0.0,
-    shape: str = "linear",
-    by: str = "step",
+    shape: Literal["linear", "cosine", "1-sqrt"] = "linear",
+    by: Unit = "step",
 ) -> Expression:
     """Warm-up, stable, decay: a straight rise, ``peak`` for long, then a short fall, held.
 
