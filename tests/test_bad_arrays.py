@@ -25,23 +25,35 @@ def read_only(array: Array) -> Array:
 
 
 BUFFER = np.ones(8)
+KEEP = ": pass numpy.array(...), and keep that array, which the steps change"
 
 BAD_PARAMETERS: list[tuple[str, Any, type[Exception], str]] = [
-    ("list of floats", [1.0, 2.0], TypeError, "params['0']: must be a numpy.ndarray, not float"),
-    ("none", None, TypeError, "params: must be a numpy.ndarray, not NoneType"),
+    (
+        "list of floats",
+        [1.0, 2.0],
+        TypeError,
+        f"params['0']: must be a numpy.ndarray, not float{KEEP}",
+    ),
+    (
+        "none",
+        {"w": None},
+        TypeError,
+        "params['w']: must be a numpy.ndarray, not NoneType: leave out what has no array",
+    ),
     ("empty dict", {}, ValueError, "params: must hold at least one array"),
     ("nothing inside", {"a": [], "b": ()}, ValueError, "params: must hold at least one array"),
     (
         "numpy scalar",
         np.float32(1),
         TypeError,
-        "params: must be a numpy.ndarray, not numpy.float32",
+        f"params: must be a numpy.ndarray, not numpy.float32{KEEP}",
     ),
     (
         "masked array",
         {"w": np.ma.masked_array(np.ones(2), [0, 1])},
         TypeError,
-        "params['w']: must be a numpy.ndarray, not numpy.ma.MaskedArray",
+        "params['w']: must be a numpy.ndarray, not numpy.ma.MaskedArray: "
+        "pass array.filled(...), which has no mask",
     ),
     (
         "integers",
@@ -164,7 +176,7 @@ BAD_GRADIENTS: list[tuple[str, Callable[[Any], Any], type[Exception], str]] = [
         "not an array",
         with_leaf("b", [1.0, 2.0, 3.0]),
         TypeError,
-        "params['d/b']: gradient must be a numpy.ndarray, not list",
+        "params['d/b']: gradient must be a numpy.ndarray, not list: pass numpy.asarray(...)",
     ),
     (
         "transposed",

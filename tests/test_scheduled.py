@@ -67,11 +67,11 @@ def test_groups_have_expressions_of_their_own() -> None:
     assert (opt.lr, opt.groups[0].lr, opt.groups[1].lr) == (0.9, 0.9, 1.8)
     assert opt.groups[1].schedules == {"lr": LINE * 2}
     assert params["b"][0] == pytest.approx(1 - 2.0 - 1.8)
-    opt.groups[1].lr = 0.5
+    opt.groups[1].lr = schedules.constant(0.5)
     opt.lr = schedules.constant(0.25)
     assert (opt.lr, opt.groups[0].lr, opt.groups[1].lr) == (0.25, 0.25, 0.5)
     opt.step(gradients)
-    assert opt.groups[1].schedules == {}
+    assert opt.groups[1].schedules == {"lr": schedules.constant(0.5)}
 
 
 def test_a_skipped_step_does_not_move_a_schedule_and_shows_no_loss() -> None:
@@ -212,7 +212,7 @@ def test_a_python_function_is_a_setting_and_is_called_once_for_each_step() -> No
 
     w = {"a": np.ones(3), "b": np.ones(3)}
     opt = fs.AdamW(w, lr=rate, groups=[{"match": "b", "weight_decay": 0.0}])
-    assert np.isnan(opt.lr)
+    assert calls == []
     infos = [opt.step({"a": np.ones(3), "b": np.ones(3)}) for _ in range(3)]
     assert [info.lr for info in infos] == [0.5, 0.25, 0.5 / 3]
     assert calls == [0, 1, 2]

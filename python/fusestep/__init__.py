@@ -10,11 +10,12 @@ One native call updates a whole model, with the same bits on every instruction s
 """
 
 from . import batch, control, data, expression, gradients, scaling, schedules, threads
-from ._core import StateError, StepInfo, build_info, get_num_threads, set_num_threads
+from ._core import StateError, build_info, get_num_threads, set_num_threads
 from .clock import Clock
 from .data import Batch, Loader
+from .engines import StepInfo
 from .expression import Expression
-from .optim import SGD, AdaBelief, Adam, AdamW
+from .optim import SGD, AdaBelief, Adam, AdamW, Optimizer
 
 threads.register()
 
@@ -29,6 +30,7 @@ __all__ = [
     "Clock",
     "Expression",
     "Loader",
+    "Optimizer",
     "StateError",
     "StepInfo",
     "batch",

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
+
+Initializer = TypeVar("Initializer", bound=Callable[..., None])
+
+# what other libraries call what has another name here
+_ELSEWHERE = {
+    "alpha": "lr",
+    "b1": "betas",
+    "b2": "betas",
+    "beta": "betas",
+    "beta1": "betas",
+    "beta2": "betas",
+    "beta_1": "betas",
+    "beta_2": "betas",
+    "clip": "clip_norm",
+    "clipnorm": "clip_norm",
+    "clipvalue": "clip_value",
+    "decoupled_weight_decay": "decoupled",
+    "global_clipnorm": "clip_norm",
+    "grad_clip": "clip_norm",
+    "l2": "weight_decay",
+    "learning_rate": "lr",
+    "max_grad_norm": "clip_norm",
+    "max_norm": "clip_norm",
+    "momentum": "betas",
+    "mu": "momentum",
+    "param_groups": "groups",
+    "rho": "momentum",
+    "step_size": "lr",
+    "wd": "weight_decay",
+}
 
 _LARGEST = sys.float_info.max
 _ABOVE_ZERO = 5e-324
@@ -109,3 +142,40 @@ def check_rising(name: str, values: Any) -> list[float]:
     if any(a >= b for a, b in pairwise(numbers)):
         raise ValueError(f"{name} must rise from each number to the next, not {list(values)}")
     return numbers
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What an error says after an unknown name: the known one that was meant, or all of them."""
+    known = list(known)
+    # by another library's name, also if that is misspelt itself
+    meant = [*get_close_matches(name.lower(), known, 1), *get_close_matches(name, _ELSEWHERE, 1)]
+    if name in _ELSEWHERE:
+        meant.insert(0, name)
+    for found in (_ELSEWHERE.get(entry, entry) if entry not in known else entry for entry in meant):
+        if found in known:
+            return f"; did you mean {found!r}?"
+    return f"; known are {', '.join(known)}"
+
+
+def named_arguments(initialize: Initializer) -> Initializer:
+    """For ``__init__``: an argument that there is not is refused with the nearest that there is."""
+    _, *parameters = inspect.signature(initialize).parameters.values()
+    known = [parameter.name for parameter in parameters]
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    positional = [name for name in known if name not in named]
+
+    @functools.wraps(initialize)
+    def checked(self: Any, *args: Any, **given: Any) -> None:
+        kind = type(self).__name__
+        for name in given:
+            if name not in known:
+                raise TypeError(f"{kind} has no argument {name!r}{nearest(name, known)}")
+        if len(args) > len(positional):
+            taken = " and ".join(positional)
+            raise TypeError(
+                f"{kind} takes {taken} without a name, all else with one, as in "
+                f"{kind}({taken}, {named[0]}=...)"
+            )
+        initialize(self, *args, **given)
+
+    return checked  # type: ignore[return-value]

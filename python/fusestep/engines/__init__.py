@@ -8,13 +8,12 @@ from typing import Any
 
 from .. import _core
 from . import cpu, cuda
-from .cuda.info import CudaStepInfo
 from .cuda.plan import CudaPlan
+from .info import StepInfo
 
 __all__ = ["CudaPlan", "Plan", "StepInfo", "engine_for"]
 
 Plan = _core.Plan | CudaPlan
-StepInfo = _core.StepInfo | CudaStepInfo
 
 
 def engine_for(leaves: Sequence[Any]) -> ModuleType:

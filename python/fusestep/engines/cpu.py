@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,19 @@ def build(
     used: Sequence[int],
     table: npt.NDArray[np.float64],
     limits: npt.NDArray[np.float64],
-    containers: Sequence[_core.Entry] = (),
+    kept: Sequence[Mapping[str, Any]],
+    containers: Sequence[_core.Entry],
 ) -> tuple[_core.Plan, list[dict[str, Array]]]:
-    """A plan over the parameters, and for each of them its new state arrays by name.
+    """A plan over the parameters, and for each of them its state arrays by name.
 
     ``groups`` holds the row of ``table`` that each parameter follows, ``used`` how many state
-    arrays each row asks for, ``containers`` the dicts and lists that have the parameters. Raises
-    TypeError or ValueError naming a parameter that cannot be updated in place.
+    arrays each row asks for, ``kept`` those that each parameter has already, ``containers`` the
+    dicts and lists that have the parameters. Raises TypeError or ValueError naming a parameter that
+    cannot be updated in place.
     """
     parameters = list(parameters)
     _core.check_parameters(list(paths), parameters)
-    states = new_states(rule, parameters, groups, used, zeros_like)
+    states = new_states(rule, parameters, groups, used, zeros_like, kept)
     arrays = [list(state.values()) for state in states]
     plan = _core.Plan(
         rule, list(paths), parameters, arrays, list(groups), table, limits, list(containers)

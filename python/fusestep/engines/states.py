@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import _core
@@ -14,16 +14,17 @@ def new_states(
     groups: Sequence[int],
     used: Sequence[int],
     zeros_like: Callable[[Sequence[Any]], Sequence[Any]],
+    kept: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """For each parameter its state arrays by name; those of one name side by side.
 
     ``groups`` holds the group of each parameter, ``used`` how many state arrays each group asks
-    for.
+    for, ``kept`` those that each parameter has already.
     """
     _, names = _core.rules()[rule]
-    states: list[dict[str, Any]] = [{} for _ in parameters]
+    states = [dict(arrays) for arrays in kept]
     for k, name in enumerate(names):
-        owners = [i for i, group in enumerate(groups) if k < used[group]]
+        owners = [i for i, group in enumerate(groups) if k < used[group] and name not in states[i]]
         for i, array in zip(owners, zeros_like([parameters[i] for i in owners]), strict=True):
             states[i][name] = array
     return states

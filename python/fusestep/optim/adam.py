@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from ..expression import Expression
-from .base import Optimizer
-from .settings import Number, Setting
+from ..arguments import named_arguments
+from .attributes import Fixed, Pair, Scalar
+from .base import NonFinite, Optimizer
+from .groups import Group
+from .settings import Number
+
+EpsMode = Literal["after", "hat"]
 
 
-class _AdamFamily(Optimizer):
+class AdamSettings:
+    """The settings of Adam and AdamW, of an optimizer or a group."""
+
     __slots__ = ()
 
-    betas = Setting[tuple[float, float]]()
-    eps = Setting[float]()
-    amsgrad = Setting[bool]()
-    bias_correction = Setting[bool]()
-    eps_mode = Setting[str]()
+    betas = Pair()
+    eps = Scalar()
+    amsgrad = Fixed[bool]()
+    bias_correction = Fixed[bool]()
+    eps_mode = Fixed[EpsMode]()
 
 
-class Adam(_AdamFamily):
+class AdamGroup(AdamSettings, Group):
+    """A group of Adam or AdamW."""
+
+    __slots__ = ()
+
+
+class Adam(AdamSettings, Optimizer):
     """Adam, with weight decay added to the gradient.
 
     For update number ``t`` of a parameter ``p`` with gradient ``g``::
@@ -62,7 +74,11 @@ class Adam(_AdamFamily):
     __slots__ = ()
     _rule = "adam"
     _decoupled = False
+    _group = AdamGroup
 
+    groups: tuple[AdamGroup, ...]
+
+    @named_arguments
     def __init__(
         self,
         params: Any,
@@ -73,12 +89,12 @@ class Adam(_AdamFamily):
         weight_decay: Number = 0.0,
         amsgrad: bool = False,
         bias_correction: bool = True,
-        eps_mode: str = "after",
+        eps_mode: EpsMode = "after",
         maximize: bool = False,
         groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: float | Expression | None = None,
-        clip_value: float | Expression | None = None,
-        nonfinite: str = "propagate",
+        clip_norm: Number | None = None,
+        clip_value: Number | None = None,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         super().__init__(
             params,
@@ -120,11 +136,57 @@ class AdamW(Adam):
     __slots__ = ()
     _decoupled = True
 
-    def __init__(self, params: Any, *, weight_decay: Number = 0.01, **settings: Any) -> None:
-        super().__init__(params, weight_decay=weight_decay, **settings)
+    @named_arguments
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.01,
+        amsgrad: bool = False,
+        bias_correction: bool = True,
+        eps_mode: EpsMode = "after",
+        maximize: bool = False,
+        groups: Sequence[Mapping[str, Any]] = (),
+        clip_norm: Number | None = None,
+        clip_value: Number | None = None,
+        nonfinite: NonFinite = "propagate",
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            bias_correction=bias_correction,
+            eps_mode=eps_mode,
+            maximize=maximize,
+            groups=groups,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            nonfinite=nonfinite,
+        )
 
 
-class AdaBelief(_AdamFamily):
+class AdaBeliefSettings(AdamSettings):
+    """The settings of AdaBelief, of an optimizer or a group."""
+
+    __slots__ = ()
+
+    eps_root = Scalar()
+    decoupled = Fixed[bool]()
+
+
+class AdaBeliefGroup(AdaBeliefSettings, Group):
+    """A group of AdaBelief."""
+
+    __slots__ = ()
+
+
+class AdaBelief(AdaBeliefSettings, Optimizer):
     """AdaBelief: divides by how far the gradient strays from its average.
 
     As `Adam`, but for the second average::
@@ -154,10 +216,11 @@ class AdaBelief(_AdamFamily):
 
     __slots__ = ()
     _rule = "adabelief"
+    _group = AdaBeliefGroup
 
-    eps_root = Setting[float]()
-    decoupled = Setting[bool]()
+    groups: tuple[AdaBeliefGroup, ...]
 
+    @named_arguments
     def __init__(
         self,
         params: Any,
@@ -170,12 +233,12 @@ class AdaBelief(_AdamFamily):
         decoupled: bool = False,
         amsgrad: bool = False,
         bias_correction: bool = True,
-        eps_mode: str = "after",
+        eps_mode: EpsMode = "after",
         maximize: bool = False,
         groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: float | Expression | None = None,
-        clip_value: float | Expression | None = None,
-        nonfinite: str = "propagate",
+        clip_norm: Number | None = None,
+        clip_value: Number | None = None,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         super().__init__(
             params,

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias, cast
 
-import numpy as np
-
-from .. import _core, trees
+from .. import _core, foreign, trees
 from ..control.base import tell_unseen
 from ..engines import engine_for
-from ..expression import Expression
 from . import saved
-from .accumulation import Accumulator
+from .attributes import CommonSettings
 from .groups import Group, divide
 from .limits import LIMITS, Limits
+from .parameters import Parameters
 from .schedule import Schedule, is_scheduled
-from .settings import Setting, Settings
+from .settings import Number, Settings
 from .stepping import Stepping
 
+NonFinite: TypeAlias = Literal["propagate", "skip", "raise"]
 
-class Optimizer(Stepping):
+
+class Optimizer(CommonSettings, Parameters, Stepping):
     """Updates parameters in place, all of them in one native call.
 
     Not used by itself: `SGD`, `Adam` and the others bring the rule. What stands here holds for all.
@@ -64,6 +64,8 @@ class Optimizer(Stepping):
     __slots__ = (
         "__weakref__",
         "_accumulator",
+        "_containers",
+        "_division",
         "_engine",
         "_limits",
         "_parameters",
@@ -75,12 +77,7 @@ class Optimizer(Stepping):
         "groups",
     )
 
-    _rule: str
-    groups: tuple[Group, ...]
-
-    lr = Setting[float]()
-    weight_decay = Setting[float]()
-    maximize = Setting[bool]()
+    _group = Group
 
     def __init__(
         self,
@@ -88,55 +85,37 @@ class Optimizer(Stepping):
         settings: Mapping[str, Any],
         *,
         groups: Sequence[Mapping[str, Any]],
-        clip_norm: float | Expression | None,
-        clip_value: float | Expression | None,
-        nonfinite: str,
+        clip_norm: Number | None,
+        clip_value: Number | None,
+        nonfinite: NonFinite,
         fixed: Mapping[str, float] | None = None,
     ) -> None:
         division = divide(params, groups, list(settings))
-        self._structure, leaves = trees.flatten(division.tree)
-        paths = self._structure.paths
-        assigned = division.assign(paths)
-        self._schedule = Schedule()
-        narrow: dict[int, str] = {}  # by group, a parameter that is float32
-        for path, group, leaf in zip(paths, assigned, leaves, strict=True):
-            if getattr(leaf, "dtype", None) == np.float32:
-                narrow.setdefault(group, path)
-        self._settings = Settings(
-            self._rule, settings, division.own, fixed or {}, self._schedule, narrow
-        )
+        structure, leaves = trees.flatten(division.tree)
+        containers = division.containers(params)
+        division = division._replace(tree=trees.snapshot(division.tree))
+        foreign.check_parameters(structure.paths, leaves)
+        narrow = division.narrow(structure.paths, leaves)
+        schedule = Schedule()
+        typed = Settings(self._rule, settings, division.own, fixed or {}, schedule, narrow)
         for own in division.own:
             self._check_together({**settings, **own})
-        self._limits = Limits(self._schedule, 2.0**-149 if narrow else 0.0)
-        self._limits.put("clip_norm", clip_norm)
-        self._limits.put("clip_value", clip_value)
+        limits = Limits(schedule, narrow)
+        limits.put("clip_norm", clip_norm)
+        limits.put("clip_value", clip_value)
         self._engine = engine_for(leaves)
-        self._plan, states = self._engine.build(
-            self._rule,
-            paths,
-            leaves,
-            assigned,
-            self._settings.states,
-            self._settings.table,
-            self._limits.values,
-        )
-        self._schedule.attach(self._plan)
-        self._states = dict(zip(paths, states, strict=True))
-        self._parameters = dict(zip(paths, leaves, strict=True))
-        self._accumulator = Accumulator(self._engine, self._plan, self._parameters)
+        self._states = {}
+        for name, made in self._made(
+            structure, leaves, division, containers, typed, limits
+        ).items():
+            setattr(self, name, made)
         self.nonfinite = nonfinite
-        self.groups = tuple(
-            Group(
-                self._settings,
-                g,
-                match,
-                tuple(path for path, group in zip(paths, assigned, strict=True) if group == g),
-            )
-            for g, match in enumerate(division.matches)
-        )
 
-    def _check_together(self, settings: Mapping[str, Any]) -> None:
-        """Refuses settings that are good one by one but not together."""
+    def _get(self, name: str) -> Any:
+        return self._settings.get(name)
+
+    def _set(self, name: str, value: Any) -> None:
+        self._settings.set(name, value)
 
     @property
     def clip_norm(self) -> float | None:
@@ -144,7 +123,7 @@ class Optimizer(Stepping):
         return self._limits.get("clip_norm")
 
     @clip_norm.setter
-    def clip_norm(self, value: float | Expression | None) -> None:
+    def clip_norm(self, value: Number | None) -> None:
         self._limits.set("clip_norm", value)
 
     @property
@@ -153,7 +132,7 @@ class Optimizer(Stepping):
         return self._limits.get("clip_value")
 
     @clip_value.setter
-    def clip_value(self, value: float | Expression | None) -> None:
+    def clip_value(self, value: Number | None) -> None:
         self._limits.set("clip_value", value)
 
     @property
@@ -163,18 +142,13 @@ class Optimizer(Stepping):
         return {name: value for name, value in typed.items() if is_scheduled(value)}
 
     @property
-    def nonfinite(self) -> str:
+    def nonfinite(self) -> NonFinite:
         """What happens at a gradient with NaN or infinity: "propagate", "skip" or "raise"."""
-        return self._plan.nonfinite
+        return cast("NonFinite", self._plan.nonfinite)
 
     @nonfinite.setter
-    def nonfinite(self, value: str) -> None:
+    def nonfinite(self, value: NonFinite) -> None:
         self._plan.nonfinite = value
-
-    @property
-    def state(self) -> dict[str, dict[str, Any]]:
-        """The state arrays by path and name: the arrays themselves, not copies."""
-        return {path: dict(arrays) for path, arrays in self._states.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides later steps but the parameters: copies of arrays, and JSON values."""
@@ -265,5 +239,7 @@ class Optimizer(Stepping):
         )
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{k}={v!r}" for k, v in self._settings.defaults.items())
-        return f"{type(self).__name__}({len(self._states)} parameters, {settings})"
+        typed = {**self._settings.defaults, **self._limits.typed}
+        shown = ", ".join(f"{name}={v!r}" for name, v in typed.items() if v is not None)
+        groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
+        return f"{type(self).__name__}({len(self._states)} parameters{groups}, {shown})"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from .. import trees
+from ..arguments import nearest
+from .attributes import CommonSettings
 from .schedule import is_scheduled
 from .settings import Settings
 
 
-class Group:
+class Group(CommonSettings):
     """Some of an optimizer's parameters, with settings of their own.
 
     Every setting of the optimizer is an attribute here too: reading gives the value in force for
@@ -20,13 +24,15 @@ class Group:
 
     __slots__ = ("_index", "_settings", "match", "paths")
 
+    _index: int
+    _settings: Settings
     match: tuple[str, ...] | None
     paths: tuple[str, ...]
 
     def __init__(
         self, settings: Settings, index: int, match: tuple[str, ...] | None, paths: tuple[str, ...]
     ) -> None:
-        for name, value in zip(self.__slots__, (index, settings, match, paths), strict=True):
+        for name, value in zip(Group.__slots__, (index, settings, match, paths), strict=True):
             object.__setattr__(self, name, value)
 
     @property
@@ -35,11 +41,19 @@ class Group:
         typed = {name: self._settings.typed(name, self._index) for name in self._settings.defaults}
         return {name: value for name, value in typed.items() if is_scheduled(value)}
 
-    def __getattr__(self, name: str) -> Any:
+    def _get(self, name: str) -> Any:
         return self._settings.get(name, self._index)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: Any) -> None:
         self._settings.set(name, value, self._index)
+
+    if not TYPE_CHECKING:  # a name that there is not is known to type checkers
+
+        def __getattr__(self, name: str) -> Any:
+            return self._get(name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            self._set(name, value)
 
     def __repr__(self) -> str:
         own = "".join(f", {k}={v!r}" for k, v in self._settings.own[self._index].items())
@@ -53,6 +67,19 @@ class Division(NamedTuple):
     matches: list[tuple[str, ...] | None]
     own: list[dict[str, Any]]
     by_position: bool
+
+    def tree_of(self, params: Any) -> Any:
+        """The tree of parameters in what a user passes in the same form."""
+        if not self.by_position or not isinstance(params, (list, tuple)):
+            return params
+        return [e["params"] if isinstance(e, Mapping) and "params" in e else e for e in params]
+
+    def containers(self, params: Any) -> list[tuple[Any, Any, Any]]:
+        """Where a user keeps parameters: containers, keys and what stands there."""
+        if not self.by_position:
+            return list(trees.entries(params))
+        held = [(e, "params", e["params"]) for e in params if isinstance(e, Mapping)]
+        return [*held, *(entry for tree in self.tree_of(params) for entry in trees.entries(tree))]
 
     def assign(self, paths: Sequence[str]) -> list[int]:
         """The group of each path; raises ValueError where a pattern chooses nothing."""
@@ -69,6 +96,37 @@ class Division(NamedTuple):
                     f"has not; the paths are {_some(paths)}"
                 )
         return assigned
+
+    def narrow(self, paths: Sequence[str], leaves: Sequence[Any]) -> dict[int, str]:
+        """By group, a parameter that is float32."""
+        found: dict[int, str] = {}
+        for path, group, leaf in zip(paths, self.assign(paths), leaves, strict=True):
+            if leaf.dtype == np.float32:
+                found.setdefault(group, path)
+        return found
+
+    def extended(
+        self, params: Any, match: Any, settings: Mapping[str, Any], known: Sequence[str]
+    ) -> Division:
+        """With one more group, of parameters that are added to the others; see ``add_group``."""
+        if self.by_position:
+            if match is not None:
+                raise ValueError("match: this optimizer was built with a list of groups, by place")
+            added = divide(params, (), known)
+            own = {**added.own[0], **_own_settings("add_group", settings, known)}
+            return Division(
+                [*self.tree, *added.tree], [*self.matches, None], [*self.own, own], True
+            )
+        own = _own_settings("add_group", settings, known)
+        trees.flatten(params)  # there is at least one
+        tree = trees.merged(self.tree, params)
+        if match is None:
+            present = set(trees.flatten(self.tree)[0].paths)
+            paths = trees.flatten(tree)[0].paths
+            match = [trees.escaped(path) for path in paths if path not in present]
+        return Division(
+            tree, [*self.matches, _patterns("add_group", match)], [*self.own, own], False
+        )
 
 
 def divide(params: Any, groups: Sequence[Mapping[str, Any]], known: Sequence[str]) -> Division:
@@ -94,14 +152,18 @@ def divide(params: Any, groups: Sequence[Mapping[str, Any]], known: Sequence[str
         if not isinstance(entry, Mapping) or key not in entry:
             raise ValueError(f"{where}: must be a dict with the key {key!r}, not {entry!r}")
         settings = {setting: value for setting, value in entry.items() if setting != key}
-        for setting in settings:
-            if setting not in known:
-                raise ValueError(f"{where}: no setting {setting!r}; known are {', '.join(known)}")
         matches.append(None if by_position else _patterns(where, entry["match"]))
-        own.append(settings)
+        own.append(_own_settings(where, settings, known))
     if by_position:
         return Division([entry["params"] for entry in params], matches, own, True)
     return Division(params, [None, *matches], [{}, *own], False)
+
+
+def _own_settings(where: str, settings: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"{where}: no setting {setting!r}{nearest(setting, known)}")
+    return dict(settings)
 
 
 def _patterns(where: str, match: Any) -> tuple[str, ...]:

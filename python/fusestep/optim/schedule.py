@@ -44,13 +44,14 @@ class Range(NamedTuple):
 class Schedule:
     """What is an expression, and where its value goes."""
 
-    __slots__ = ("__weakref__", "_applied", "_entries", "_plan", "controls", "functions")
+    __slots__ = ("__weakref__", "_applied", "_before", "_entries", "_plan", "controls", "functions")
 
     controls: tuple[Control, ...]  # what a step shows the loss to
     functions: tuple[Called, ...]  # what a step calls before it evaluates
 
-    def __init__(self, applied: int = 0) -> None:
+    def __init__(self, applied: int = 0, before: Schedule | None = None) -> None:
         self._applied = applied  # updates, until there is a plan that counts them
+        self._before = before and before.owner  # of the same optimizer
         self._entries: dict[Place, tuple[str, Expression, Range]] = {}
         self._plan: Plan | None = None
         self.controls = self.functions = ()
@@ -66,6 +67,11 @@ class Schedule:
         kept = {place: e for place, e in self._entries.items() if place.in_limits != in_limits}
         taken = {p: e for p, e in other._entries.items() if p.in_limits == in_limits}
         self._entries = {**kept, **taken}
+
+    @property
+    def owner(self) -> Schedule:
+        """Whose are the controls: the optimizer's first schedule."""
+        return self._before or self
 
     @property
     def plan(self) -> Plan:
@@ -120,7 +126,7 @@ class Schedule:
         program, functions = compiled(expressions) if expressions else (None, ())
         controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
         used = [thing for expression in expressions for thing in memories(expression)]
-        with claimed("optimizer", self, used):
+        with claimed("optimizer", self.owner, used):
             self.plan.set_settings(
                 self.hyper if hyper is None else hyper,
                 self.limits if limits is None else limits,
@@ -153,14 +159,30 @@ class Schedule:
         return info
 
     def first_value(self, expression: Expression) -> float:
-        """What the next update is going to use, or NaN where that takes more than its number."""
+        """What the next update is going to use, or NaN where that takes more than its number.
+
+        Python functions are called when someone asks.
+        """
         if any(isinstance(node, Function) for node in walk(expression)):
             return math.nan
+        upcoming = self._upcoming(expression)
+        return math.nan if upcoming is None else upcoming
+
+    def shown(self, value: Any, number: float) -> float | None:
+        """What a user sees of a number or an expression, given what stands where steps read."""
+        if not isinstance(value, Expression):
+            return float(value)
+        return self._upcoming(value) if math.isnan(number) else float(number)
+
+    def _upcoming(self, expression: Expression) -> float | None:
+        """What the next update is going to use, or None where only the step is told that."""
         step = self._applied if self._plan is None else self._plan.applied
+        clock = Clock(step=step, samples=0, epoch=0) if step == 0 else Clock(step=step)
         try:
-            return float(expression(Clock(step=step, samples=0, epoch=0)))
-        except ValueError:  # it reads the batch size
-            return math.nan
+            value = float(expression(clock))
+        except ValueError:  # it reads what is missing
+            return None
+        return None if math.isnan(value) else value
 
 
 def controls_of(value: Any) -> Iterator[Control]:
@@ -170,9 +192,38 @@ def controls_of(value: Any) -> Iterator[Control]:
             yield from (node for node in walk(part) if isinstance(node, Control))
 
 
+def in_parts(value: Any) -> tuple[Any, ...]:
+    """A pair, or one number or expression alone."""
+    return value if isinstance(value, tuple) else (value,)
+
+
 def is_scheduled(value: Any) -> bool:
     """Whether a setting is an expression, or a pair with one."""
-    return any(isinstance(v, Expression) for v in (value if isinstance(value, tuple) else (value,)))
+    return any(isinstance(part, Expression) for part in in_parts(value))
+
+
+def refuse_number(holder: str, name: str, present: Any, value: Any) -> None:
+    """Raises StateError, with what to do, where a number would take the place of an expression.
+
+    ``holder`` is what has the setting, as users write it.
+    """
+    before, after = in_parts(present), in_parts(value)
+    for i, (old, new) in enumerate(zip(before, after, strict=False)):
+        if not isinstance(old, Expression) or isinstance(new, Expression) or new is None:
+            continue
+        place = "" if len(after) == 1 else f"[{i}]"
+        constant = f"fusestep.schedules.constant({new!r})"
+        raise _core.StateError(
+            f"{name}{place} follows a schedule, which a number would end; nothing has changed. "
+            f"{_assignment(holder, name, after, i, f'{holder}.schedules[{name!r}]{place} * 0.5')} "
+            f"goes on with another one, {_assignment(holder, name, after, i, constant)} ends it"
+        )
+
+
+def _assignment(holder: str, name: str, value: tuple[Any, ...], i: int, text: str) -> str:
+    """What a user types to set one part of a value to something else."""
+    parts = [text if j == i else repr(part) for j, part in enumerate(value)]
+    return f"{holder}.{name} = {parts[0] if len(parts) == 1 else '(' + ', '.join(parts) + ')'}"
 
 
 def _words(limits: Range) -> str:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..arguments import check_number, range_in_words
+from ..arguments import check_number, nearest, range_in_words
 from ..expression import Expression, function
-from .schedule import Place, Range, Schedule, is_scheduled
-
-T = TypeVar("T")
+from .schedule import Place, Range, Schedule, in_parts, is_scheduled, refuse_number
 
 # a number, an expression, or a function of the step
 Number: TypeAlias = "float | Expression | Callable[[Any], float]"
@@ -29,23 +27,6 @@ _CHOICES = {"eps_mode": ("eps_hat", ("after", "hat"))}
 _FLOAT32 = (2.0**-149, float(np.finfo(np.float32).max))
 # a column that an expression may take through 0, and the flag that then keeps its state going
 _BUFFERED = {"momentum": "buffered"}
-
-
-class _Owner(Protocol):
-    _settings: Settings
-
-
-class Setting(Generic[T]):
-    """A hyper-parameter as an attribute of an optimizer: the value for groups without their own."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, optimizer: _Owner, owner: type) -> T:
-        return cast("T", optimizer._settings.get(self._name))
-
-    def __set__(self, optimizer: _Owner, value: T | Number | tuple[Number, ...]) -> None:
-        optimizer._settings.set(self._name, value)
 
 
 class Settings:
@@ -85,10 +66,16 @@ class Settings:
                 self._put(name, value, self.own[g], [g])
         self.states = [self._states_used(row) for row in self.table]
 
+    @property
+    def schedule(self) -> Schedule:
+        """Where expressions are."""
+        return self._schedule
+
     def get(self, name: str, group: int | None = None) -> Any:
         """The value in force in a group, or the one for groups without their own.
 
-        That of an expression is what the last step used; before the first, what it is going to.
+        That of an expression is what the last step used; before the first, what it is going to, or
+        None where that takes what only a step is told.
         """
         value = self.typed(name, group)
         if not is_scheduled(value):
@@ -96,23 +83,30 @@ class Settings:
         if group is None:
             # with a value of its own in every group, none uses this one
             group = next((g for g, own in enumerate(self.own) if name not in own), 0)
+        row, parts = self._schedule.hyper[group], in_parts(value)
         columns = [self._columns[column][0] for column in _PAIRS.get(name, (name,))]
-        numbers = self._schedule.hyper[group, columns].tolist()
+        numbers = [self._schedule.shown(p, row[c]) for p, c in zip(parts, columns, strict=True)]
         return tuple(numbers) if name in _PAIRS else numbers[0]
 
     def typed(self, name: str, group: int | None = None) -> Any:
         """The number or expression that was set for a group, or for groups without their own."""
         if name not in self.defaults:
-            raise AttributeError(f"no setting {name!r}; known are {', '.join(self.defaults)}")
+            raise AttributeError(f"no setting {name!r}{nearest(name, self.defaults)}")
         own = {} if group is None else self.own[group]
         return own.get(name, self.defaults[name])
 
     def set(self, name: str, value: Any, group: int | None = None) -> None:
-        """Sets a value for a group, or for all groups without their own."""
+        """Sets a value for a group, or for all groups without their own.
+
+        A number in place of an expression is refused with StateError.
+        """
         self.typed(name)
         if self.is_fixed(name):
             raise _core.StateError(f"{name} is fixed when the optimizer is built")
         with self._schedule.held() as schedule:
+            value, _ = self._parse(name, value)
+            holder = "opt" if group is None else f"opt.groups[{group}]"
+            refuse_number(holder, name, self.typed(name, group), value)
             draft = copy(self)
             draft._schedule, draft.table = schedule, self._schedule.hyper
             draft.defaults, draft.own = dict(self.defaults), [dict(own) for own in self.own]
@@ -122,6 +116,16 @@ class Settings:
                 rows = [g for g, own in enumerate(draft.own) if name not in own]
                 draft._put(name, value, draft.defaults, rows)
             self._take(draft)
+
+    def extended(
+        self, own: Mapping[str, Any], schedule: Schedule, narrow: Mapping[int, str]
+    ) -> Settings:
+        """These settings with those of one more group, for a plan to come."""
+        owners = [*self.own, own]
+        more = Settings(self._rule, self.defaults, owners, self._fixed, schedule, narrow)
+        more.states[:-1] = self.states
+        more.table[:-1] = self._schedule.hyper
+        return more
 
     def by_place(self) -> dict[str, Any]:
         """All values as they were set: under "lr" for all groups, "groups[1] lr" for one."""

@@ -5,12 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..expression import Expression
-from .base import Optimizer
-from .settings import Number, Setting
+from ..arguments import named_arguments
+from .attributes import Fixed, Scalar
+from .base import NonFinite, Optimizer
+from .groups import Group
+from .settings import Number
 
 
-class SGD(Optimizer):
+class SGDSettings:
+    """The settings of SGD, of an optimizer or a group."""
+
+    __slots__ = ()
+
+    momentum = Scalar()
+    dampening = Scalar()
+    nesterov = Fixed[bool]()
+    decoupled = Fixed[bool]()
+
+
+class SGDGroup(SGDSettings, Group):
+    """A group of SGD."""
+
+    __slots__ = ()
+
+
+class SGD(SGDSettings, Optimizer):
     """Stochastic gradient descent with momentum, with torch's conventions.
 
     For gradient ``g`` and parameter ``p``, with ``b`` the momentum buffer::
@@ -46,12 +65,11 @@ class SGD(Optimizer):
 
     __slots__ = ()
     _rule = "sgd"
+    _group = SGDGroup
 
-    momentum = Setting[float]()
-    dampening = Setting[float]()
-    nesterov = Setting[bool]()
-    decoupled = Setting[bool]()
+    groups: tuple[SGDGroup, ...]
 
+    @named_arguments
     def __init__(
         self,
         params: Any,
@@ -64,9 +82,9 @@ class SGD(Optimizer):
         decoupled: bool = False,
         maximize: bool = False,
         groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: float | Expression | None = None,
-        clip_value: float | Expression | None = None,
-        nonfinite: str = "propagate",
+        clip_norm: Number | None = None,
+        clip_value: Number | None = None,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         settings = {
             "lr": lr,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .. import _core, trees
+from .. import _core, foreign, trees
 from ..arguments import check_positive, check_whole
 from ..clock import Clock
 from ..control.base import tell_unseen
@@ -13,6 +13,7 @@ from ..engines import CudaPlan, Plan, StepInfo
 from ..gradients import GradientStatistics
 from ..memory import claimed
 from .accumulation import Accumulator
+from .groups import Division
 from .schedule import Schedule
 
 
@@ -22,6 +23,7 @@ class Stepping:
     __slots__ = ()
 
     _accumulator: Accumulator
+    _division: Division
     _plan: Plan
     _schedule: Schedule
     _structure: trees.Structure
@@ -34,6 +36,7 @@ class Stepping:
         loss: Any = None,
         grad_scale: float = 1.0,
         statistics: GradientStatistics | None = None,
+        params: Any = None,
     ) -> StepInfo:
         """Updates every parameter once.
 
@@ -41,13 +44,17 @@ class Stepping:
             grads: gradients in the nesting of the parameters, each with its parameter's shape and
                 dtype, C-contiguous, in memory of its own. None in place of an array leaves that
                 parameter, its state and its count of updates as they are. Without ``grads`` the
-                accumulated ones are used, divided by their samples, or else the bound ones.
+                accumulated ones are used, divided by their samples, or else the bound ones. Arrays
+                of other libraries are taken where NumPy can read their memory without a copy.
             clock: for schedules that read ``samples``, ``epoch`` or ``batch_size``. Its ``step``
                 is the number of updates applied so far unless it is given.
             loss: for schedules that follow the loss (`fusestep.control`): they see it after the
                 update, if there was one. Without it they stay as they are.
             grad_scale: what the loss was multiplied by; gradients are divided by it first.
             statistics: learns from the micro-batches accumulated for this update, if there was one.
+            params: the tree of parameters, to have all of it looked at: StateError names an array
+                that is not the one that steps update. Without it a step looks at a few entries of
+                the dicts and lists that the optimizer was built with, in turn.
 
         Returns:
             ``lr`` that was used in the first group; ``grad_norm``, the norm of all gradients before
@@ -59,17 +66,31 @@ class Stepping:
             TypeError, ValueError, StateError: no array has changed, and what is accumulated stays.
                 One is raised, too, where a schedule gives a value that the setting may not have.
         """
+        if params is not None:
+            params = self._structure.leaves(self._division.tree_of(params), "params")
+            self._plan.check_same(list(params))
         if grads is not None:
             grads = self._structure.leaves(grads, "grads")
         if loss is None and self._schedule.controls:
             tell_unseen(self._schedule.controls, clock, self.applied)
-        if statistics is not None:
-            return self._learning_step(statistics, grads, clock, loss, grad_scale)
-        if not self._schedule.controls and not self._schedule.functions:
-            return self._plan.step(grads, grad_scale, clock)
-        return self._schedule.around(
-            lambda now: self._plan.step(grads, grad_scale, now), clock, self.applied, loss
-        )
+        while True:
+            try:
+                if statistics is not None:
+                    return self._learning_step(statistics, grads, clock, loss, grad_scale)
+                if not self._schedule.controls and not self._schedule.functions:
+                    return self._plan.step(grads, grad_scale, clock)
+                return self._schedule.around(
+                    lambda now: self._plan.step(grads, grad_scale, now), clock, self.applied, loss
+                )
+            except TypeError:
+                if (grads := self._taken(grads)) is None:
+                    raise
+
+    def _taken(self, grads: Sequence[Any] | None) -> list[Any] | None:
+        """The gradients with those of other libraries in NumPy's form; None if none is."""
+        if grads is None or isinstance(self._plan, CudaPlan):
+            return None
+        return foreign.take_gradients(self._structure.paths, grads)
 
     def _learning_step(
         self,
@@ -105,7 +126,12 @@ class Stepping:
         """
         if grads is not None:
             grads = self._structure.leaves(grads, "grads")
-        self._plan.bind(grads)
+        try:
+            self._plan.bind(grads)
+        except TypeError:
+            if (taken := self._taken(grads)) is None:
+                raise
+            self._plan.bind(taken)
 
     def prepare_replays(
         self, steps: int, *, clocks: Sequence[Clock] | None = None, grad_scale: float = 1.0
@@ -191,7 +217,13 @@ class Stepping:
             >>> w
             array([-2., -3.])
         """
-        return self._accumulator.add(self._structure.leaves(grads, "grads"), samples)
+        grads = self._structure.leaves(grads, "grads")
+        try:
+            return self._accumulator.add(grads, samples)
+        except TypeError:
+            if (taken := self._taken(grads)) is None:
+                raise
+            return self._accumulator.add(taken, samples)
 
     def discard_accumulated(self) -> None:
         """Forgets the gradients accumulated since the last step."""

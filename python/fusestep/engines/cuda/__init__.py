@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ def build(
     used: Sequence[int],
     table: npt.NDArray[np.float64],
     limits: npt.NDArray[np.float64],
-    containers: Sequence[_core.Entry] = (),
+    kept: Sequence[Mapping[str, Any]],
+    containers: Sequence[_core.Entry],
 ) -> tuple[CudaPlan, list[dict[str, Any]]]:
     """What `fusestep.engines.cpu.build` does, for arrays of the current device."""
     cupy: Any = importlib.import_module("cupy")
@@ -32,7 +33,7 @@ def build(
     kind = (cupy.ndarray, device)
     parameters = list(parameters)
     _core.check_device_parameters(*kind, list(paths), parameters)
-    states = new_states(rule, parameters, groups, used, zeros_like)
+    states = new_states(rule, parameters, groups, used, zeros_like, kept)
     arrays = [list(state.values()) for state in states]
     native = _core.DevicePlan(
         *kind,

@@ -83,6 +83,11 @@ class CudaPlan:
         return self._native.is_bound
 
     @property
+    def is_captured(self) -> bool:
+        """Whether a graph replays a step of it."""
+        return self._replays.has_graphs
+
+    @property
     def hyper(self) -> npt.NDArray[np.float64]:
         return self._native.hyper
 

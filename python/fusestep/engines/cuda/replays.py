@@ -31,7 +31,7 @@ class Replays:
         self._native = native
         self._device = device
         self._table = device.new_table()
-        self._has_graphs = False
+        self.has_graphs = False
         self._shape: _Shape | None = None
         self._first_row = b""
         self._first_clock: Any = None
@@ -105,18 +105,18 @@ class Replays:
         else:
             device.conclude()
         device.update()
-        self._table.is_fixed = self._has_graphs = True
+        self._table.is_fixed = self.has_graphs = True
         return CudaStepInfo(device, (native.lr,), 0, None, known=True)
 
     def retire(self) -> None:
         """The table is of counts, or of gradients, that are no more: replays find no row."""
         self.ready = False
-        if self._has_graphs:
+        if self.has_graphs:
             self._device.upload("progress", np.zeros(2, np.int64), 16)
 
     def check(self) -> None:
         """Raises StateError where there were more replays than rows; waits for them."""
-        if not self._has_graphs:
+        if not self.has_graphs:
             return
         self._device.synchronize()
         report = self._device.reports.get(_REPORT)

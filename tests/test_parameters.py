@@ -1,0 +1,404 @@
+"""The parameters of an optimizer: their containers, other arrays in their place, more of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, UserDict, defaultdict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pytest
+
+import fusestep as fs
+from fusestep import control, schedules, trees
+from models import Array, assert_same_bits
+from registry import ROWS, Row
+
+
+@dataclass
+class Dense:
+    w: Array
+    b: Array
+    kind: ClassVar[str] = "dense"
+
+
+@dataclass
+class Model:
+    first: Dense
+    rest: list[Dense] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    w: Array
+
+
+class Pair(NamedTuple):
+    w: Array
+    b: Array
+
+
+class ReadOnly(Mapping[str, Any]):
+    """A mapping that is no dict."""
+
+    def __init__(self, **held: Any) -> None:
+        self._held = held
+
+    def __getitem__(self, key: str) -> Any:
+        return self._held[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+def a(value: float = 0.0) -> Array:
+    return np.full(2, value)
+
+
+def steps(opt: fs.Optimizer, grads: Any) -> None:
+    for _ in range(10):  # each looks at some entries
+        opt.step(grads)
+
+
+TREES: dict[str, tuple[Any, list[str]]] = {
+    "dataclass": (lambda x: Dense(x(), x()), ["w", "b"]),
+    "nested dataclasses": (
+        lambda x: Model(Dense(x(), x()), [Dense(x(), x())]),
+        ["first/w", "first/b", "rest/0/w", "rest/0/b"],
+    ),
+    "frozen dataclass with slots": (lambda x: {"layer": Fixed(x())}, ["layer/w"]),
+    "named tuple": (lambda x: [Pair(x(), x())], ["0/w", "0/b"]),
+    "mapping": (lambda x: ReadOnly(u=x(), v=[x()]), ["u", "v/0"]),
+    "read-only view": (lambda x: MappingProxyType({"u": x()}), ["u"]),
+    "ordered dict": (lambda x: OrderedDict(u=x(), v=x()), ["u", "v"]),
+    "user dict": (lambda x: UserDict(u=x()), ["u"]),
+    "keys that are no text": (
+        lambda x: {1: x(), (2, "w"): x(), 0.5: x()},
+        ["1", "(2, 'w')", "0.5"],
+    ),
+    "keys with slashes": (lambda x: {"a/b": x(), "a": {"c": x()}}, ["a/b", "a/c"]),
+    "empty containers beside arrays": (lambda x: {"u": x(), "v": [], "w": {}}, ["u"]),
+}
+
+
+@pytest.mark.parametrize(("make", "paths"), TREES.values(), ids=TREES)
+def test_containers_of_many_kinds_hold_parameters_and_gradients(
+    make: Any, paths: list[str]
+) -> None:
+    params, grads = make(a), make(lambda: a(0.25))
+    opt = fs.SGD(params, lr=1.0)
+    assert list(opt.params) == paths
+    opt.step(grads, params=params)
+    for array in trees.flatten(params)[1]:
+        assert (array == -0.25).all()
+
+
+def test_attrs_classes_hold_parameters() -> None:
+    attrs = pytest.importorskip("attrs")
+    layer = attrs.make_class("Layer", ["w", "b"])
+    params = layer(a(), a())
+    opt = fs.SGD(params, lr=1.0)
+    opt.step(layer(a(1.0), a(1.0)))
+    assert list(opt.params) == ["w", "b"]
+    assert (params.b == -1.0).all()
+
+
+def test_gradients_of_an_object_may_come_as_a_dict_and_those_of_a_dict_as_an_object() -> None:
+    as_object, as_dict = Dense(a(), a()), {"w": a(), "b": a()}
+    fs.SGD(as_object, lr=1.0).step({"b": a(1.0), "w": a(2.0)})
+    fs.SGD(as_dict, lr=1.0).step(Dense(a(2.0), a(1.0)))
+    assert_same_bits([as_object.w, as_object.b], [as_dict["w"], as_dict["b"]])
+
+
+def test_gradients_in_a_dict_that_makes_up_what_is_missing_are_refused() -> None:
+    opt = fs.SGD({"u": a(), "v": a()})
+    grads: Any = defaultdict(lambda: None, {"u": a(1.0), "w": a(1.0)})
+    with pytest.raises(ValueError, match=r"missing \['v'\], unexpected \['w'\]"):
+        opt.step(grads)
+    assert list(grads) == ["u", "w"]
+
+
+def cyclic() -> Any:
+    tree: dict[str, Any] = {"u": a()}
+    tree["v"] = [tree]
+    return tree
+
+
+def deep(levels: int) -> Any:
+    tree: Any = a()
+    for _ in range(levels):
+        tree = [tree]
+    return tree
+
+
+class Nameless:
+    pass
+
+
+REFUSED: list[tuple[str, Any, type[Exception], str]] = [
+    ("generator", lambda: (x for x in [a()]), TypeError, r"^params: .*generator: pass a list$"),
+    ("values", lambda: {"u": a()}.values(), TypeError, r"^params: .*dict_values: pass a list$"),
+    ("set", lambda: {"u": {1, 2}}, TypeError, r"^params\['u'\]: .*not set: pass a list$"),
+    ("deque", lambda: deque([a()]), TypeError, r"^params: .*deque: pass a list$"),
+    ("none", lambda: Dense(a(), None), TypeError, r"^params\['b'\]: .*leave out what has no array"),
+    ("number", lambda: {"u": 1.0}, TypeError, r"^params\['u'\]: .*not float: pass numpy\.array"),
+    ("text", lambda: {"u": a(), "v": "relu"}, TypeError, r"^params\['v'\]: .*not str$"),
+    ("cycle", cyclic, ValueError, r"^params\['v/0'\]: contains itself$"),
+    ("depth", lambda: deep(101), ValueError, r"nested at most 100 deep$"),
+    ("nameless", lambda: {"u": {Nameless(): a()}}, TypeError, r"^params\['u'\]: keys must be text"),
+    ("class", lambda: Dense, TypeError, r"^params: must be a numpy\.ndarray, not type"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED]
+)
+def test_what_holds_no_parameters_is_refused_with_what_to_do(
+    make: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fs.SGD(make())
+
+
+def test_trees_may_be_a_hundred_deep() -> None:
+    fs.SGD(deep(100)).step(deep(100))
+
+
+# other arrays
+
+
+def replaced(params: Any) -> Any:
+    params["w"] = params["w"] * 0.5
+    return params
+
+
+def test_an_array_that_was_replaced_is_told_and_nothing_is_updated() -> None:
+    params = {"u": [a(1.0)], "w": a(1.0)}
+    opt = fs.SGD(params, lr=1.0)
+    old = opt.params["w"]
+    replaced(params)
+    with pytest.raises(fs.StateError, match=r"params\['w'\].*opt\.rebind\(params\)"):
+        opt.step({"u": [a(1.0)], "w": a(1.0)}, params=params)
+    with pytest.raises(fs.StateError, match=r"params\['w'\].*opt\.rebind\(params\)"):
+        steps(opt, {"u": [None], "w": None})
+    assert (old == 1.0).all()
+    assert (params["u"][0] == 1.0).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: {"deep": {"w": x()}},
+        lambda x: [x()],
+        lambda x: {"t": (x(), [x()])},
+        lambda x: Dense(x(), x()),
+    ],
+)
+def test_a_step_finds_replaced_entries_in_dicts_lists_and_objects_at_any_depth(make: Any) -> None:
+    params = make(a)
+    opt = fs.SGD(params)
+    inner = params
+    while not isinstance(inner, list) and not hasattr(inner, "w") and "w" not in inner:
+        inner = inner["deep"] if "deep" in inner else inner["t"][1]
+    if isinstance(inner, list):
+        inner[0] = a()
+    elif isinstance(inner, dict):
+        inner["w"] = a()
+    else:
+        inner.w = a()
+    with pytest.raises(fs.StateError, match="rebind"):
+        steps(opt, make(lambda: None))
+
+
+@pytest.mark.parametrize("row", ROWS[::3], ids=lambda row: row.id)
+def test_rebinding_goes_on_with_the_state_and_the_counts_of_the_run(row: Row) -> None:
+    params, expected = {"u": a(1.0), "w": a(2.0)}, {"u": a(1.0), "w": a(2.0)}
+    opt, reference = row.build(params, clip_norm=1.0), row.build(expected, clip_norm=1.0)
+    for seed in range(4):
+        grads = {"u": a(0.1 * seed), "w": a(-0.2)}
+        opt.step(grads)
+        reference.step(grads)
+        params = {name: array.copy() for name, array in params.items()}
+        opt.rebind(params)
+    assert_same_bits(list(params.values()), list(expected.values()))
+    assert (opt.applied, opt.params["w"] is params["w"]) == (4, True)
+
+
+def test_rebinding_takes_the_form_that_the_optimizer_was_built_with() -> None:
+    first, second = a(), a()
+    opt = fs.SGD([{"params": {"w": first}, "lr": 1.0}, {"params": [second]}])
+    opt.rebind([{"params": {"w": second}}, {"params": [first]}])
+    opt.step([{"w": a(1.0)}, [None]])
+    assert (second == -1.0).all()
+    with pytest.raises(ValueError, match=r"^params: must have 2 entries"):
+        opt.rebind([{"params": {"w": second}}])
+
+
+@pytest.mark.parametrize(
+    ("other", "error"),
+    [
+        (np.zeros(3), ValueError),
+        (np.zeros(2, np.float32), (TypeError, ValueError)),
+        (np.zeros(4)[::2], ValueError),
+        ([0.0, 0.0], TypeError),
+        (None, TypeError),
+    ],
+)
+def test_arrays_that_do_not_fit_are_not_rebound(other: Any, error: Any) -> None:
+    params = {"u": a(), "w": a()}
+    opt = fs.SGD(params, lr=1.0)
+    with pytest.raises(error, match=r"params\['w"):
+        opt.rebind({"u": a(), "w": other})
+    with pytest.raises(ValueError, match=r"missing \['w'\]"):
+        opt.rebind({"u": a()})
+    shared = np.zeros(3)
+    with pytest.raises(ValueError, match="shares memory"):
+        opt.rebind({"u": shared[:2], "w": shared[1:]})
+    opt.step({"u": a(1.0), "w": a(1.0)}, params=params)
+    assert (params["w"] == -1.0).all()
+
+
+# more parameters
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_parameters_added_later_go_on_like_those_of_an_optimizer_built_with_both(row: Row) -> None:
+    params = {"body": {"w": a(1.0), "b": a(2.0)}}
+    opt = row.build(params, clip_norm=1.0, groups=[{"match": "*/b", "lr": 0.25}])
+    opt.step({"body": {"w": a(0.5), "b": a(-0.5)}})
+    head = {"w": a(3.0), "b": a(4.0)}
+    opt.add_group({"head": head}, match="head/*", lr=0.125)
+    assert [group.paths for group in opt.groups] == [("body/w",), ("body/b", "head/b"), ("head/w",)]
+    assert [group.lr for group in opt.groups[1:]] == [0.25, 0.125]
+    both = {
+        "body": {n: p.copy() for n, p in params["body"].items()},
+        "head": {"w": a(3.0), "b": a(4.0)},
+    }
+    groups = [{"match": "*/b", "lr": 0.25}, {"match": "head/*", "lr": 0.125}]
+    other = row.build(both, clip_norm=1.0, groups=groups)
+    other.load_state_dict(opt.state_dict())
+    assert other.state_dict()["parameters"]["head/w"]["updates"] == 0
+    for value in (0.25, -1.0):
+        grads = {"body": {"w": a(value), "b": a(1.0)}, "head": {"w": a(0.5), "b": a(value)}}
+        assert opt.step(grads) == other.step(grads)
+    assert_same_bits(list(opt.params.values()), list(other.params.values()))
+    assert opt.params["head/w"] is head["w"]
+    assert opt.applied == 3
+
+
+def test_a_group_is_added_in_the_form_of_torch() -> None:
+    opt = fs.SGD([{"params": [a(1.0)], "lr": 1.0}], momentum=0.5)
+    opt.step([[a(1.0)]])
+    first = opt.groups[0]
+    opt.add_group({"params": {"w": a(1.0)}, "lr": 0.5})
+    opt.add_group([a(1.0)], lr=0.25)
+    opt.step([[a(0.0)], {"w": a(1.0)}, [a(1.0)]])
+    assert [p[0] for p in opt.params.values()] == [-0.5, 0.5, 0.75]
+    assert opt.groups[0] is first
+    first.lr = 2.0
+    opt.step([[a(0.0)], {"w": None}, [None]])
+    assert opt.params["0/0"][0] == -0.5 - 2.0 * 0.25
+    built = fs.SGD(
+        [
+            {"params": [a()], "lr": 2.0},
+            {"params": {"w": a()}, "lr": 0.5},
+            {"params": [a()], "lr": 0.25},
+        ],
+        momentum=0.5,
+    )
+    built.load_state_dict(opt.state_dict())
+    assert built.state_dict()["applied"] == 3
+
+
+def test_a_list_of_parameters_grows_at_its_end() -> None:
+    params = [a(1.0)]
+    opt = fs.SGD(params, lr=1.0)
+    params.append(a(2.0))
+    opt.add_group(params[1:], lr=0.5)
+    opt.step([a(1.0), a(1.0)])
+    assert [p[0] for p in params] == [0.0, 1.5]
+
+
+def test_schedules_and_controls_go_on_when_a_group_is_added() -> None:
+    plateau = control.Plateau(factor=0.5, patience=0)
+    params = {"u": a(), "v": a()}
+    opt = fs.SGD({"u": params["u"]}, lr=schedules.linear(1.0, 0.0, length=10) * plateau)
+    for loss in (1.0, 2.0):
+        opt.step({"u": a()}, loss=loss)
+    opt.add_group({"v": params["v"]}, lr=schedules.constant(3.0))
+    assert opt.lr == 0.9
+    info = opt.step({"u": a(1.0), "v": a(1.0)}, loss=3.0)
+    assert info.lr == pytest.approx(0.8 * 0.5)
+    assert params["v"][0] == -3.0
+    opt.lr = schedules.constant(1.0)
+    assert opt.step({"u": a(1.0), "v": a(1.0)}).lr == 1.0
+
+
+def test_an_added_entry_that_is_replaced_is_found() -> None:
+    params = {"u": a()}
+    opt = fs.SGD(params)
+    params["v"] = a()
+    opt.add_group({"v": params["v"]})
+    params["v"] = a()
+    with pytest.raises(fs.StateError, match=r"params\['v'\]"):
+        steps(opt, {"u": None, "v": None})
+
+
+ADDED_WRONGLY: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+    ({"u": a()}, {}, ValueError, r"^params\['u'\]: is there already; pass what is new alone$"),
+    ([a()], {}, TypeError, r"^params: only the entries of a dict can be added to a dict"),
+    ({"v": np.zeros(2, int)}, {}, TypeError, r"^params\['v'\]: dtype must be"),
+    ({"v": None}, {}, TypeError, r"^params\['v'\]: "),
+    ({}, {}, ValueError, r"^params: must hold at least one array$"),
+    ({"v": a()}, {"match": "w*"}, ValueError, r"no parameter matches \['w\*'\]"),
+    ({"v": a()}, {"match": "*"}, ValueError, r"matches params\['u'\], which is in groups\[0\]"),
+    ({"v": a()}, {"match": 3}, TypeError, r"must be a pattern or a list of patterns"),
+    ({"v": a()}, {"lr": -1.0}, ValueError, r"^lr must be finite and at least 0"),
+    ({"v": a()}, {"learning_rate": 1.0}, ValueError, r"did you mean 'lr'\?$"),
+    ({"v": a()}, {"nesterov": True}, ValueError, r"^nesterov needs momentum above 0"),
+]
+
+
+@pytest.mark.parametrize(("params", "settings", "error", "message"), ADDED_WRONGLY)
+def test_a_group_that_does_not_fit_is_refused_and_nothing_has_changed(
+    params: Any, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    mine = {"u": a(1.0)}
+    opt = fs.SGD(mine, lr=1.0)
+    before = repr((opt.state_dict(), opt.groups, opt))
+    with pytest.raises(error, match=message):
+        opt.add_group(params, **settings)
+    assert repr((opt.state_dict(), opt.groups, opt)) == before
+    opt.step({"u": a(1.0)}, params=mine)
+    assert (mine["u"] == 0.0).all()
+
+
+def test_a_new_parameter_may_not_share_memory_with_another() -> None:
+    memory = np.zeros(3)
+    opt = fs.SGD({"u": memory[:2]})
+    with pytest.raises(ValueError, match="shares memory"):
+        opt.add_group({"v": memory[1:]})
+    lone = fs.SGD(a())
+    with pytest.raises(TypeError, match="not dict to ndarray"):
+        lone.add_group({"v": a()})
+
+
+def test_no_group_is_added_while_gradients_are_bound_or_accumulated() -> None:
+    opt = fs.SGD({"u": a()}, lr=1.0)
+    opt.bind({"u": a(1.0)})
+    with pytest.raises(fs.StateError, match=r"^gradients are bound: bind\(None\) first$"):
+        opt.add_group({"v": a()})
+    opt.bind(None)
+    opt.accumulate({"u": a(1.0)}, samples=2)
+    with pytest.raises(fs.StateError, match=r"^gradients are accumulated: step\(\)"):
+        opt.add_group({"v": a()})
+    opt.step()
+    opt.add_group({"v": a()})
+    opt.accumulate({"u": a(1.0), "v": a(1.0)}, samples=2)
+    opt.step()
+    assert [p[0] for p in opt.params.values()] == [-2.0, -1.0]

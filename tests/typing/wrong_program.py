@@ -1,0 +1,23 @@
+"""What type checkers have to refuse: one error in every line with a comment."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import fusestep as fs
+
+w = np.zeros(3)
+fs.AdamW(w, learning_rate=1e-3)  # wrong
+fs.AdamW(w, 1e-3)  # wrong
+fs.AdamW(w, lr="fast")  # wrong
+fs.Adam(w, eps_mode="before")  # wrong
+fs.SGD(w, nonfinite="ignore")  # wrong
+fs.AdaBelief(w, betas=0.9)  # wrong
+opt = fs.AdamW(w, lr=1e-3)
+opt.lr = "fast"  # wrong
+opt.learning_rate = 1e-3  # wrong
+opt.betas = 0.9  # wrong
+opt.amsgrad = True  # wrong
+opt.nonfinite = "ignore"  # wrong
+opt.groups[0].momentum = 0.9  # wrong
+print(opt.step(w).loss)  # wrong
