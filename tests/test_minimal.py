@@ -14,7 +14,7 @@ from fusestep.optim import Optimizer
 OPTIMIZERS = [
     value
     for value in (getattr(fs, name) for name in fs.__all__)
-    if isinstance(value, type) and issubclass(value, Optimizer)
+    if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
 ]
 DTYPES = [np.float32, np.float64]
 # three: beyond that, repeated products no longer have to equal the powers of the library
