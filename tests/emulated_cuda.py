@@ -1,7 +1,8 @@
 """CUDA without a GPU: streams that run only when somebody waits for them.
 
 What a program submits stays in the queue of its stream until the host synchronizes, so a buffer
-reused too early, or a result read too early, shows.
+reused too early, or a result read too early, shows. A device may also be quicker, down to being
+done with all before the host goes on: that must not decide what a program tells.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Driver:
         self.launches = 0  # of kernels and graphs, not of what is captured
         self.synchronizations = 0
         self.copies = 0  # between host and device
+        self.behind: int | None = None  # operations that a stream leaves waiting; None: all
         self.backward = False  # whether the blocks of a grid run from the last to the first
         self.devices = DEVICES
         self.pointers = itertools.count(0x1000, 0x10)
@@ -91,6 +93,8 @@ class Queue:
                 if ordered and 0 in (self.ptr, other.ptr) and other.waiting:
                     self.waiting.append(functools.partial(other.run, other.end))
         self.waiting.append(operation)
+        if self.driver.behind is not None:
+            self.run(self.end - self.driver.behind)
 
     def run(self, end: int | None = None) -> None:
         end = self.end if end is None else end

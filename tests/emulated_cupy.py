@@ -33,6 +33,16 @@ class Memory:
         self.driver.keep(self.bytes)
 
 
+class MemoryPointer:
+    """An address of the device, which keeps its allocation."""
+
+    def __init__(self, mem: Memory, ptr: int) -> None:
+        self.mem, self.ptr, self.device_id = mem, ptr, mem.device
+
+    def __add__(self, offset: int) -> MemoryPointer:
+        return MemoryPointer(self.mem, self.ptr + offset)
+
+
 def submit(operation: Callable[[], object]) -> None:
     emulated_cuda.driver.queue().submit(operation)
 
@@ -42,12 +52,24 @@ class ndarray:
 
     __module__ = "cupy"
 
-    def __init__(self, shape: Any, dtype: Any = float, *, _of: Any = None) -> None:
-        if _of is None:
+    def __init__(
+        self,
+        shape: Any,
+        dtype: Any = float,
+        memptr: MemoryPointer | None = None,
+        strides: Any = None,
+        *,
+        _of: Any = None,
+    ) -> None:
+        if memptr is not None:
+            self._memory = memptr.mem
+            begin = memptr.ptr - self._memory.view.ctypes.data
+            self._host = np.ndarray(shape, dtype, self._memory.view, begin, strides)
+        elif _of is None:
             dtype = np.dtype(dtype)
             size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             self._memory = Memory(size)
-            self._host: Array = self._memory.view.view(dtype).reshape(shape)
+            self._host = self._memory.view.view(dtype).reshape(shape)
         else:
             self._memory, self._host = _of
 
@@ -66,9 +88,8 @@ class ndarray:
     T = property(lambda self: self._view(self._host.T))
 
     @property
-    def data(self) -> Any:
-        address = self._host.ctypes.data if self.size > 0 else 0
-        return SimpleNamespace(ptr=address, device_id=self._memory.device, mem=self._memory)
+    def data(self) -> MemoryPointer:
+        return MemoryPointer(self._memory, self._host.ctypes.data if self.size > 0 else 0)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

@@ -259,3 +259,91 @@ def test_a_list_of_gradients_must_be_as_long_as_the_parameters() -> None:
         TypeError, match=r"^grads: must be a list or tuple as in params, not ndarray"
     ):
         opt.step(np.ones(2))
+
+
+@pytest.mark.parametrize("how", ["step", "bind", "accumulate"])
+@pytest.mark.parametrize("begin", [0, 1, 3, 4, 7])
+def test_a_gradient_that_overlaps_a_parameter_anywhere_is_refused_each_time(
+    begin: int, how: str
+) -> None:
+    memory = np.ones(12)
+    params = [memory[4:8], np.ones(4)]
+    opt = fs.SGD(params, lr=1.0)
+    call = {"step": opt.step, "bind": opt.bind, "accumulate": lambda g: opt.accumulate(g, 1)}[how]
+    for _ in range(3):
+        if begin in (0,):
+            call([memory[begin : begin + 4], None])  # beside it
+            opt.bind(None) if how == "bind" else opt.discard_accumulated()
+            continue
+        before = memory.copy()
+        with pytest.raises(ValueError, match=r"gradient shares memory with params\['0'\]"):
+            call([memory[begin : begin + 4], None])
+        assert np.array_equal(memory, before)
+
+
+def test_gradients_may_lie_beside_parameters() -> None:
+    memory = np.ones(12)
+    opt = fs.SGD([memory[4:8]], lr=1.0)
+    for begin in (0, 8, 0, 8):
+        opt.step([memory[begin : begin + 4]])
+    assert np.array_equal(memory, [1, 1, 1, 1, -3, -3, -3, -3, 1, 1, 1, 1])
+
+
+def test_a_gradient_of_one_parameter_that_is_another_is_refused_each_time() -> None:
+    params = [np.ones(3), np.ones(3)]
+    opt = fs.SGD(params, lr=1.0)
+    for _ in range(3):
+        for grads in ([params[1], None], [None, params[0]]):
+            with pytest.raises(ValueError, match="shares memory"):
+                opt.step(grads)
+    opt.step([None, np.ones(3)])
+    assert params[0].tolist() == [1.0] * 3
+
+
+class Emptying(np.ndarray[Any, Any]):
+    """An array that empties the caller's list while its class is looked at."""
+
+    grads: list[Any]
+
+    @property
+    def __class__(self) -> Any:
+        self.grads.clear()
+        return float
+
+
+class Emptier:
+    """Likewise where a whole number is read."""
+
+    def __init__(self, grads: list[Any]) -> None:
+        self.grads = grads
+
+    def __index__(self) -> int:
+        self.grads.clear()
+        return 3
+
+
+@pytest.mark.parametrize("how", ["step", "bind", "accumulate"])
+@pytest.mark.parametrize("size", [3, 40_000])
+def test_a_list_that_is_emptied_while_it_is_looked_at_is_used_as_it_was(
+    size: int, how: str
+) -> None:
+    params = [np.ones(size) for _ in range(4)]
+    opt = fs.SGD(params, lr=1.0)
+    grads: list[Any] = [np.full(size, 2.0) for _ in range(3)]
+    grads.append(np.full(size, 2.0).view(Emptying))
+    grads[3].grads = grads
+    call = {"step": opt.step, "bind": opt.bind, "accumulate": lambda g: opt.accumulate(g, 1)}[how]
+    call(grads)
+    assert grads == []
+    if how != "step":
+        opt.step()
+    assert all((array == -1.0).all() for array in params)
+
+
+def test_a_clock_that_empties_the_list_of_gradients_does_so_before_they_are_taken() -> None:
+    params = [np.ones(3), np.ones(3)]
+    opt = fs.SGD(params, lr=fs.schedules.linear(1.0, 0.0, length=10))
+    grads: list[Any] = [np.ones(3), np.ones(3)]
+    with pytest.raises(ValueError, match="expected 2 gradients, not 0"):
+        opt.step(grads, clock=fs.Clock(step=Emptier(grads)))  # type: ignore[arg-type]
+    assert params[0].tolist() == [1.0] * 3

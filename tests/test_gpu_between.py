@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import emulated_cuda
 import fusestep as fs
 from emulated_cuda import Driver
 from models import captured
@@ -148,7 +149,9 @@ def test_a_first_micro_batch_during_a_capture_is_refused_for_good(cupy: Any, str
     assert opt.step().applied
 
 
-def test_a_row_that_is_not_needed_can_not_refuse_a_step(cupy: Any) -> None:
+@pytest.mark.parametrize("behind", [None, 0, 1, 4, 8, 16])
+def test_a_row_that_is_not_needed_can_not_refuse_a_step(cupy: Any, behind: int | None) -> None:
+    emulated_cuda.driver.behind = behind
     w = full(cupy, 0)
     opt = fs.SGD(w, lr=fs.schedules.linear(1.0, -1.0, length=4), nonfinite="skip")
     for value in (1.0, np.nan, 1.0, 1.0):

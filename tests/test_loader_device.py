@@ -128,8 +128,8 @@ def views(cupy: Any, data: dict[str, Array], place: str) -> dict[str, Any]:
             whole, base = cupy.asarray(array.base), array.base
             assert base is not None
             offset = array.ctypes.data - base.ctypes.data
-            host = np.ndarray(array.shape, array.dtype, whole._host, offset, array.strides)
-            moved[key] = whole._view(host)
+            at = whole.data + offset if array.size > 0 else None
+            moved[key] = cupy.ndarray(array.shape, array.dtype, at, array.strides)
     return moved
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,71 @@ def test_gradients_dropped_by_another_thread_during_a_step_stay_alive() -> None:
         stepper.join()
         dropper.join()
     assert set(np.unique(params[0])) == {-0.5 * opt.applied}
+
+
+@pytest.mark.parametrize("how", ["step", "accumulate"])
+def test_gradients_live_as_long_as_the_step_that_reads_them(how: str) -> None:
+    opt = fs.SGD([np.zeros(6_000_000)], lr=1.0, clip_norm=1e30)
+    call = opt.step if how == "step" else lambda grads: opt.accumulate(grads, 1)
+
+    def is_inside() -> bool:
+        try:
+            with opt._plan:
+                return False
+        except fs.StateError:
+            return True
+
+    seen = 0
+    for _ in range(100):
+        grads = [np.ones(6_000_000)]
+        alive = weakref.ref(grads[0])
+        stepper = threading.Thread(target=call, args=(grads,))
+        stepper.start()
+        while stepper.is_alive() and not is_inside():
+            pass
+        grads.clear()
+        lives = alive() is not None
+        if is_inside():  # still: it was so when the list was emptied
+            assert lives
+            seen += 1
+        stepper.join()
+        assert alive() is None
+        if seen == 3:
+            return
+    pytest.fail("no step was met in the middle")
+
+
+CHILD = """
+import {interpreters} as interpreters
+child = interpreters.create()
+interpreters.run_string(child, '''
+try:
+    import fusestep
+except ImportError as error:
+    assert "main interpreter" in str(error), error
+else:
+    raise AssertionError("imported")
+''')
+import numpy as np
+import fusestep as fs
+w = np.ones(2)
+fs.SGD(w, lr=1.0).step(np.ones(2))
+assert (w == 0).all()
+"""
+
+
+def test_a_child_interpreter_that_imports_fusestep_is_told_and_does_not_hang() -> None:
+    name = "_xxsubinterpreters" if sys.version_info < (3, 13) else "_interpreters"
+    pytest.importorskip(name, reason="no child interpreters")
+    program = CHILD.format(interpreters=name)
+    if sys.version_info >= (3, 12):  # NumPy refuses those with a GIL of their own by itself
+        program = program.replace(
+            "create()", "create(isolated=False)" if name[1] == "x" else "create('legacy')"
+        )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, timeout=60, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 FLUSH = """

@@ -8,14 +8,12 @@
 namespace fusestep {
 namespace {
 
-bool is_dict(PyObject* container) {
-    return PyDict_Check(container) && Py_TYPE(container)->tp_as_mapping->mp_subscript ==
-                                          PyDict_Type.tp_as_mapping->mp_subscript;
-}
-
-bool is_list(PyObject* container) {
-    return PyList_Check(container) && Py_TYPE(container)->tp_as_mapping->mp_subscript ==
-                                          PyList_Type.tp_as_mapping->mp_subscript;
+// Whether it looks up as the class itself does, which takes no Python code.
+bool looks_up_as(py::handle container, PyTypeObject& type) {
+    const auto lookup = [](py::handle owner) { return py::getattr(owner, "__getitem__"); };
+    const py::handle own(reinterpret_cast<PyObject*>(Py_TYPE(container.ptr())));
+    const py::handle plain(reinterpret_cast<PyObject*>(&type));
+    return PyType_IsSubtype(Py_TYPE(container.ptr()), &type) && lookup(own).is(lookup(plain));
 }
 
 bool is_plain(PyObject* key) { return PyUnicode_CheckExact(key) || PyLong_CheckExact(key); }
@@ -52,16 +50,22 @@ std::string replaced_message(const std::string& parameter) {
            "was updated";
 }
 
-Containers::Containers(const py::list& entries) {
-    std::unordered_map<PyObject*, std::string> prefixes;
+Containers::Containers(const py::list& entries, const py::tuple& parameters,
+                       const std::vector<std::string>& paths) {
+    std::unordered_map<PyObject*, std::string> prefixes, names;
+    for (std::size_t i = 0; i < paths.size(); ++i)
+        names[py::object(parameters[i]).ptr()] = paths[i];
     for (const py::handle given : entries) {
         const py::tuple fields = given.cast<py::tuple>();
         const py::object container = fields[0], key = fields[1], object = fields[2];
-        const std::string path = prefixes[container.ptr()] + py::str(key).cast<std::string>();
+        const auto known = names.find(object.ptr());
+        const std::string path = known != names.end()
+                                     ? known->second
+                                     : prefixes[container.ptr()] + py::str(key).cast<std::string>();
         prefixes[object.ptr()] = path + "/";
-        if (is_dict(container.ptr()) && is_plain(key.ptr())) {
+        if (looks_up_as(container, PyDict_Type) && is_plain(key.ptr())) {
             entries_.push_back({container, key, -1, object, path});
-        } else if (is_list(container.ptr())) {
+        } else if (looks_up_as(container, PyList_Type)) {
             entries_.push_back({container, key, key.cast<py::ssize_t>(), object, path});
         }
     }

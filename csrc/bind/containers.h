@@ -19,7 +19,8 @@ class Containers {
     // Entries are (container, key or index, object), a container before those inside it. Only what
     // can be looked up without running Python code is kept: dicts and lists that look up as those
     // do, with keys that are text or whole numbers.
-    explicit Containers(const py::list& entries);
+    Containers(const py::list& entries, const py::tuple& parameters,
+               const std::vector<std::string>& paths);
 
     // Looks at some entries, in turn; throws StateError naming one that is another object.
     void look(std::size_t count);

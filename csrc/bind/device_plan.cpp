@@ -121,12 +121,20 @@ class DevicePlan : public PlanObject {
         return py::make_tuple(needs_sum, participants() != participants_);
     }
 
+    // Refuses the step that was begun: the schedule has not moved.
+    void take_back() {
+        const Busy busy(*this);
+        undo_schedule();
+        step_.passed = py::object();
+    }
+
     // The settings of the update that comes after `ahead` others of this kind, appended to the
     // table.
     void add_row(py::handle clock, std::int64_t ahead) {
         const Busy busy(*this);
         if (ahead == 0) {
             rows_.clear();
+            row_tables_.clear();
             clip_norms_.clear();
             updates_before_ = plan().updates();
             tables_before_ = tables();
@@ -141,6 +149,7 @@ class DevicePlan : public PlanObject {
             throw;
         }
         if (ahead == 0) tables_before_ = tables();
+        row_tables_.push_back(tables());
         entries_ = plan().prepared().size();
         for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
         if (options_.clip_by_norm) clip_norms_.push_back(options_.clip_norm);
@@ -171,6 +180,11 @@ class DevicePlan : public PlanObject {
     void undo() {
         plan().updates() = updates_before_;
         restore(tables_before_);
+    }
+    // The row that the device has taken: its settings are those of the last step.
+    void take_row(std::size_t row) {
+        const Busy busy(*this);
+        restore(row_tables_.at(row));
     }
     // From now on, until another step says so, these are the parameters that resolve() counts for.
     void take_part() { participants_ = participants(); }
@@ -343,6 +357,7 @@ class DevicePlan : public PlanObject {
     std::vector<double> clip_norms_;
     std::vector<std::int64_t> updates_before_;
     Tables tables_before_;
+    std::vector<Tables> row_tables_;
     std::size_t entries_ = 0;
     Step step_;
     StepOptions options_;
@@ -389,10 +404,12 @@ void register_device_plan(py::module_& module) {
         .def("place", &DevicePlan::place, py::arg("at"))
         .def("begin", &DevicePlan::begin, py::arg("gradients"), py::arg("grad_scale"),
              py::arg("clock"), py::arg("take_norm"))
+        .def("take_back", &DevicePlan::take_back)
         .def("prepare", &DevicePlan::prepare)
         .def("add_row", &DevicePlan::add_row, py::arg("clock"), py::arg("ahead"))
         .def("table", &DevicePlan::table)
         .def("undo", &DevicePlan::undo)
+        .def("take_row", &DevicePlan::take_row, py::arg("row"))
         .def("take_part", &DevicePlan::take_part)
         .def("cases", &DevicePlan::cases)
         .def("fill", &DevicePlan::fill, py::arg("has_sum"), py::arg("counts"), py::arg("table"),

@@ -78,7 +78,8 @@ class HostPlan : public PlanObject {
         return work();
     }
 
-    [[noreturn]] void raise_nonfinite() const {
+    [[noreturn]] void raise_nonfinite() {
+        undo_schedule();
         for (std::size_t i = 0; i < plan().leaves().size(); ++i) {
             const Leaf& leaf = plan().leaves()[i];
             const char* what = leaf.gradient == nullptr ? nullptr : Plan::nonfinite_in(leaf);

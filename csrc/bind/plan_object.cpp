@@ -51,7 +51,7 @@ PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std:
       views_(check_parameters(kind_, paths_, parameters, extents_)),
       parameters_(parameters),
       states_(states),
-      containers_(containers),
+      containers_(containers, parameters_, paths_),
       hyper_(numbers_of(hyper)),
       limits_(numbers_of(limits)),
       plan_(make_plan(rule, states, groups)),
@@ -149,7 +149,7 @@ void PlanObject::rebind(const py::list& parameters, const py::list& containers,
             if (gradient != nullptr) require_apart(memory, i, gradient);
         }
     }
-    Containers present(containers);
+    Containers present(containers, arrays, paths_);
     Changes attributes(changes);
     views_ = std::move(views);
     extents_ = std::move(extents);

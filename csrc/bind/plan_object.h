@@ -106,6 +106,7 @@ class PlanObject {
     void follow_schedule(const std::optional<Clock>& clock, std::int64_t ahead = 0) {
         targets_.follow(clock, applied_ + ahead);
     }
+    void undo_schedule() { targets_.undo(); }
     StepOptions options(const Step& step, bool take_norm) const;
     void end_step(const Step& step, bool applied);
 

@@ -28,7 +28,6 @@ class Targets {
     // Evaluates for a clock, if one was given, and writes all values or, where one is not accepted,
     // throws. The step is `applied` unless the clock tells it.
     void follow(const std::optional<Clock>& given, std::int64_t applied);
-
     // Puts back what the last follow() has replaced.
     void undo();
 

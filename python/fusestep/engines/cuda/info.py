@@ -31,10 +31,15 @@ class CudaStepInfo:
 
     @property
     def lr(self) -> float:
+        return self._rates[self.row]
+
+    @property
+    def row(self) -> int:
+        """Which of the settings prepared for it the step has used."""
         if len(self._rates) == 1:
-            return self._rates[0]
+            return 0
         report = self._report()
-        return self._rates[int(report["applied"]) - int(report["applies"]) - self._base]
+        return int(report["applied"]) - int(report["applies"]) - self._base
 
     @property
     def grad_norm(self) -> float | None:

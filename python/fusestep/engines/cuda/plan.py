@@ -34,6 +34,7 @@ class CudaPlan:
         self._busy = Lock()
         self._counts = False  # whether the device does
         self._unknown: deque[int] = deque()  # reports of steps that it has not told of yet
+        self._latest: CudaStepInfo | None = None  # of the last step, if its settings are not known
         self._table = self._device.new_table()  # of steps that the device counts
         self._replays = Replays(native, self._device)
         self._bound: Any = None
@@ -89,10 +90,12 @@ class CudaPlan:
 
     @property
     def hyper(self) -> npt.NDArray[np.float64]:
+        self._take_row()
         return self._native.hyper
 
     @property
     def limits(self) -> npt.NDArray[np.float64]:
+        self._take_row()
         return self._native.limits
 
     def set_settings(
@@ -108,6 +111,7 @@ class CudaPlan:
             if nonfinite is not None:
                 self.settle()
             self._native.set_settings(hyper, limits, program, targets, nonfinite, changes)
+            self._latest = None
 
     def load(
         self,
@@ -127,6 +131,7 @@ class CudaPlan:
             ]
             self._let_host_count()
             self._native.load(accumulated=accumulated, **state)
+            self._latest = None
             for array, values in copies:
                 array[...] = values
             device.upload("weighted", np.array([accumulated[2]]))
@@ -182,6 +187,12 @@ class CudaPlan:
             self._native.resolve(attempted - self._native.attempted, applied - self._native.applied)
             self._unknown.clear()
         self._replays.check()
+
+    def _take_row(self) -> None:
+        """Waits for the last step where the device alone knows which settings it used."""
+        if self._latest is not None:
+            self._native.take_row(self._latest.row)
+            self._latest = None
 
     def _let_host_count(self) -> None:
         self.settle()
@@ -240,12 +251,14 @@ class CudaPlan:
             device.compile()
         except RuntimeError:
             native.undo()
+            native.take_back()
             raise
         device.upload_entries()
         address = 0 if table is None else device.fill_table(self._table, table)[0]
         native.fill(needs_sum, False, address, 0, report, number)
         device.update()
         self._counts = False
+        self._latest = None
         self._replays.retire()
         native.commit(changes)
         return CudaStepInfo(device, (native.lr,), 0, number or None, known=True)
@@ -253,6 +266,7 @@ class CudaPlan:
     def _refuse_nonfinite(self, number: int, gradients: Any) -> None:
         if self._device.report(number)["applies"]:
             return
+        self._native.take_back()
         if gradients is None:
             gradients = self._bound if self._bound is not None else self._accumulators
         for i, gradient in enumerate(gradients):
@@ -273,6 +287,7 @@ class CudaPlan:
         native, device = self._native, self._device
         self._resolve()
         _, others = native.begin(gradients, grad_scale, clock, take_norm)
+        self._latest = None
         if others or len(self._unknown) >= _MOST_UNKNOWN:
             self.settle()
         base, rates = native.applied, []
@@ -297,7 +312,9 @@ class CudaPlan:
         native.take_part()
         native.launched()
         self._unknown.append(number)
-        return CudaStepInfo(device, tuple(rates), base, number, known=False)
+        info = CudaStepInfo(device, tuple(rates), base, number, known=False)
+        self._latest = info if len(rates) > 1 else None
+        return info
 
     def _resolve(self) -> None:
         """Takes over what steps have reported by now."""
@@ -313,6 +330,7 @@ class CudaPlan:
             if self._device.enter():
                 raise _core.StateError("prepare_replays: not while a stream is capturing")
             self.settle()
+            self._take_row()
             self._replays.prepare(steps, clocks, grad_scale)
             self._counts = True
             self._device.synchronize()  # a graph may be launched on another stream
