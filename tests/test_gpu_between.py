@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -165,3 +166,121 @@ def test_the_rate_shown_is_that_of_the_next_update(cupy: Any, stream: Any) -> No
     opt.bind(full(cupy, 1))
     opt.prepare_replays(3)
     assert opt.lr == 1.0
+
+
+@pytest.mark.parametrize("behind", [None, 0, 3])
+def test_the_rate_shown_between_steps_is_the_one_that_the_last_step_used(
+    cupy: Any, behind: int | None
+) -> None:
+    emulated_cuda.driver.behind = behind
+    values = (1.0, np.nan, 1.0, np.nan, np.nan, 1.0, 1.0, np.nan)
+    w, lr = full(cupy, 0), fs.schedules.linear(1.0, 0.0, length=8)
+    host = fs.SGD(np.zeros(3, np.float32), lr=lr, clip_norm=lr + 1, nonfinite="skip")
+    opt = fs.SGD(w, lr=lr, clip_norm=lr + 1, nonfinite="skip")
+    for count in range(len(values)):
+        host.step(np.full(3, values[count], np.float32))
+        opt.step(full(cupy, values[count]))
+        if count % 3 == 2:
+            assert (opt.lr, opt.clip_norm) == (host.lr, host.clip_norm)
+    assert (opt.lr, opt.clip_norm, opt.applied) == (host.lr, host.clip_norm, host.applied)
+    opt.weight_decay = 0.0  # which writes the table anew
+    assert (opt.lr, opt.clip_norm) == (host.lr, host.clip_norm)
+
+
+def test_a_refused_step_leaves_the_rate_where_it_was(cupy: Any) -> None:
+    opt = fs.SGD(full(cupy, 0), lr=fs.schedules.linear(1.0, 0.0, length=4), nonfinite="raise")
+    for _ in range(2):
+        opt.step(full(cupy, 1))
+    for bad in (full(cupy, np.nan), cupy.asarray(np.ones(4, np.float32))):
+        with pytest.raises(ValueError, match="params"):
+            opt.step(bad)
+        assert opt.lr == 0.75
+    assert opt.step(full(cupy, 1)).lr == 0.5
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_a_plan_goes_on_with_other_arrays_as_if_it_had_had_them(cupy: Any, nonfinite: str) -> None:
+    expected, params = (full(cupy, 1) for _ in range(2))
+    straight, opt = (fs.Adam(p, lr=0.1, nonfinite=nonfinite) for p in (expected, params))
+    for step in range(4):
+        for one in (straight, opt):
+            one.step(full(cupy, 0.5 + step))
+        old, params = params, params.copy()
+        plan: Any = opt._plan
+        plan.rebind([params])
+        old.fill(np.nan)
+        plan.check_same([params])
+        with pytest.raises(fs.StateError, match="is not the array"):
+            plan.check_same([old])
+    with pytest.raises(ValueError, match="has shape"):
+        plan.rebind([cupy.asarray(np.ones(4, np.float32))])
+    assert np.array_equal(params.get(), expected.get())
+    assert opt.applied == straight.applied == 4
+
+
+def test_a_load_writes_all_of_it_or_nothing(cupy: Any) -> None:
+    opt = fs.SGD(full(cupy, 0), lr=0.5, momentum=0.5, nonfinite="skip")
+    opt.step(full(cupy, 1))
+    plan: Any = opt._plan
+    momentum = opt.state[""]["momentum"]
+    state = {
+        "updates": [4],
+        "attempted": 6,
+        "applied": 5,
+        "accumulated": (0.0, 0, 0.0, []),
+        "hyper": plan.hyper + 1.0,
+        "limits": np.array([2.0, 3.0]),
+        "program": None,
+        "targets": [],
+        "nonfinite": "raise",
+        "arrays": [(momentum, np.arange(3, dtype=np.float32))],
+    }
+    bad = {**state, "updates": [-1]}
+    before = repr((plan.updates, plan.hyper, plan.limits, plan.nonfinite, momentum.get()))
+    with pytest.raises(ValueError, match="counts"):
+        plan.load(**bad)
+    assert repr((plan.updates, plan.hyper, plan.limits, plan.nonfinite, momentum.get())) == before
+    plan.load(**state)
+    assert (plan.updates, plan.attempted, plan.applied, plan.nonfinite) == ([4], 6, 5, "raise")
+    assert np.array_equal(plan.hyper, state["hyper"])
+    assert momentum.get().tolist() == [0.0, 1.0, 2.0]
+
+
+class Slots:
+    __slots__ = ("seen",)
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_what_comes_with_an_update_is_set_if_there_is_one(cupy: Any, nonfinite: str) -> None:
+    opt, observer = fs.SGD(full(cupy, 0), nonfinite=nonfinite), Slots()
+    plan: Any = opt._plan
+    observer.seen = 0
+    plan.step([full(cupy, 1)], 1.0, None, changes=[(observer, "seen", 1)])
+    assert observer.seen == 1
+    if nonfinite == "skip":
+        plan.step([full(cupy, np.nan)], 1.0, None, changes=[(observer, "seen", 2)])
+        assert observer.seen == 1
+
+
+def test_a_plan_that_one_thread_holds_keeps_the_others_out(cupy: Any) -> None:
+    opt = fs.SGD(full(cupy, 0), lr=1.0)
+    refused: list[str] = []
+
+    def call() -> None:
+        for action in (
+            lambda: opt.step(full(cupy, 1)),
+            lambda: setattr(opt, "lr", 2.0),
+            lambda: opt.accumulate(full(cupy, 1), 1),
+        ):
+            try:
+                action()
+            except fs.StateError as error:
+                refused.append(str(error))
+
+    with opt._plan:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        opt.step(full(cupy, 1))
+    assert refused == ["this optimizer is already inside a call of another thread"] * 3
+    assert (opt.lr, opt.applied, opt.accumulated) == (1.0, 1, 0.0)

@@ -8,19 +8,15 @@ namespace {
 using py::detail::array_proxy;
 using py::detail::npy_api;
 
-// Cached for the life of the process: NumPy's own dtype objects, compared by identity on the fast
-// path.
+// Found when the module is loaded, and kept for the life of the process: NumPy's own objects,
+// compared by identity on the fast path.
 struct Dtypes {
     PyObject* array_type;
     PyObject* exact[kDataTypes];
 };
+Dtypes loaded = {};
 
-const Dtypes& dtypes() {
-    static const Dtypes cached = {
-        py::object(py::module_::import("numpy").attr("ndarray")).release().ptr(),
-        {py::dtype::of<float>().release().ptr(), py::dtype::of<double>().release().ptr()}};
-    return cached;
-}
+const Dtypes& dtypes() { return loaded; }
 
 std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
 
@@ -184,6 +180,11 @@ bool has_shape_of(const Facts& facts, const ArrayView& view) {
 }
 
 }  // namespace
+
+void register_arrays(py::module_&) {
+    loaded = {py::object(py::module_::import("numpy").attr("ndarray")).release().ptr(),
+              {py::dtype::of<float>().release().ptr(), py::dtype::of<double>().release().ptr()}};
+}
 
 std::string number_text(double x) { return py::repr(py::float_(x)).cast<std::string>(); }
 

@@ -3,6 +3,7 @@
 #include "arrays.h"
 
 namespace fusestep {
+void register_arrays(pybind11::module_& module);
 void register_commit(pybind11::module_& module);
 void register_data(pybind11::module_& module);
 void register_orders(pybind11::module_& module);
@@ -14,12 +15,13 @@ void register_program(pybind11::module_& module);
 
 // The function that pybind11 defines: Python calls ours first.
 #define PyInit__core init_core
-PYBIND11_MODULE(_core, module) {
+PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     module.doc() = "The native part of fusestep. Its names are private; use those of the package.";
     pybind11::register_exception<fusestep::StateError>(module, "StateError", PyExc_RuntimeError)
         .attr("__doc__") =
         "An object is in the wrong state for a call: nothing bound, or a state of another "
         "optimizer.";
+    fusestep::register_arrays(module);
     fusestep::register_runtime(module);
     fusestep::register_commit(module);
     fusestep::register_data(module);

@@ -373,8 +373,12 @@ Plan PlanObject::make_plan(const std::string& rule, const py::list& states,
 // Checks one gradient per parameter, None allowed, and remembers where they are. Returns the
 // gradients as a list or tuple.
 py::object PlanObject::take(py::handle gradients) {
+#ifdef Py_GIL_DISABLED  // another thread may change a list at any time
+    py::object items = py::reinterpret_steal<py::object>(PySequence_Tuple(gradients.ptr()));
+#else
     py::object items = py::reinterpret_steal<py::object>(
         PySequence_Fast(gradients.ptr(), "gradients must be a sequence"));
+#endif
     if (!items) throw py::error_already_set();
     require_count("gradients", static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr())));
     if (!kind_.type && take_plain(items)) return items;

@@ -118,6 +118,9 @@ void ProgramObject::check(const Clock& clock, const std::string& what,
 }
 
 void ProgramObject::run(const Clock& clock, double* values) {
+#ifdef Py_GIL_DISABLED
+    const std::lock_guard<std::mutex> alone(registers_);
+#endif
     const FloatEnvironment environment;
     program_.run(active_evaluate(), clock.input, values);
 }

@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <mutex>
 #include <string>
 
 #include "../schedule/program.h"
@@ -35,6 +36,9 @@ class ProgramObject {
 
  private:
     Program program_;
+#ifdef Py_GIL_DISABLED
+    std::mutex registers_;  // of the program, which a run writes
+#endif
     std::vector<py::array_t<double>> kept_;  // the memory of cells and tables
     std::vector<std::size_t> functions_;     // which cells are of Python functions
     bool reads_[kClockInputs];
