@@ -214,6 +214,13 @@ def test_a_plan_goes_on_with_other_arrays_as_if_it_had_had_them(cupy: Any, nonfi
             plan.check_same([old])
     with pytest.raises(ValueError, match="has shape"):
         plan.rebind([cupy.asarray(np.ones(4, np.float32))])
+    gradient = full(cupy, 0)
+    fs.SGD(params, lr=1.0).step(gradient)
+    other = fs.SGD(old, lr=1.0)
+    other.step(gradient)
+    other._plan.rebind([gradient])
+    with pytest.raises(ValueError, match="shares memory"):
+        other.step(gradient)
     assert np.array_equal(params.get(), expected.get())
     assert opt.applied == straight.applied == 4
 

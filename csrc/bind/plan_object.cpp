@@ -8,11 +8,6 @@
 namespace fusestep {
 namespace {
 
-// How much of a step's work is worth a look at one more array, or at an entry of a dict.
-constexpr std::size_t kElementsPerLook = 2048;
-constexpr std::size_t kElementsPerLookup = 8192;
-constexpr std::size_t kLooks = 16;  // that every step takes
-
 constexpr const char* kInUse = "this optimizer is already inside a call of another thread";
 
 }  // namespace
@@ -20,26 +15,6 @@ constexpr const char* kInUse = "this optimizer is already inside a call of anoth
 std::string nonfinite_message(const std::string& parameter, const char* what) {
     return parameter + ": gradient holds " + what +
            "; nothing was updated (nonfinite=\"skip\" skips such steps)";
-}
-
-std::vector<ArrayView> check_parameters(const ArrayKind& kind,
-                                        const std::vector<std::string>& paths,
-                                        const py::sequence& parameters,
-                                        std::vector<py::ssize_t>& extents) {
-    std::vector<ArrayView> views;
-    MemoryMap memory;
-    for (std::size_t i = 0; i < paths.size(); ++i) {
-        const std::string name = parameter_name(paths[i]);
-        views.push_back(check_writeable(kind, name, parameters[i], extents));
-        memory.add(views[i].data, views[i].size * item_size(views[i].type), name);
-    }
-    memory.close();
-    const py::ssize_t* next = extents.data();
-    for (ArrayView& view : views) {
-        view.extents = next;
-        next += view.dimensions;
-    }
-    return views;
 }
 
 PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
@@ -59,107 +34,6 @@ PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std:
     memory_ = written(views_);
     for (const ArrayView& view : views_) elements_ += view.size;
     fixed_parameters_ = fixed(parameters_);
-}
-
-MemoryMap PlanObject::written(const std::vector<ArrayView>& views) const {
-    MemoryMap memory;
-    for (std::size_t i = 0; i < views.size(); ++i) {
-        const std::size_t bytes = views[i].size * item_size(views[i].type);
-        const Leaf& leaf = plan_.leaves()[i];
-        memory.add(views[i].data, bytes, parameter(i));
-        for (int k = 0; k < plan_.rule().states; ++k) {
-            if (leaf.state[k] != nullptr) memory.add(leaf.state[k], bytes, state_name(i, k));
-        }
-    }
-    memory.close();
-    return memory;
-}
-
-std::string PlanObject::state_name(std::size_t i, int k) const {
-    return parameter(i) + " state '" + plan_.rule().state_names[k] + "'";
-}
-
-std::size_t PlanObject::looks(std::size_t elements) const {
-    return std::max(kLooks, elements_ / elements);
-}
-
-// Arrays that a step can't look at all must not be resized: NumPy refuses that for an array with a
-// weak reference.
-std::vector<py::object> PlanObject::fixed(const py::tuple& arrays) const {
-    std::vector<py::object> references;
-    if (kind_.type || arrays.size() <= looks(kElementsPerLook)) return references;
-    for (const py::handle array : arrays) {
-        if (!array.is_none()) references.push_back(py::weakref(array));
-    }
-    return references;
-}
-
-void PlanObject::look_at_arrays() {
-    containers_.look(looks(kElementsPerLookup));
-    if (kind_.type) return;
-    for (std::size_t count = std::min(looks(kElementsPerLook), views_.size()); count > 0; --count) {
-        if (next_ >= views_.size()) next_ = 0;
-        PyObject* const array =
-            PyTuple_GET_ITEM(parameters_.ptr(), static_cast<py::ssize_t>(next_));
-        if (!is_unchanged(array, views_[next_])) raise_changed(parameter(next_), array);
-        if (!bound_.is_none()) look_at_bound(next_);
-        ++next_;
-    }
-}
-
-void PlanObject::look_at_bound(std::size_t i) {
-    PyObject* const array = PyTuple_GET_ITEM(bound_.ptr(), static_cast<py::ssize_t>(i));
-    const void* const expected = plan_.leaves()[i].gradient;
-    if (array == Py_None || find_gradient(array, views_[i]) == expected) return;
-    if (check_gradient(kind_, paths_[i], views_[i], array) == expected) return;
-    throw StateError(parameter(i) +
-                     ": gradient has other memory than when it was bound: bind(grads) again. "
-                     "Nothing was updated");
-}
-
-void PlanObject::check_same(const py::list& parameters) const {
-    require_count("parameters", parameters.size());
-    for (std::size_t i = 0; i < paths_.size(); ++i) {
-        const auto at = static_cast<py::ssize_t>(i);
-        PyObject* const given = PyList_GET_ITEM(parameters.ptr(), at);
-        if (given == PyTuple_GET_ITEM(parameters_.ptr(), at)) continue;
-        throw StateError(replaced_message(parameter(i)));
-    }
-}
-
-void PlanObject::require_count(const char* what, std::size_t count) const {
-    if (count == paths_.size()) return;
-    throw py::value_error("expected " + std::to_string(paths_.size()) + " " + what + ", not " +
-                          std::to_string(count));
-}
-
-void PlanObject::rebind(const py::list& parameters, const py::list& containers,
-                        const py::object& changes) {
-    const Busy busy(*this);
-    require_count("parameters", parameters.size());
-    const py::tuple arrays(parameters);
-    std::vector<py::ssize_t> extents;
-    std::vector<ArrayView> views = check_parameters(kind_, paths_, arrays, extents);
-    for (std::size_t i = 0; i < views.size(); ++i) require_alike(parameter(i), views[i], views_[i]);
-    MemoryMap memory = written(views);
-    if (!bound_.is_none()) {
-        take(bound_);
-        for (std::size_t i = 0; i < views.size(); ++i) {
-            const void* const gradient = plan_.leaves()[i].gradient;
-            if (gradient != nullptr) require_apart(memory, i, gradient);
-        }
-    }
-    Containers present(containers, arrays, paths_);
-    Changes attributes(changes);
-    views_ = std::move(views);
-    extents_ = std::move(extents);
-    memory_ = std::move(memory);
-    std::swap(containers_, present);
-    const py::tuple before = std::exchange(parameters_, arrays);
-    std::fill(checked_.begin(), checked_.end(), nullptr);
-    for (std::size_t i = 0; i < views_.size(); ++i) plan_.set_parameter(i, views_[i].data);
-    fixed_parameters_ = fixed(parameters_);
-    attributes.apply();
 }
 
 // Busy announces itself before it looks for a holder, and hold() before it looks for a call: of two

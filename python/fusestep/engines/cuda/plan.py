@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -90,12 +90,12 @@ class CudaPlan:
 
     @property
     def hyper(self) -> npt.NDArray[np.float64]:
-        self._take_row()
+        self._know_row()
         return self._native.hyper
 
     @property
     def limits(self) -> npt.NDArray[np.float64]:
-        self._take_row()
+        self._know_row()
         return self._native.limits
 
     def set_settings(
@@ -193,6 +193,10 @@ class CudaPlan:
         if self._latest is not None:
             self._native.take_row(self._latest.row)
             self._latest = None
+
+    def _know_row(self) -> None:
+        with suppress(_core.StateError), self._alone():  # another thread's step is not disturbed
+            self._take_row()
 
     def _let_host_count(self) -> None:
         self.settle()
