@@ -143,7 +143,7 @@ def test_a_state_with_other_names_is_refused(make: Any) -> None:
 def test_a_copy_goes_on_by_itself_with_the_same_memory(make: Any) -> None:
     thing = make()
     run(thing, updates=5)
-    copies = [copy.deepcopy(thing)]
+    copies = [copy.deepcopy(thing), copy.copy(thing)]
     if isinstance(thing, control.Control):
         copies.append(pickle.loads(pickle.dumps(thing)))
     before = text(thing)

@@ -123,6 +123,19 @@ def test_statistics_belong_to_the_first_optimizer_that_they_learn_from() -> None
     opts[1].step(statistics=copy.deepcopy(statistics))
 
 
+def test_statistics_that_a_policy_reads_belong_to_its_loader_too() -> None:
+    statistics = GradientStatistics()
+    first = loader(batch.noise_scale(statistics, start=8, maximum=64))
+    opt = fs.SGD(np.zeros(2), lr=0.1)
+    for _ in range(2):
+        opt.accumulate(np.ones(2), 4)
+    opt.step(statistics=statistics)
+    del first, opt
+    gc.collect()
+    with pytest.raises(fs.StateError, match=r"GradientStatistics.*belongs to another loader"):
+        loader(batch.norm_test(statistics, theta=0.5, start=8, maximum=64))
+
+
 def test_adascale_belongs_to_the_first_optimizer_whose_rate_follows_it() -> None:
     scale = AdaScale(learnt(), base_batch=8)
     lr = fs.scaling.adascale(0.1, scale)

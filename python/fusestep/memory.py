@@ -16,6 +16,7 @@ It belongs to the first optimizer, and the first loader, that uses it; see `clai
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 import types
@@ -73,6 +74,9 @@ class Remembering:
     def _changes(self, memory: Any) -> Changes:
         shown = ((cell.memory, "flat", value) for cell, value in self._shown(memory))
         return [(self, "_memory", memory), *shown]
+
+    def __copy__(self) -> Remembering:
+        return copy.deepcopy(self)  # two that show their memory in one cell would be neither
 
     def state_dict(self) -> dict[str, Any]:
         """What it remembers: JSON values."""

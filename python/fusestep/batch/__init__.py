@@ -8,10 +8,14 @@ from .base import Policy
 from .choosing import as_policy, rule_of_thumb, steps_per_epoch
 from .gradients import Statistics, diversity, noise_scale, norm_test
 from .losses import cabs, loss_ratio
-from .rates import coupled, doubling, increase_instead_of_decay
+from .rates import Doubling, IncreaseInsteadOfDecay, coupled, doubling, increase_instead_of_decay
+from .rounding import Options
 from .scheduled import exponential, expression, fixed, polynomial, ramp, steps
 
 __all__ = [
+    "Doubling",
+    "IncreaseInsteadOfDecay",
+    "Options",
     "Policy",
     "Statistics",
     "as_policy",

@@ -144,7 +144,9 @@ class Policy(Remembering):
             since = samples - memory.changed_at
             if since < 0:
                 memory, since = self._first, None
-        tell_unseen(self._controls, now, int(now.step or 0))
+        if self._controls:
+            is_count = isinstance(now.step, Real) and 0 <= now.step <= LARGEST
+            tell_unseen(self._controls, now, int(now.step or 0) if is_count else 0)
         wanted, memory = self._want(now, memory)
         if wanted is None:
             wanted = self._start if memory.size is None else None

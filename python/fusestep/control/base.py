@@ -6,7 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -98,10 +98,10 @@ class Control(Remembering, Named):
         """The changes that ``observe`` makes, for ``_core.commit``; nothing has changed."""
         number = self.check(loss)
         seen = min((self._memory.seen if step is None else step) + 1, LARGEST)
-        return self._changes(replace(self._after(number, seen), seen=seen))
+        return self._changes(self._after(number, seen))
 
     def _after(self, loss: float, seen: int) -> Memory:
-        """The memory after a loss; ``seen``: the step of the next update."""
+        """The memory after a loss, with ``seen``, the step of the next update."""
         raise NotImplementedError
 
     def _shown(self, memory: Memory) -> Iterable[tuple[Cell, float]]:
