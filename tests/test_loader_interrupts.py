@@ -13,7 +13,7 @@ import pytest
 
 import fusestep as fs
 from fusestep import batch
-from fusestep.data.order import Order
+from fusestep.data.columns import Columns
 from fusestep.data.reading import Reader
 from fusestep.data.stream import Stream
 
@@ -128,7 +128,7 @@ def test_an_interrupt_in_a_load_leaves_the_old_state_or_the_new_one(name: str) -
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError("can't start new thread")])
 @pytest.mark.parametrize(
     ("owner", "method"),
-    [(Stream, "look_ahead"), (Order, "part"), (Stream, "_buffers"), (Reader, "expect")],
+    [(Stream, "look_ahead"), (Columns, "gathering"), (Stream, "_buffers"), (Reader, "expect")],
 )
 def test_what_fails_in_reading_ahead_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, owner: Any, method: str, error: Any

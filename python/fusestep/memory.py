@@ -80,7 +80,11 @@ class Remembering:
 
     def state_dict(self) -> dict[str, Any]:
         """What it remembers: JSON values."""
-        values = {field.name: getattr(self._memory, field.name) for field in fields(self._memory)}
+        return self._state(self._memory)
+
+    def _state(self, memory: Any) -> dict[str, Any]:
+        """A memory as JSON values."""
+        values = {field.name: getattr(memory, field.name) for field in fields(memory)}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -191,12 +191,18 @@ class Policy(Remembering):
         """
         super().load_state_dict(state)
 
-    def saved(self) -> dict[str, Any]:
-        """What it is, as text that is the same in every process, and what it remembers."""
+    def saved(self, memory: Memory | None = None) -> dict[str, Any]:
+        """What it is, as text that is the same in every process, and what it remembers.
+
+        ``memory``: what it remembered at another moment.
+        """
         name, arguments = self._typed
         hidden = {"rule"} if "name" in arguments else set()  # a function that the user has named
         texts = (f"{k}={_text(value)}" for k, value in arguments.items() if k not in hidden)
-        return {"typed": f"{name}({', '.join(texts)})", "state": self.state_dict()}
+        return {
+            "typed": f"{name}({', '.join(texts)})",
+            "state": self._state(self._memory if memory is None else memory),
+        }
 
     def resumed(self, saved: Any) -> Changes:
         """The changes with which it goes on from what ``saved`` gave, perhaps for another policy.

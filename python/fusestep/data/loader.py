@@ -209,12 +209,11 @@ class Loader:
         """
         cursor = None
         while cursor is not self._cursor:  # until nothing was delivered between the two
-            cursor = self._cursor
-            policy = self.policy.saved()
+            cursor, memory = self._cursor, self.policy._memory
         left = self._present is not None and self._present() is None and self._left_of(cursor) == 0
         if left:  # at its end
             cursor = cursor._replace(begin=None)
-        return saved(cursor, self._fixed(), policy)
+        return saved(cursor, self._fixed(), self.policy.saved(memory))
 
     def _fixed(self) -> dict[str, Any]:
         """What a state must have alike."""

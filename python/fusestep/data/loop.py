@@ -37,8 +37,6 @@ class Loop(Iterator[Delivery]):
         self._begun = 0  # samples before the bar
 
     def __next__(self) -> Delivery:
-        if self._has_ended:
-            raise StopIteration
         if self._thread is None:
             self._thread = threading.get_ident()
         if self._thread != threading.get_ident():
@@ -46,6 +44,8 @@ class Loop(Iterator[Delivery]):
                 "a loop belongs to the thread that took its first batch: hand batches over through "
                 "a queue, or give each thread a loader of its own with shard=(i, threads)"
             )
+        if self._has_ended:
+            raise StopIteration
         stream = self._loader._stream_here()
         with stream.lock:
             return self._prepared(stream)
