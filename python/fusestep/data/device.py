@@ -159,15 +159,23 @@ class DeviceBlock:
     """The rows of a piece on the GPU, or on their way there through memory of the host.
 
     Args:
+        indices: the rows, on the host; None where the GPU computes them.
         targets: an array for each column; None where its size is known when it comes.
         host: a block of the columns that come through the host, None if there is none.
         event: after what is queued for the other columns.
     """
 
     def __init__(
-        self, device: Device, piece: Piece, targets: list[Any], host: Any, event: Any
+        self,
+        device: Device,
+        piece: Piece,
+        indices: Any,
+        targets: list[Any],
+        host: Any,
+        event: Any,
     ) -> None:
         self.piece = piece
+        self.indices = indices
         self._device = device
         self._targets = targets
         self._host = host

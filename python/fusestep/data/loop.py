@@ -83,7 +83,7 @@ class Loop(Iterator[Delivery]):
         """A batch, and where the loader stands once it is delivered."""
         loader = self._loader
         own, size = loader._cutting.share(pieces), rows_of(pieces)
-        rows = stream.take(own)
+        rows, named = stream.take(own)
         stream.is_written = loader._columns.has_functions
         data = loader._columns.assembled(rows)
         epoch, _, end = pieces[-1]
@@ -97,7 +97,7 @@ class Loop(Iterator[Delivery]):
         with suppress(Exception):  # what fails ahead is tried again when its batch is taken
             self._look_ahead(stream, after, size)
         clock = Clock(samples=clock.samples, epoch=clock.epoch, batch_size=size)
-        return Batch(data, clock, size, rows_of(own), partial(stream.indices, own)), after
+        return Batch(data, clock, size, rows_of(own), partial(stream.indices, named)), after
 
     def _look_ahead(self, stream: Stream, cursor: Cursor, size: int) -> None:
         cutting, epoch, position = self._loader._cutting, cursor.epoch, cursor.position

@@ -27,6 +27,7 @@ class _Block(NamedTuple):
 
     columns: Columns
     piece: Piece
+    indices: Array
     buffers: Sequence[Array | None]
     gathering: Any
     reading: Reading | None
@@ -75,28 +76,43 @@ class Stream:
         self.process = os.getpid()  # a forked child has no threads, and locks that nobody opens
         self.is_written = False  # what was taken last: it must be read again if it is not delivered
 
-    def indices(self, pieces: Sequence[Piece]) -> Array:
-        """The samples of some pieces."""
-        parts = [self._order.part(self._seed, *piece) for piece in pieces]
+    def indices(self, named: Sequence[Array | Piece]) -> Array:
+        """The samples of what was taken."""
+        parts = [
+            self._order.part(self._seed, *part) if isinstance(part, Piece) else part
+            for part in named
+        ]
         return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
-    def take(self, pieces: Sequence[Piece]) -> list[Any]:
-        """The rows of some pieces."""
+    def take(self, pieces: Sequence[Piece]) -> tuple[list[Any], list[Array | Piece]]:
+        """The rows of some pieces, and what tells their samples.
+
+        These are the samples themselves where the order would have to be made again for them.
+        """
         if self.is_written:
             self._blocks.clear()
             self.is_written = False
-        parts = []
+        parts, named = [], list[Array | Piece]()
         for epoch, place, end in pieces or [Piece(0, 0, 0)]:
             while True:
                 last, rows = self._part(Piece(epoch, place, end))
                 parts.append(rows)
+                named.append(self._named(Piece(epoch, place, last)))
                 if last == end:
                     break
                 place = last
         for ahead in self._blocks:
             if isinstance(ahead, DeviceBlock):
                 ahead.advance()
-        return parts[0] if len(parts) == 1 else self._columns.concatenated(parts)
+        return parts[0] if len(parts) == 1 else self._columns.concatenated(parts), named
+
+    def _named(self, piece: Piece) -> Array | Piece:
+        """What tells the samples of a piece of the present block."""
+        block = self._blocks[0]
+        if block.indices is None:
+            return piece
+        first = block.piece.begin
+        return block.indices[piece.begin - first : piece.end - first]
 
     def _part(self, piece: Piece) -> tuple[int, list[Any]]:
         """The rows from the begin of a piece on that one block holds, and where they end."""
@@ -144,7 +160,10 @@ class Stream:
             targets = columns.targets(device, piece.end - piece.begin)
             read = gather(device, self._order, self._seed, piece, columns.on_device(targets))
             event = device.queued(read)
-        self._blocks.append(DeviceBlock(device, piece, targets, host, event))
+        indices = None if read is None else read.copy()  # not in memory that the GPU reads
+        if host is not None:
+            indices = host.indices
+        self._blocks.append(DeviceBlock(device, piece, indices, targets, host, event))
 
     def _begin(self, piece: Piece, ahead: bool) -> _Block:
         indices = self._order.part(self._seed, *piece)
@@ -155,7 +174,7 @@ class Stream:
             reading = Reading(self._columns.read, indices, self._one_reads)
             if ahead:
                 self._reader.expect(reading)
-        return _Block(self._columns, piece, buffers, gathering, reading)
+        return _Block(self._columns, piece, indices, buffers, gathering, reading)
 
     def _buffers(self, rows: int) -> list[Array | None]:
         """Memory for that many rows: some that nobody holds any more, or new."""
