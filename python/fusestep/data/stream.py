@@ -97,7 +97,13 @@ class Stream:
             while True:
                 last, rows = self._part(Piece(epoch, place, end))
                 parts.append(rows)
-                named.append(self._named(Piece(epoch, place, last)))
+                block = self._blocks[0]
+                first, indices = block.piece.begin, block.indices
+                named.append(
+                    Piece(epoch, place, last)
+                    if indices is None
+                    else indices[place - first : last - first]
+                )
                 if last == end:
                     break
                 place = last
@@ -105,14 +111,6 @@ class Stream:
             if isinstance(ahead, DeviceBlock):
                 ahead.advance()
         return parts[0] if len(parts) == 1 else self._columns.concatenated(parts), named
-
-    def _named(self, piece: Piece) -> Array | Piece:
-        """What tells the samples of a piece of the present block."""
-        block = self._blocks[0]
-        if block.indices is None:
-            return piece
-        first = block.piece.begin
-        return block.indices[piece.begin - first : piece.end - first]
 
     def _part(self, piece: Piece) -> tuple[int, list[Any]]:
         """The rows from the begin of a piece on that one block holds, and where they end."""
