@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from fusestep import gradients
+from fusestep import gradients, trees
 from fusestep.gradients import split_step
 from models import Array
 from test_split_step import Batch, Model, data
@@ -34,12 +35,33 @@ class Bound:
 )
 def test_a_function_may_take_the_parameters_and_a_part(function: Any) -> None:
     batch = {"x": np.arange(21.0).reshape(7, 3), "y": np.arange(7)}
-    params, expected = {"w": np.ones(3)}, {"w": np.ones(3)}
-    opt, whole = fs.SGD(params, lr=0.5), fs.SGD(expected, lr=0.5)
-    _, loss = split_step(opt, function, batch, params=params)
-    whole.step(of_params(expected, batch)[1])
-    assert loss == pytest.approx((3 * 3 + 4 * 4) / 7)  # the length of a part is its rows
-    np.testing.assert_allclose(params["w"], expected["w"], rtol=1e-14)
+    expected = {"w": np.ones(3)}
+    fs.SGD(expected, lr=0.5).step(of_params(expected, batch)[1])
+    for given in (False, True):
+        params = {"w": np.ones(3)}
+        opt = fs.SGD(params, lr=0.5)
+        _, loss = split_step(opt, function, batch, params=params if given else None)
+        assert loss == pytest.approx((3 * 3 + 4 * 4) / 7)  # the length of a part is its rows
+        np.testing.assert_allclose(params["w"], expected["w"], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [np.ones(3), [np.ones(3)], {"a": {"b": np.ones(3)}}, ({"w": np.ones(3)}, [np.ones(2)])],
+    ids=["array", "list", "nested", "mixed"],
+)
+def test_a_function_is_given_the_parameters_as_they_are_nested(params: Any) -> None:
+    seen = []
+
+    def loss_and_grads(tree: Any, batch: Any) -> tuple[float, Any]:
+        seen.append(tree)
+        return 1.0, copy.deepcopy(tree)
+
+    split_step(fs.SGD(params, lr=0.0), loss_and_grads, np.ones((2, 2)))
+    for tree in seen:
+        pairs = zip(trees.flatten(tree)[1], trees.flatten(params)[1], strict=True)
+        assert all(given is own for given, own in pairs)
+        assert type(tree) is type(params)
 
 
 def test_a_function_of_one_argument_takes_parameters_where_they_are_given() -> None:

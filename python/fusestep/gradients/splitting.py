@@ -17,6 +17,8 @@ class Accumulating(Protocol):
 
     @property
     def accumulated(self) -> float: ...
+    @property
+    def tree(self) -> Any: ...
     def accumulate(self, grads: Any, samples: float) -> float: ...
     def discard_accumulated(self) -> None: ...
     def step(
@@ -49,7 +51,8 @@ def split_step(
             the mean loss over the samples of the part, and its gradients in the form of
             ``opt.step``. It may return the same arrays each time.
         batch: what `parts` takes. The clock of a `fusestep.Batch` is used.
-        params: for a function of two arguments; None: those of the optimizer.
+        params: for a function of two arguments. None: those of the optimizer, in the dicts, lists
+            and tuples that they were given in.
         statistics: learns from the parts.
         parts: how many, at least 1; a batch of fewer samples has one part for each. More of them
             tell more, at the cost of shorter calculations.
@@ -72,16 +75,14 @@ def split_step(
         >>> opt, statistics = fs.SGD(params, lr=0.1), fs.gradients.GradientStatistics()
         >>> for batch in fs.Loader({"x": np.arange(8.0)}, 4, order="sequential"):
         ...     info, loss = fs.gradients.split_step(
-        ...         opt, loss_and_grads, batch, params=params, statistics=statistics
+        ...         opt, loss_and_grads, batch, statistics=statistics
         ...     )
         >>> params["w"]
         array([0.685])
     """
     check_whole("parts", parts, 1)
     if params is None and _takes_two(loss_and_grads):
-        params = getattr(opt, "params", None)
-        if params is None:
-            raise TypeError("loss_and_grads takes two arguments: split_step(..., params=params)")
+        params = opt.tree
     given = () if params is None else (params,)
     if clock is None:
         clock = getattr(batch, "clock", None)

@@ -41,6 +41,11 @@ class Parameters:
         return dict(self._parameters)
 
     @property
+    def tree(self) -> Any:
+        """The parameters in the nesting they were given in; objects with fields are dicts."""
+        return trees.snapshot(self._division.tree)
+
+    @property
     def state(self) -> dict[str, dict[str, Any]]:
         """The state arrays by path and name: the arrays themselves, not copies."""
         return {path: dict(arrays) for path, arrays in self._states.items()}
