@@ -86,10 +86,23 @@ def test_clipping_to_a_norm_agrees_with_torch(dtype: type) -> None:
         for tensor, grad in zip(tensors, grads, strict=True):
             tensor.grad = torch.from_numpy(grad.copy())
         norm = torch.nn.utils.clip_grad_norm_(tensors, 5.0)
+        assert norm > 5.0
+        for tensor in tensors:
+            tensor.grad *= (norm + 1e-6) / norm  # which torch adds to the norm
         theirs.step()
         assert ours.step(grads).grad_norm == pytest.approx(float(norm), rel=1e-6)
         path.note()
     path.assert_agrees([tensor.detach().numpy() for tensor in tensors])
+
+
+def test_torch_scales_a_norm_below_the_limit_where_that_is_small() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    w, tensor = np.zeros(1), torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    tensor.grad = torch.tensor([9e-7], dtype=torch.float64)
+    torch.nn.utils.clip_grad_norm_([tensor], 1e-6)
+    fs.SGD(w, lr=1.0, clip_norm=1e-6).step(np.array([9e-7]))
+    assert w[0] == -9e-7
+    assert float(tensor.grad[0]) == pytest.approx(9e-7 * 1e-6 / 1.9e-6)
 
 
 @every_dtype
