@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -262,3 +264,85 @@ def test_no_group_is_added_while_gradients_are_bound_or_accumulated() -> None:
     opt.accumulate({"u": a(1.0), "v": a(1.0)}, samples=2)
     opt.step()
     assert [p[0] for p in opt.params.values()] == [-2.0, -1.0]
+
+
+def test_what_a_step_is_to_look_at_is_looked_at_in_whole() -> None:
+    params = tuple(a() for _ in range(50))
+    opt = fs.SGD(params)
+    opt.step([None] * 50, params=params)
+    for i in (0, 30, 49):
+        other = (*params[:i], a(), *params[i + 1 :])
+        with pytest.raises(fs.StateError, match=rf"params\['{i}'\] is not the array"):
+            opt.step([None] * 50, params=other)
+
+
+def test_arrays_that_were_replaced_are_let_go_of_and_not_taken_up_again() -> None:
+    params = {"u": a(1.0)}
+    opt = fs.SGD(params, lr=1.0)
+    old = weakref.ref(params["u"])
+    params["u"] = a(2.0)
+    opt.rebind(params)
+    opt.accumulate({"u": a(1.0)}, samples=1)
+    opt.step()
+    gc.collect()
+    assert old() is None
+    opt.add_group({"v": a()})
+    opt.step({"u": a(1.0), "v": a()}, params={"u": params["u"], "v": opt.params["v"]})
+    assert (params["u"] == 0.0).all()
+
+
+def test_all_that_was_set_or_switched_off_is_kept_when_a_group_is_added() -> None:
+    opt = fs.SGD({"u": a()}, momentum=0.5, nonfinite="skip", clip_value=2.0)
+    opt.momentum = 0.0
+    opt.add_group({"v": a()})
+    assert (opt.momentum, opt.nonfinite, opt.clip_value) == (0.0, "skip", 2.0)
+    assert list(opt.state["u"]) == ["momentum"]
+    opt.groups[0].momentum = 0.25
+    assert not opt.step({"u": a(np.nan), "v": a()}).applied
+
+
+def test_names_with_the_characters_of_patterns_are_added_by_name() -> None:
+    opt = fs.SGD({"b1": a(), "bx": a()}, groups=[{"match": "bx"}])
+    opt.add_group({"b[1]": a()}, lr=1.0)
+    opt.add_group({"b?": a()}, lr=2.0)
+    assert [g.paths for g in opt.groups] == [("b1",), ("bx",), ("b[1]",), ("b?",)]
+
+
+# on a GPU
+
+
+def test_on_a_gpu_arrays_are_replaced_and_added_with_the_same_bits(cupy: Any) -> None:
+    opts: list[Any] = []
+    models: list[Any] = []
+    for asarray in (np.asarray, cupy.asarray):
+        params = {"u": asarray(a(1.0)), "v": asarray(a(2.0))}
+        opt = fs.AdamW({"u": params["u"]}, lr=schedules.linear(0.5, 0.0, length=8), clip_norm=1.0)
+        opt.step({"u": asarray(a(0.75))}, params={"u": params["u"]})
+        opt.add_group({"v": params["v"]}, lr=0.125)
+        opt.step({"u": asarray(a(-0.75)), "v": asarray(a(0.5))})
+        params = {name: array.copy() for name, array in params.items()}
+        opt.rebind(params)
+        opt.step({"u": asarray(a(0.25)), "v": asarray(a(0.125))}, params=params)
+        opts.append(opt)
+        models.append(params)
+    assert opts[0].applied == opts[1].applied == 3
+    on_cpu, on_gpu = (opt.state_dict()["parameters"] for opt in opts)
+    for path in ("u", "v"):
+        assert_same_bits([models[1][path].get()], [models[0][path]])
+        assert on_cpu[path]["updates"] == on_gpu[path]["updates"]
+        for name, array in on_cpu[path]["state"].items():
+            assert_same_bits([on_gpu[path]["state"][name]], [array])
+
+
+def test_a_captured_step_keeps_its_arrays_so_no_group_is_added(cupy: Any) -> None:
+    params, grads = {"u": cupy.zeros(2)}, {"u": cupy.zeros(2)}
+    opt = fs.SGD(params, lr=1.0)
+    opt.bind(grads)
+    opt.prepare_replays(2)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        opt.step()
+        stream.end_capture()
+    opt.bind(None)
+    with pytest.raises(fs.StateError, match="a graph has captured a step"):
+        opt.add_group({"v": cupy.zeros(2)})
