@@ -1,6 +1,6 @@
 """Plants faults one by one and tells which of them the tests notice. Run by hand:
 
-    python tests/faults/plant.py                 all rows of faults.toml
+    python tests/faults/plant.py                 all rows of the tables beside this file
     python tests/faults/plant.py bind checked    those whose name or file holds one of these words
 
 A fault is a small change of one file, and the tests that should fail under it. It is planted in a
@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import tomllib
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 
 class Fault(NamedTuple):
@@ -36,8 +37,8 @@ class Fault(NamedTuple):
 
 
 def listed(words: list[str]) -> list[Fault]:
-    rows = tomllib.loads((ROOT / "tests/faults/faults.toml").read_text("utf-8"))["fault"]
-    faults = [Fault(**row) for row in rows]
+    tables = [tomllib.loads(p.read_text("utf-8")) for p in sorted(HERE.glob("*.toml"))]
+    faults = [Fault(**row) for table in tables for row in table["fault"]]
     return [f for f in faults if not words or any(w in f.name or w in f.file for w in words)]
 
 
