@@ -93,3 +93,13 @@ def test_what_is_no_number_is_no_loss_and_nothing_has_changed(loss: Any) -> None
             observe()
     assert (opt.attempted, leaf.state_dict()["seen"], policy.state_dict()["loss"]) == (0, 0, None)
     assert (w == 1.0).all()
+
+
+def test_a_loss_of_torch_is_taken() -> None:
+    torch = pytest.importorskip("torch")
+    for loss in (torch.tensor(2.0), torch.ones((1, 1), requires_grad=True) * 2):
+        leaf = control.LossGap(reference=0.5)
+        leaf.observe(loss)
+        assert leaf.value == 0.75
+    with pytest.raises(TypeError, match="loss must be a number"):
+        leaf.observe(torch.ones(2))

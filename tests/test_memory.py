@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,29 @@ def test_a_state_is_refused_with_its_place_or_taken_and_gone_on_from(
         assert run(again, begin=9) == run(thing, begin=9)
         thing.load_state_dict(json.loads(before))
     assert 0 < taken < len(list(changed(json.loads(before)))) / 2
+
+
+class Evil(dict[str, Any]):
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError("nobody reads this")
+
+
+@every(ALL)
+def test_a_state_that_is_read_in_an_odd_way_is_read_or_refused(make: Any) -> None:
+    thing = make()
+    run(thing)
+    before = text(thing)
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for name in thing.state_dict():
+        with pytest.raises(fs.StateError, match=f"does not fit: {name}|nested too deeply"):
+            thing.load_state_dict({**thing.state_dict(), name: deep})
+    assert text(thing) == before
+    other = make()
+    other.load_state_dict(Evil(thing.state_dict()))
+    other.load_state_dict(MappingProxyType(thing.state_dict()))
+    assert text(other) == before
 
 
 @every(ALL)

@@ -102,10 +102,11 @@ class Remembering:
     def restored(self, state: Any) -> Changes:
         """The changes that ``load_state_dict`` makes."""
         kinds = _kinds(self._first.__class__)
-        if not isinstance(state, Mapping) or set(state) != set(kinds):
-            given = sorted(map(repr, state)) if isinstance(state, Mapping) else type(state).__name__
+        state = dict(state) if isinstance(state, Mapping) else state
+        if not isinstance(state, dict) or set(state) != set(kinds):
+            given = f"of {[*map(str, state)]}" if isinstance(state, dict) else type(state).__name__
             raise _core.StateError(
-                f"the state of {self!r} must be a dict of {', '.join(kinds)}, not of {given}"
+                f"the state of {self!r} must be a dict of {', '.join(kinds)}, not {given}"
             )
         try:
             values = {name: _converted(name, kind, state[name]) for name, kind in kinds.items()}
@@ -113,6 +114,8 @@ class Remembering:
             self._check_memory(memory)
         except (TypeError, ValueError) as error:
             raise _core.StateError(f"the state of {self!r} does not fit: {error}") from None
+        except RecursionError:
+            raise _core.StateError(f"the state of {self!r} is nested too deeply") from None
         return self._changes(memory)
 
 

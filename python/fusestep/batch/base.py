@@ -212,13 +212,12 @@ class Policy(Remembering):
         compared by name. StateError: what is saved is of no policy.
         """
         present = self.saved()["typed"]
-        if not isinstance(saved, Mapping) or set(saved) != {"typed", "state"}:
-            raise _core.StateError(f"a saved policy must be a dict of typed, state, not {saved!r}")
-        there = saved["typed"]
-        if not isinstance(there, str):
-            raise _core.StateError(f"a saved policy must have text under typed, not {there!r}")
+        given = dict(saved) if isinstance(saved, Mapping) else {}
+        there = given.get("typed")
+        if given.keys() != {"typed", "state"} or not isinstance(there, str):
+            raise _core.StateError("a saved policy must be a dict of typed, a text, and state")
         is_alike = there.partition("(")[0] == present.partition("(")[0]
-        changes = self.restored(saved["state"]) if is_alike else self.anew()
+        changes = self.restored(given["state"]) if is_alike else self.anew()
         if there != present and self.remembers:
             how = "goes on from" if is_alike else "begins anew, instead of going on from"
             warnings.warn(f"batch_size: {present} {how} the state of {there}", stacklevel=3)
