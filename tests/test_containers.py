@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -157,6 +158,15 @@ def test_what_holds_no_parameters_is_refused_with_what_to_do(
 ) -> None:
     with pytest.raises(error, match=message):
         fs.SGD(make())
+
+
+def test_containers_that_make_up_their_arrays_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "model.npz", w=a())
+    opt = fs.SGD({"w": a()})
+    with np.load(tmp_path / "model.npz") as saved:
+        for call in (fs.SGD, opt.rebind):
+            with pytest.raises(TypeError, match=r"^params\['w'\]: .* pass a dict of the arrays"):
+                call(saved)
 
 
 def test_trees_may_be_a_hundred_deep() -> None:

@@ -115,7 +115,7 @@ class Structure:
 def flatten(params: Any, what: str = "params") -> tuple[Structure, list[Any]]:
     """The nesting of a tree of parameters, and its leaves in the order of ``paths``.
 
-    Raises ValueError for a tree without leaves, and for two leaves of one path.
+    Raises ValueError for a tree without leaves, and for two leaves of one path; see `held`.
     """
     structure = Structure(params, what)
     if not structure.paths:
@@ -125,7 +125,24 @@ def flatten(params: Any, what: str = "params") -> tuple[Structure, list[Any]]:
         if path in seen:
             raise ValueError(f"{what}: two arrays have the path {path!r}; rename one of the keys")
         seen.add(path)
-    return structure, list(structure.leaves(params, what))
+    return structure, held(structure, params, what)
+
+
+def held(structure: Structure, params: Any, what: str = "params") -> list[Any]:
+    """The leaves of a tree of parameters, which its containers must hold.
+
+    Raises TypeError where one makes up what it gives, as an `NpzFile` does: nobody would see the
+    updates.
+    """
+    leaves = list(structure.leaves(params, what))
+    again = structure.leaves(params, what)
+    for path, leaf, other in zip(structure.paths, leaves, again, strict=True):
+        if leaf is not other:
+            raise TypeError(
+                f"{where(what, path)}: is another object each time it is asked for: pass a dict of "
+                "the arrays, and keep it"
+            )
+    return leaves
 
 
 def snapshot(tree: Any) -> Any:

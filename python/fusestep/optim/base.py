@@ -26,8 +26,9 @@ class Optimizer(CommonSettings, Parameters, Stepping):
     Not used by itself: `SGD`, `Adam` and the others bring the rule. What stands here holds for all.
 
     Args:
-        params: float32 or float64 arrays, C-contiguous and writeable, in any nesting of dict, list
-            and tuple, or one array; all of NumPy, or all of CuPy on the current device. Or torch's
+        params: float32 or float64 arrays, C-contiguous and writeable, in any nesting of dicts and
+            other mappings, lists, tuples, named tuples and instances of dataclasses and attrs
+            classes, or one array; all of NumPy, or all of CuPy on the current device. Or torch's
             form, a list of dicts, each with such a tree under "params" and settings of its own;
             gradients are then a list of trees.
         maximize: follow the gradient up instead of down.
@@ -52,9 +53,15 @@ class Optimizer(CommonSettings, Parameters, Stepping):
     step, which can't be saved. Each step evaluates it for the number of updates applied so far.
 
     Every setting is an attribute: assigning ``opt.lr`` between steps holds for all groups without a
-    value of their own, assigning ``opt.groups[1].lr`` for that group. What decides the arithmetic
-    itself (True or False, and ``eps_mode``) is fixed when the optimizer is built.
-    Parameters are checked then, and kept alive.
+    value of their own, assigning ``opt.groups[1].lr`` for that group. Reading gives what the last
+    step used; before the first what that is going to, or None where only the step is told. A number
+    does not end a schedule: ``opt.lr = opt.schedules["lr"] * 0.5`` goes on with another one, and
+    ``opt.lr = schedules.constant(0.1)`` ends it. What decides the arithmetic itself (True or False,
+    and ``eps_mode``) is fixed when the optimizer is built.
+
+    Parameters are checked then, and kept alive. A step looks whether their dicts and lists still
+    hold them, and raises StateError if not; `rebind` goes on with other arrays, `add_group` with
+    more of them.
 
     Raises:
         TypeError, ValueError: a parameter that cannot be updated in place, or a setting out of

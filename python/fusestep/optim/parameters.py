@@ -72,7 +72,7 @@ class Parameters:
             (True, array([4., 4.]))
         """
         division, tree = self._division, self._division.tree_of(params)
-        leaves = list(self._structure.leaves(tree, "params"))
+        leaves = trees.held(self._structure, tree)
         foreign.check_parameters(self._structure.paths, leaves)
         parameters = dict(zip(self._structure.paths, leaves, strict=True))
         containers = division.containers(params)
