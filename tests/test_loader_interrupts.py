@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Callable
@@ -187,3 +188,28 @@ def test_an_error_leaves_the_memory_of_the_policy_where_it_was() -> None:
     assert (policy.state_dict(), loader.state_dict(), loader.clock) == before
     fails[0] = False
     assert len(next(batches)) == 3  # the same loop goes on
+
+
+def test_a_transform_is_applied_once_to_what_is_delivered() -> None:
+    fails = [3, 5]
+    calls = 0
+
+    def fragile(rows: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls in fails:
+            raise OSError("no")
+        return rows
+
+    x = np.arange(40)
+    transforms = {"x": negated, "y": fragile}
+    loader = fs.Loader({"x": x, "y": x, "z": x}, 4, transform=transforms, epochs=2)
+    batches, found = iter(loader), list[Any]()
+    while len(found) < 20:
+        with contextlib.suppress(OSError):
+            found.append(next(batches))
+    assert calls == 20 + len(fails)
+    for rows in found:
+        assert rows["x"].tolist() == (-1 - rows["z"]).tolist()
+        assert rows["y"].tolist() == rows["z"].tolist()
+    assert x.tolist() == list(range(40))
