@@ -76,11 +76,18 @@ def test_even_parts_have_as_many_rows_on_every_rank(
         assert 0 < lengths.pop() * world == parts[0].size <= max(world, sizes[k % len(sizes)])
         assert {part.weight for part in parts} == {parts[0].size / world / parts[0].size}
         rows += np.concatenate([part["x"] for part in parts]).tolist()
-    if tail == "drop":  # from every epoch, less than a batch
-        largest = max(max(world, size) for size in sizes)
-        counts = np.bincount(rows, minlength=n)
-        assert counts.max() <= epochs
-        assert n * epochs - len(rows) <= epochs * largest
+    if tail == "drop":
+        kept: list[int] = []
+        for _ in range(epochs):
+            position = 0
+            while True:
+                wanted = sizes[len(kept) % len(sizes)]
+                size = max(world, wanted - wanted % world)
+                if position + size > n:
+                    break
+                kept.append(size)
+                position += size
+        assert [parts[0].size for parts in found] == kept
     else:  # with "carry" less than a row for each rank, at the end of the loop
         assert n * epochs - len(rows) == (n * epochs % world if tail == "carry" else 0)
         assert rows == expected[: len(rows)].tolist()
@@ -90,6 +97,7 @@ def test_sizes_are_rounded_down_to_whole_rows_for_each_rank() -> None:
     assert [b.size for b in loaders(24, [10], 4, even=True)[0]] == [8, 8, 8]
     assert [b.size for b in loaders(24, [3], 4, even=True)[0]] == [4] * 6
     assert [b.size for b in loaders(26, [10], 4, even=True, tail="drop")[0]] == [8, 8, 8]
+    assert [b.size for b in loaders(10, [3], 4, even=True, tail="drop")[0]] == [4, 4]
     carried = loaders(13, [10], 4, even=True, tail="carry", epochs=2)[0]
     assert [b.size for b in carried] == [8, 8, 8]  # of 26 samples 2 are left out
     assert carried.clock.epoch == 2.0

@@ -49,9 +49,12 @@ class Cutting:
                 "with tail='carry' or tail='drop'"
             )
 
+    def _rounded(self, size: int) -> int:
+        return size if self._unit == 1 else max(self._unit, size - size % self._unit)
+
     def fitted(self, size: int) -> int:
-        """The size of a batch that is not the last one."""
-        size = max(self._unit, size - size % self._unit)
+        """The size of the first batch of an epoch."""
+        size = self._rounded(size)
         if self.tail == "drop" and size > self._samples:
             raise ValueError(
                 f"batch_size is {size}, there are {self._samples} samples: with tail='drop' "
@@ -66,9 +69,10 @@ class Cutting:
             end: the epoch that ends the loop.
         """
         left = self._samples - position
-        if position == 0 or self.tail != "drop":
-            size = self.fitted(size)
-        if self.tail == "drop" and left < size:
+        size = self.fitted(size) if position == 0 else self._rounded(size)
+        if size <= left:
+            return [Piece(epoch, position, position + size)]
+        if self.tail == "drop":
             return []
         if self.tail == "carry":
             left += (end - epoch - 1) * self._samples
