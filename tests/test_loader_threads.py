@@ -138,13 +138,13 @@ def test_a_state_taken_beside_a_loop_is_one_that_the_loop_was_in() -> None:
 
 
 EXITS = """
-import sys, time
+import time
 import numpy as np, fusestep as fs
+from fusestep.data import stream
+stream._BYTES = 1  # blocks of four batches
 class Rows:
-    begun = 0
     def __len__(self): return 1000
     def __getitem__(self, places):
-        Rows.begun += 1
         if len(places) > 1: time.sleep(0.5)
         return places
 loader = fs.Loader(Rows(), 1, prefetch=100, order="sequential")

@@ -133,7 +133,7 @@ class Stream:
     def look_ahead(self, epoch: int, place: int, batch: int) -> None:
         """Begins to gather what follows in an epoch from a place on, in blocks of whole batches."""
         # a block that has been consumed stays until its successor is needed
-        while place > 0 and 0 < self._prefetch >= len(self._blocks):
+        while len(self._blocks) <= self._prefetch:
             if self._blocks:
                 epoch, _, place = self._blocks[-1].piece
             if place >= self._order.n:
