@@ -87,7 +87,7 @@ def test_saved_gradients_are_copies() -> None:
         (lambda a: a.update(samples=0.0), "1 micro-batches can't have 0.0 samples"),
         (lambda a: a.update(micro_batches=0), "0 micro-batches can't have 2.0 samples"),
         (lambda a: a.update(micro_batches=1.5), "accumulated micro_batches: must be a whole"),
-        (lambda a: a.update(micro_batches=0, samples=0.0), "can't have 0.0 samples and gradients"),
+        (lambda a: a.update(micro_batches=0, samples=0.0), "can't have 0.0 samples, gradients"),
         (lambda a: a.update(weighted_squared_norms=-1.0), "weighted_squared_norms: must be at"),
         (lambda a: a.update(weighted_squared_norms=None), "weighted_squared_norms: must be at"),
     ],

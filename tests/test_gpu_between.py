@@ -284,7 +284,7 @@ def test_a_plan_that_one_thread_holds_keeps_the_others_out(cupy: Any) -> None:
             except fs.StateError as error:
                 refused.append(str(error))
 
-    with opt._plan:
+    with opt._plan.held():
         thread = threading.Thread(target=call)
         thread.start()
         thread.join()

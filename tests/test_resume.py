@@ -119,7 +119,7 @@ def parts(state: dict[str, Any]) -> dict[str, Any]:
     ("damage", "message"),
     [
         (lambda s: s.update(rule="sgd"), "rule: saved 'sgd', present 'adam'"),
-        (lambda s: s.update(format=99), "format: saved 99, present 1"),
+        (lambda s: s.update(format=99), "format: saved 99, present 2; load it with"),
         (lambda s: s.clear(), "parameters: not saved"),
         (lambda s: s.pop("parameters"), "parameters: not saved"),
         (lambda s: s.update(parameters=None), "parameters: must be a dict, not NoneType"),
@@ -132,7 +132,7 @@ def parts(state: dict[str, Any]) -> dict[str, Any]:
         (lambda s: s["settings"].update(zzz=1), "settings: must be a dict of lr, betas, eps"),
         (lambda s: s["settings"].update(lr=-1.0), "lr must be finite and at least 0, not -1"),
         (lambda s: s["settings"].update(amsgrad=True), "amsgrad: saved True, present False"),
-        (lambda s: s.update(nonfinite="maybe"), "nonfinite must be"),
+        (lambda s: s.update(nonfinite="maybe"), "nonfinite: must be one of"),
         (lambda s: s.update(clip_norm=-1.0), "clip_norm must be"),
         (lambda s: s.update(applied="x"), "applied: must be a whole number from 0"),
         (lambda s: s.update(attempted=2**70), "attempted: must be a whole number from 0"),
@@ -141,7 +141,7 @@ def parts(state: dict[str, Any]) -> dict[str, Any]:
         (lambda s: parts(s)["parameter"].update(updates=2**70), "params updates: must be a whole"),
         (
             lambda s: parts(s)["state"].update(m=[1.0, [2.0]]),
-            "params m: must be an array, not list",
+            "params m: must be an array of NumPy, not list",
         ),
         (lambda s: parts(s)["state"].pop("m"), "params state arrays: saved ['v'], present"),
     ],
@@ -152,7 +152,7 @@ def test_a_damaged_state_is_refused_whole(damage: Any, message: str) -> None:
     state = fs.Adam(np.ones(3), lr=0.1).state_dict()
     damage(state)
     before = repr(opt.state_dict())
-    with pytest.raises((fs.StateError, ValueError)) as caught:
+    with pytest.raises(fs.StateError) as caught:
         opt.load_state_dict(state)
     assert message in str(caught.value)
     assert repr(opt.state_dict()) == before

@@ -294,7 +294,7 @@ def test_nothing_is_assigned_while_another_thread_has_the_optimizer(assign: Any)
         except BaseException as error:
             caught.append(error)
 
-    with opt._plan:
+    with opt._plan.held():
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()

@@ -243,7 +243,7 @@ def test_gradients_live_as_long_as_the_step_that_reads_them(how: str) -> None:
 
     def is_inside() -> bool:
         try:
-            with opt._plan:
+            with opt._plan.held():
                 return False
         except fs.StateError:
             return True

@@ -28,22 +28,42 @@ class HostPlan : public PlanObject {
         return squares;
     }
 
-    // The changes are made if the update is, with no Python code in between.
+    // The changes are made if the update is, with no Python code in between. `learn` gives further
+    // ones: it is called with the norm before anything has changed.
     py::object step(py::handle gradients, double grad_scale, py::handle clock, bool take_norm,
-                    py::handle changes) {
+                    py::handle changes, const py::object& learn) {
         const Busy busy(*this);
         Changes attributes(changes);
         const std::optional<Clock> now = read_clock(clock);
         const Step step = begin_step(gradients, grad_scale);
+        const Tables before = learn.is_none() ? Tables() : tables();
         follow_schedule(now);
         const StepOptions chosen = options(step, take_norm);
         const double lr = plan().hyper(0)[0];
-        const Held held(held_, plan().is_large() ? step.passed : py::object());
-        const StepResult result = run([&] { return plan().step(chosen); });
+        const Held held(held_, plan().is_large() || !learn.is_none() ? step.passed : py::object());
+        StepResult result;
+        Changes learnt{py::none()};
+        if (learn.is_none()) {
+            result = run([&] { return plan().step(chosen); });
+        } else {
+            result = run([&] { return plan().measure(chosen); });
+            if (result.applied) {
+                try {
+                    learnt = Changes(learn(result.grad_norm));
+                } catch (...) {
+                    restore(before);
+                    throw;
+                }
+                run([&] { plan().apply(chosen, result); });
+            }
+        }
         if (!result.finite && chosen.nonfinite == NonFinite::kRaise) raise_nonfinite();
         check_prepared(result.unprepared);
         end_step(step, result.applied);
-        if (result.applied) attributes.apply();
+        if (result.applied) {
+            attributes.apply();
+            learnt.apply();
+        }
         return step_info(lr, result);
     }
 
@@ -103,6 +123,9 @@ void register_plan(py::module_& module) {
             check_parameters({}, paths, parameters, extents);
         },
         py::arg("paths"), py::arg("parameters"));
+    py::class_<PlanObject::Hold>(module, "Hold")
+        .def("__enter__", [](const PlanObject::Hold&) {})
+        .def("__exit__", [](PlanObject::Hold& self, const py::args&) { self.release(); });
     py::class_<HostPlan> plan(module, "Plan");
     plan.def(py::init<const std::string&, std::vector<std::string>, const py::list&,
                       const py::list&, const std::vector<int>&, const py::array_t<double>&,
@@ -111,7 +134,8 @@ void register_plan(py::module_& module) {
              py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert(),
              py::arg("containers") = py::list())
         .def("step", &HostPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
-             py::arg("take_norm") = false, py::arg("changes") = py::none())
+             py::arg("take_norm") = false, py::arg("changes") = py::none(),
+             py::arg("learn") = py::none())
         .def("accumulate", &HostPlan::accumulate, py::arg("gradients"), py::arg("samples"));
     define_plan(plan);
 }

@@ -36,7 +36,7 @@ PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std:
     fixed_parameters_ = fixed(parameters_);
 }
 
-// Busy announces itself before it looks for a holder, and hold() before it looks for a call: of two
+// Busy announces itself before it looks for a holder, and a Hold before it looks for a call: of two
 // that come at once, at least one sees the other.
 PlanObject::Busy::Busy(PlanObject& owner) : owner_(owner) {
     if (owner_.busy_.exchange(true)) throw StateError(kInUse);
@@ -47,19 +47,21 @@ PlanObject::Busy::Busy(PlanObject& owner) : owner_(owner) {
     }
 }
 
-void PlanObject::hold() {
+PlanObject::Hold::Hold(py::object owner, PlanObject& plan)
+    : owner_(std::move(owner)), plan_(&plan) {
     const unsigned long me = PyThread_get_thread_ident();
     unsigned long holder = 0;
-    if (!holder_.compare_exchange_strong(holder, me) && holder != me) throw StateError(kInUse);
-    if (busy_.load()) {
-        if (holds_ == 0) holder_.store(0);
+    if (!plan.holder_.compare_exchange_strong(holder, me) && holder != me) throw StateError(kInUse);
+    if (plan.busy_.load()) {
+        if (plan.holds_ == 0) plan.holder_.store(0);
         throw StateError(kInUse);
     }
-    ++holds_;
+    ++plan.holds_;
 }
 
-void PlanObject::release() {
-    if (--holds_ == 0) holder_.store(0);
+void PlanObject::Hold::release() {
+    if (plan_ != nullptr && --plan_->holds_ == 0) plan_->holder_.store(0);
+    plan_ = nullptr;
 }
 
 void PlanObject::bind(py::handle gradients) {
@@ -85,9 +87,7 @@ void PlanObject::bind(py::handle gradients) {
 
 void PlanObject::set_accumulators(const py::list& arrays) {
     const Busy busy(*this);
-    if (!plan_.accumulators().empty()) {
-        throw StateError("this optimizer has its accumulators already");
-    }
+    if (accumulated_.micro_batches > 0) throw StateError("these accumulators are in use");
     if (py::len(arrays) != paths_.size()) {
         throw py::value_error("expected one accumulator for each parameter");
     }

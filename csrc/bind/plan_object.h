@@ -2,6 +2,7 @@
 // keeps count of what is bound, accumulated and done.
 #pragma once
 #include <atomic>
+#include <memory>
 #include <optional>
 
 #include "../runtime/plan.h"
@@ -19,9 +20,20 @@ class PlanObject {
                const py::array_t<double>& hyper, const py::array_t<double>& limits,
                const py::list& containers);
 
-    // Keeps the calls of other threads out until as many releases: for what takes several calls.
-    void hold();
-    void release();
+    // Keeps the calls of other threads out while it lives: for what takes several calls. As the
+    // object of a with statement it goes even where an interrupt keeps __exit__ from being called.
+    class Hold {
+     public:
+        Hold(py::object owner, PlanObject& plan);
+        ~Hold() { release(); }
+        Hold(const Hold&) = delete;
+        Hold& operator=(const Hold&) = delete;
+        void release();
+
+     private:
+        py::object owner_;
+        PlanObject* plan_;
+    };
 
     // Goes on with other arrays of the same shapes and dtypes, in other containers.
     void rebind(const py::list& parameters, const py::list& containers, const py::object& changes);
@@ -206,8 +218,10 @@ std::string nonfinite_message(const std::string& parameter, const char* what);
 template <class Class>
 void define_plan(Class& plan) {
     using Object = typename Class::type;
-    plan.def("__enter__", &Object::hold)
-        .def("__exit__", [](Object& self, const py::args&) { self.release(); })
+    plan.def("held",
+             [](const py::object& self) {
+                 return std::make_unique<PlanObject::Hold>(self, self.cast<Object&>());
+             })
         .def("rebind", &Object::rebind, py::arg("parameters"), py::arg("containers") = py::list(),
              py::arg("changes") = py::none())
         .def("check_same", &Object::check_same, py::arg("parameters"))

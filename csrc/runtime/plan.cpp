@@ -250,10 +250,9 @@ void Plan::update() noexcept {
     });
 }
 
-StepResult Plan::step(const StepOptions& options) noexcept {
+StepResult Plan::measure(const StepOptions& options) noexcept {
     FloatEnvironment environment;
     StepResult result;
-    double factor = 1.0;
     if (options.take_norm || options.clip_by_norm || options.nonfinite != NonFinite::kPropagate) {
         const GradientNorm norm = this->norm(options.grad_scale);
         result.has_norm = true;
@@ -263,14 +262,24 @@ StepResult Plan::step(const StepOptions& options) noexcept {
             result.applied = false;
             return result;
         }
-        if (options.clip_by_norm) factor = clip_factor(options.clip_norm, norm);
+        if (options.clip_by_norm) result.factor = clip_factor(options.clip_norm, norm);
     }
-    result.unprepared = prepare(options, factor);
+    return result;
+}
+
+void Plan::apply(const StepOptions& options, StepResult& result) noexcept {
+    FloatEnvironment environment;
+    result.unprepared = prepare(options, result.factor);
     if (result.unprepared != kPrepared) {
         result.applied = false;
-        return result;
+        return;
     }
     update();
+}
+
+StepResult Plan::step(const StepOptions& options) noexcept {
+    StepResult result = measure(options);
+    if (result.applied) apply(options, result);
     return result;
 }
 

@@ -47,6 +47,7 @@ struct StepResult {
     std::ptrdiff_t unprepared = kPrepared;  // as prepare() returns; nothing was written then
     bool has_norm = false;
     double grad_norm = 0.0;  // of the gradients divided by grad_scale, before clipping
+    double factor = 1.0;     // of clipping
 };
 
 class Plan {
@@ -76,6 +77,9 @@ class Plan {
 
     // Updates every leaf that has a gradient, or none.
     StepResult step(const StepOptions& options) noexcept;
+    // Its two halves: what the gradients tell, and, if the result says applied, the update.
+    StepResult measure(const StepOptions& options) noexcept;
+    void apply(const StepOptions& options, StepResult& result) noexcept;
 
     // One for each leaf, or none before the first use: memory of the leaf's size and type.
     std::vector<Accumulator>& accumulators() { return accumulators_; }

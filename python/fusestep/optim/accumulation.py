@@ -8,6 +8,7 @@ from typing import Any
 from .. import _core
 from ..arguments import check_positive
 from ..engines import CudaPlan, Plan
+from .saved import number_as_json
 
 _MOST = 2.0**53  # samples: whole numbers are exact up to here, and float32 holds the reciprocal
 
@@ -42,28 +43,31 @@ class Accumulator:
         return {
             "samples": samples,
             "micro_batches": micro_batches,
-            "weighted_squared_norms": squares,
+            "weighted_squared_norms": number_as_json(squares),
             "gradients": gradients,
         }
 
-    def prepare(self, state: Mapping[str, Any]) -> None:
-        """Makes room for a saved state; StateError where there is none. Sums stay as they are."""
-        if state["samples"] > 0 and self._plan.is_bound:
+    def load(
+        self, totals: tuple[float, int, float], gradients: Mapping[str, Any]
+    ) -> tuple[tuple[float, int, float, list[bool]], list[tuple[Any, Any]]]:
+        """What the plan must load, and the arrays to copy, (destination, source) each.
+
+        ``gradients`` are saved sums by path. Makes room for them; StateError where there is none.
+        """
+        if totals[1] and self._plan.is_bound:
             raise _core.StateError(
                 "the state has accumulated gradients, and gradients are bound: bind(None) first"
             )
-        if any(array is not None for array in state["gradients"].values()):
+        if totals[1]:
             self._allocate()
+        arrays = dict(zip(self._parameters, self._arrays or (), strict=False))
+        copies = [(arrays[path], sum) for path, sum in gradients.items()]
+        return (*totals, [path in gradients for path in arrays]), copies
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Takes over a saved state that has been checked and prepared for."""
-        gradients = [state["gradients"][path] for path in self._parameters]
-        for array, saved in zip(self._arrays or (), gradients, strict=False):
-            if saved is not None:
-                self._engine.assign(array, saved)
-        holds = [] if self._arrays is None else [saved is not None for saved in gradients]
-        totals = (state["samples"], state["micro_batches"], state["weighted_squared_norms"])
-        self._plan.accumulated = (*totals, holds)
+    @property
+    def arrays(self) -> Sequence[Any]:
+        """The arrays of the sums, if there are any yet."""
+        return self._arrays or ()
 
     def _allocate(self) -> None:
         if self._arrays is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn, TypeAlias, cast
 
-from .. import _core, foreign, trees
-from ..control.base import tell_unseen
+from .. import foreign, trees
 from ..engines import engine_for
-from . import saved
 from .attributes import CommonSettings
 from .groups import Group, divide
-from .limits import LIMITS, Limits
+from .limits import Limits
 from .parameters import Parameters
+from .resuming import Resuming
 from .schedule import Schedule, is_scheduled
 from .settings import Number, Settings
 from .stepping import Stepping
@@ -20,7 +19,7 @@ from .stepping import Stepping
 NonFinite: TypeAlias = Literal["propagate", "skip", "raise"]
 
 
-class Optimizer(CommonSettings, Parameters, Stepping):
+class Optimizer(CommonSettings, Parameters, Resuming, Stepping):
     """Updates parameters in place, all of them in one native call.
 
     Not used by itself: `SGD`, `Adam` and the others bring the rule. What stands here holds for all.
@@ -156,88 +155,6 @@ class Optimizer(CommonSettings, Parameters, Stepping):
     @nonfinite.setter
     def nonfinite(self, value: NonFinite) -> None:
         self._plan.nonfinite = value
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that decides later steps but the parameters: copies of arrays, and JSON values."""
-        tell_unseen(self._schedule.controls, None, self.applied, now=True)
-        state = self._saved_form()
-        for entry in state["parameters"].values():
-            copies = {name: self._engine.to_numpy(a) for name, a in entry["state"].items()}
-            entry["state"] = copies
-        sums = state["accumulated"]["gradients"]
-        held = {path: sum for path, sum in sums.items() if sum is not None}
-        sums.update({path: self._engine.to_numpy(sum) for path, sum in held.items()})
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Any], *, keep: Sequence[str] = ()) -> None:
-        """Goes on from a ``state_dict``: later steps have the bits of the run that never stopped.
-
-        Args:
-            state: what ``state_dict`` gave, for an optimizer of the same parameters and groups.
-            keep: settings whose present values stay, as in ``keep=("lr",)``.
-
-        Raises:
-            StateError: names every difference between the two. Nothing has changed.
-            TypeError, ValueError: a saved setting is out of range. Nothing has changed.
-        """
-        unknown = set(keep) - {*self._settings.defaults, *LIMITS, "nonfinite"}
-        if unknown:
-            raise ValueError(f"keep: no setting {sorted(unknown)}")
-        fixed = [name for name in self._settings.defaults if self._settings.is_fixed(name)]
-        found = saved.differences(state, self._saved_form(), fixed, self._parameters)
-        if found:
-            raise _core.StateError("\n  ".join(["the state does not fit this optimizer:", *found]))
-        self._accumulator.prepare(state["accumulated"])
-        values, control_states = saved.read(state, self._typed(), keep)
-        before = {name: self._limits.typed[name] for name in LIMITS}
-        nonfinite = self.nonfinite
-        try:
-            for name in LIMITS:
-                self._limits.set(name, values.get(name, before[name]))
-            if "nonfinite" not in keep:
-                self.nonfinite = state["nonfinite"]
-            self._settings.restore(values, keep)
-        except (TypeError, ValueError, _core.StateError):
-            for name, value in before.items():
-                self._limits.set(name, value)
-            self.nonfinite = nonfinite
-            raise
-        for control, control_state in control_states:
-            control.load_state_dict(control_state)
-        parameters = state["parameters"]
-        for path, arrays in self._states.items():
-            for name, array in arrays.items():
-                self._engine.assign(array, parameters[path]["state"][name])
-        self._plan.updates = [parameters[path]["updates"] for path in self._states]
-        self._plan.attempted, self._plan.applied = state["attempted"], state["applied"]
-        self._accumulator.load(state["accumulated"])
-        self._schedule.refresh()
-
-    def _typed(self) -> dict[str, Any]:
-        """All settings that have values, by where they stand, as they were set."""
-        return {**self._settings.by_place(), **self._limits.typed}
-
-    def _saved_form(self) -> dict[str, Any]:
-        """The state as it is saved, with the arrays themselves."""
-        updates = zip(self._states.items(), self._plan.updates, strict=True)
-        return {
-            "format": saved.FORMAT,
-            "rule": self._rule,
-            "settings": saved.plain(self._settings.defaults),
-            "groups": [
-                {"match": group.match and list(group.match), "settings": saved.plain(own)}
-                for group, own in zip(self.groups, self._settings.own, strict=True)
-            ],
-            **saved.plain(self._limits.typed),
-            "nonfinite": self.nonfinite,
-            "control": saved.controls(self._typed()),
-            "attempted": self.attempted,
-            "applied": self.applied,
-            "accumulated": self._accumulator.saved_form(),
-            "parameters": {
-                path: {"updates": count, "state": arrays} for (path, arrays), count in updates
-            },
-        }
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(

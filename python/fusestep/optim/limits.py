@@ -44,6 +44,13 @@ class Limits:
         same.values = self._schedule.limits
         return same
 
+    def drafted(self, values: Mapping[str, Any], schedule: Schedule) -> Limits:
+        """Limits that are to take the place of these; raises where a value does not fit."""
+        draft = Limits(schedule, self._narrow)
+        for name in LIMITS:
+            draft.put(name, values[name])
+        return draft
+
     def get(self, name: str) -> float | None:
         """The number in use, or None; also where only the step is told what that will be."""
         value = self.typed[name]

@@ -152,7 +152,7 @@ class Parameters:
     ) -> None:
         """Goes on with one group more: checks all, then changes all at once."""
         plan = self._plan
-        with plan:
+        with plan.held():
             if plan.is_bound:
                 raise _core.StateError("gradients are bound: bind(None) first")
             if plan.accumulated_samples > 0:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,12 @@ from .. import _core
 from ..arguments import range_in_words
 from ..clock import Clock
 from ..control import Control
-from ..engines import Plan, StepInfo
+from ..engines import Plan
 from ..expression import Expression
 from ..expression.cells import Function
 from ..expression.program import Called, compiled
 from ..expression.traversal import walk
-from ..memory import claimed, memories
+from ..memory import Changes, claimed, memories
 
 Values = npt.NDArray[np.float64]
 
@@ -62,12 +63,6 @@ class Schedule:
         if isinstance(value, Expression):
             self._entries[place] = (name, value, limits)
 
-    def take_from(self, other: Schedule, in_limits: bool) -> None:
-        """Remembers what another one has for the table or the limits, in place of its own."""
-        kept = {place: e for place, e in self._entries.items() if place.in_limits != in_limits}
-        taken = {p: e for p, e in other._entries.items() if p.in_limits == in_limits}
-        self._entries = {**kept, **taken}
-
     @property
     def owner(self) -> Schedule:
         """Whose are the controls: the optimizer's first schedule."""
@@ -97,26 +92,23 @@ class Schedule:
     @contextmanager
     def held(self) -> Iterator[Schedule]:
         """A draft to change and commit, while no other thread steps."""
-        with self.plan:
+        with self.plan.held():
             draft = Schedule(self.plan.applied)
             draft._entries = dict(self._entries)
             yield draft
-
-    def refresh(self) -> None:
-        """Puts what the next update is going to use where the values of the last one stand."""
-        tables = self.hyper, self.limits
-        for place, (_, expression, _) in self._entries.items():
-            tables[place.in_limits].flat[place.at] = self.first_value(expression)
-        self.commit(self, *tables)
 
     def commit(
         self,
         draft: Schedule,
         hyper: Values | None = None,
         limits: Values | None = None,
-        changes: Sequence[tuple[Any, str, Any]] = (),
+        changes: Changes | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        """Gives the plan a draft and tables, or raises with nothing changed."""
+        """Gives the plan a draft, tables and a saved state, in one call that writes all or nothing.
+
+        ``state`` is what `_core.Plan.load` takes beside.
+        """
         entries = dict(sorted(draft._entries.items()))
         expressions = [expression for _, expression, _ in entries.values()]
         targets: list[_core.Target] = [
@@ -125,38 +117,43 @@ class Schedule:
         ]
         program, functions = compiled(expressions) if expressions else (None, ())
         controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
+        tables = self.hyper if hyper is None else hyper, self.limits if limits is None else limits
+        changes = [
+            *(changes or ()),
+            (self, "_entries", entries),
+            (self, "functions", functions),
+            (self, "controls", controls),
+        ]
         used = [thing for expression in expressions for thing in memories(expression)]
         with claimed("optimizer", self.owner, used):
-            self.plan.set_settings(
-                self.hyper if hyper is None else hyper,
-                self.limits if limits is None else limits,
-                program,
-                targets,
-                changes=[
-                    *changes,
-                    (self, "_entries", entries),
-                    (self, "functions", functions),
-                    (self, "controls", controls),
-                ],
+            if state is None:
+                self.plan.set_settings(*tables, program, targets, changes=changes)
+                return
+            for place in entries:  # no step has used a value of theirs yet
+                tables[place.in_limits].flat[place.at] = math.nan
+            self.plan.load(
+                hyper=tables[0],
+                limits=tables[1],
+                program=program,
+                targets=targets,
+                changes=changes,
+                **state,
             )
 
-    def around(
-        self, step: Callable[[Clock], StepInfo], clock: Clock | None, applied: int, loss: Any
-    ) -> StepInfo:
-        """A step with what Python must do for it: functions before it, losses seen after it."""
+    def before(self, clock: Clock | None, loss: Any) -> tuple[Clock, Changes]:
+        """What a step needs of Python: functions called, and what controls are to remember."""
         now = Clock() if clock is None else Clock(*clock)
         if now.step is None:
-            now = now._replace(step=applied)
+            now = now._replace(step=self.plan.applied)
+        changes: Changes = []
         if loss is not None:
-            for control in self.controls:
-                control.check(loss)
+            given: Any = now.step
+            is_step = isinstance(given, Real) and 0 <= float(given) < 2**53  # or the plan refuses
+            step = int(given) if is_step else 0
+            changes = [change for control in self.controls for change in control.after(loss, step)]
         for function in self.functions:
             function.update(now)
-        info = step(now)
-        if loss is not None and info.applied:
-            at = int(now.step or 0)
-            _core.commit([change for c in self.controls for change in c.after(loss, at)])
-        return info
+        return now, changes
 
     def first_value(self, expression: Expression) -> float:
         """What the next update is going to use, or NaN where that takes more than its number.
@@ -187,7 +184,7 @@ class Schedule:
 
 def controls_of(value: Any) -> Iterator[Control]:
     """The controls of a setting, in the order they are typed."""
-    for part in value if isinstance(value, tuple) else (value,):
+    for part in in_parts(value):
         if isinstance(part, Expression):
             yield from (node for node in walk(part) if isinstance(node, Control))
 

@@ -5,7 +5,7 @@ This is the one seam through which values reach a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, TypeAlias
 
@@ -134,28 +134,25 @@ class Settings:
         }
         return {**self.defaults, **own}
 
-    def restore(self, values: Mapping[str, Any], keep: Collection[str]) -> None:
-        """Takes values as ``by_place`` gives them, in place of all but those to keep.
+    def drafted(self, values: Mapping[str, Any], schedule: Schedule) -> Settings:
+        """Settings that are to take the place of these; values are as ``by_place`` gives them.
 
-        Checks all before it writes any.
+        Raises where they do not fit; ``schedule`` remembers their expressions.
         """
-        kept = {w: value for w, value in self.by_place().items() if w.split()[-1] in keep}
-        defaults: dict[str, Any] = {}
+        defaults = {name: values[name] for name in self.defaults}
         own: list[dict[str, Any]] = [{} for _ in self.own]
-        for where, value in {**kept, **values}.items():
+        for where, value in values.items():
             group, _, name = where.rpartition(" ")
-            if not group:
-                defaults[name] = value
-            else:
+            if group:
                 own[int(group.removeprefix("groups[").removesuffix("]"))][name] = value
-        defaults = {name: defaults[name] for name in self.defaults}
-        candidate = Settings(self._rule, defaults, own, self._fixed, Schedule(), self._narrow)
-        for row, limit in zip(candidate.table, self.states, strict=True):
+        draft = Settings(self._rule, defaults, own, self._fixed, schedule, self._narrow)
+        for row, limit in zip(draft.table, self.states, strict=True):
             self._check_states(row, limit, "the saved settings")
-        with self._schedule.held() as schedule:
-            schedule.take_from(candidate._schedule, in_limits=False)
-            candidate._schedule = schedule
-            self._take(candidate)
+        return draft
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises what is wrong with a value."""
+        self._parse(name, value)
 
     def _take(self, draft: Settings) -> None:
         self._schedule.commit(

@@ -11,7 +11,7 @@ from ..clock import Clock
 from ..control.base import tell_unseen
 from ..engines import CudaPlan, Plan, StepInfo
 from ..gradients import GradientStatistics
-from ..memory import claimed
+from ..memory import Changes, claimed
 from .accumulation import Accumulator
 from .groups import Division
 from .schedule import Schedule
@@ -75,13 +75,7 @@ class Stepping:
             tell_unseen(self._schedule.controls, clock, self.applied)
         while True:
             try:
-                if statistics is not None:
-                    return self._learning_step(statistics, grads, clock, loss, grad_scale)
-                if not self._schedule.controls and not self._schedule.functions:
-                    return self._plan.step(grads, grad_scale, clock)
-                return self._schedule.around(
-                    lambda now: self._plan.step(grads, grad_scale, now), clock, self.applied, loss
-                )
+                return self._step(grads, clock, loss, grad_scale, statistics)
             except TypeError:
                 if (grads := self._taken(grads)) is None:
                     raise
@@ -91,6 +85,22 @@ class Stepping:
         if grads is None or isinstance(self._plan, CudaPlan):
             return None
         return foreign.take_gradients(self._structure.paths, grads)
+
+    def _step(
+        self,
+        grads: Any,
+        clock: Clock | None,
+        loss: Any,
+        grad_scale: float,
+        statistics: GradientStatistics | None,
+    ) -> StepInfo:
+        if statistics is not None:
+            return self._learning_step(statistics, grads, clock, loss, grad_scale)
+        if not self._schedule.functions and (loss is None or not self._schedule.controls):
+            return self._plan.step(grads, grad_scale, clock)
+        with self._plan.held():
+            now, changes = self._schedule.before(clock, loss)
+            return self._plan.step(grads, grad_scale, now, False, changes)
 
     def _learning_step(
         self,
@@ -102,21 +112,20 @@ class Stepping:
     ) -> StepInfo:
         if not isinstance(statistics, GradientStatistics):
             raise TypeError(f"statistics must be a GradientStatistics, not {statistics!r}")
-        samples, micro_batches, squares, _ = self._plan.accumulated
-        if not micro_batches:
-            raise _core.StateError(
-                "statistics learn from accumulated gradients: accumulate(grads, samples) for two "
-                "or more micro-batches, then step(statistics=...)"
-            )
-        with claimed("optimizer", self._schedule, (statistics,)):
-            info = self._schedule.around(
-                lambda now: self._plan.step(grads, grad_scale, now, True), clock, self.applied, loss
-            )
-        if info.grad_norm is not None:  # not finite where the update was skipped
-            squares = squares / grad_scale / grad_scale
-            norm = info.grad_norm
-            statistics.add_sums(squares, samples, micro_batches, norm * norm)
-        return info
+        with self._plan.held(), claimed("optimizer", self._schedule.owner, (statistics,)):
+            samples, micro_batches, squares, _ = self._plan.accumulated
+            if not micro_batches:
+                raise _core.StateError(
+                    "statistics learn from accumulated gradients: accumulate(grads, samples) for "
+                    "two or more micro-batches, then step(statistics=...)"
+                )
+
+            def learn(norm: float) -> Changes:
+                scaled = squares / grad_scale / grad_scale
+                return statistics.after_sums(scaled, samples, micro_batches, norm * norm)
+
+            now, changes = self._schedule.before(clock, loss)
+            return self._plan.step(grads, grad_scale, now, True, changes, learn)
 
     def bind(self, grads: Any) -> None:
         """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.

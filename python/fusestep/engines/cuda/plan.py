@@ -9,7 +9,7 @@ settings of its next update from a table.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
@@ -43,7 +43,7 @@ class CudaPlan:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One call at a time: a second thread is refused, because its order would be chance."""
-        with self._native:
+        with self._native.held():
             if not self._busy.acquire(blocking=False):
                 raise _core.StateError("this optimizer is already inside a call")
             try:
@@ -51,11 +51,8 @@ class CudaPlan:
             finally:
                 self._busy.release()
 
-    def __enter__(self) -> None:
-        self._native.__enter__()
-
-    def __exit__(self, *args: object) -> None:
-        self._native.__exit__(*args)
+    def held(self) -> _core.Hold:
+        return self._native.held()
 
     # what was checked, and goes on natively
 
@@ -212,25 +209,34 @@ class CudaPlan:
         clock: Any,
         take_norm: bool = False,
         changes: _core.Changes | None = None,
+        learn: Callable[[float], _core.Changes] | None = None,
     ) -> CudaStepInfo:
         with self._alone():
             if self._device.enter():
                 return self._replays.capture(gradients, grad_scale, clock, take_norm)
             if self._native.nonfinite != "skip":
                 self.settle()
-                return self._plain_step(gradients, grad_scale, clock, take_norm, changes)
-            if self._replays.ready:
-                self.settle()
-            try:
-                info = self._counted_step(gradients, grad_scale, clock, take_norm)
-            except ValueError:
-                if not self._unknown:
-                    raise
-                self.settle()  # a schedule may have been asked for a row that is not needed
-                info = self._counted_step(gradients, grad_scale, clock, take_norm)
-            if changes and info.applied:
-                _core.commit(changes)
+                info = self._plain_step(gradients, grad_scale, clock, take_norm, changes)
+                changes = None
+            else:
+                info = self._skipping_step(gradients, grad_scale, clock, take_norm)
+            if (changes or learn) and info.applied:
+                learnt = learn(info.grad_norm or 0.0) if learn else ()
+                _core.commit([*(changes or ()), *learnt])
             return info
+
+    def _skipping_step(
+        self, gradients: Any, grad_scale: float, clock: Any, take_norm: bool
+    ) -> CudaStepInfo:
+        if self._replays.ready:
+            self.settle()
+        try:
+            return self._counted_step(gradients, grad_scale, clock, take_norm)
+        except ValueError:
+            if not self._unknown:
+                raise
+        self.settle()  # a schedule may have been asked for a row that is not needed
+        return self._counted_step(gradients, grad_scale, clock, take_norm)
 
     def _plain_step(
         self,

@@ -1,0 +1,224 @@
+"""What an optimizer saves, and how it goes on from it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ..control.base import tell_unseen
+from ..engines import Plan
+from ..memory import Changes
+from . import saved
+from .accumulation import Accumulator
+from .groups import Group
+from .limits import LIMITS, Limits
+from .loading import Loaded, Reading
+from .restoring import Present
+from .schedule import Schedule, controls_of
+from .settings import Settings
+
+
+class Resuming:
+    """The part of `Optimizer` that is saved and loaded."""
+
+    __slots__ = ()
+
+    _accumulator: Accumulator
+    _engine: ModuleType
+    _limits: Limits
+    _parameters: dict[str, Any]
+    _plan: Plan
+    _rule: str
+    _schedule: Schedule
+    _settings: Settings
+    _states: dict[str, dict[str, Any]]
+    groups: tuple[Group, ...]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides later steps but the parameters: copies of arrays, and JSON values.
+
+        ``json.dumps(..., allow_nan=False)`` takes all but the arrays. Python functions in it are
+        names.
+        """
+        with self._plan.held():
+            tell_unseen(self._schedule.controls, None, self._plan.applied, now=True)
+            state = self._saved_form()
+            for entry in state["parameters"].values():
+                copies = {name: self._engine.to_numpy(a) for name, a in entry["state"].items()}
+                entry["state"] = copies
+            sums = state["accumulated"]["gradients"]
+            held = {path: sum for path, sum in sums.items() if sum is not None}
+            sums.update({path: self._engine.to_numpy(sum) for path, sum in held.items()})
+            return state
+
+    def load_state_dict(
+        self,
+        state: Mapping[str, Any],
+        *,
+        keep: Sequence[str] = (),
+        strict: bool = True,
+        rename: Mapping[str, str] | None = None,
+    ) -> Loaded:
+        """Goes on from a ``state_dict``: later steps have the bits of the run that never stopped.
+
+        Args:
+            state: what ``state_dict`` gave, for an optimizer of this class, of the same parameters
+                and groups. JSON may have been in between.
+            keep: settings whose present values stay, as in ``keep=("lr",)``, and what the controls
+                in them remember.
+            strict: False takes what the state has of this optimizer's parameters and groups: the
+                state of other parameters begins anew, and other groups keep their settings. To
+                leave a parameter out, delete its entry from ``state["parameters"]``.
+            rename: paths in the state and what they are called here.
+
+        Returns:
+            ``new``, ``renamed`` and ``unused``: the parameters in which the two differ.
+
+        Raises:
+            StateError: names every difference between the two. Nothing has changed.
+            ValueError: ``keep`` names no setting.
+
+        Warns:
+            UserWarning: a saved setting takes the place of another schedule that this optimizer was
+                built with. Where warnings are errors, nothing has changed.
+
+        Example:
+            >>> import numpy as np, fusestep as fs
+            >>> state = fs.Adam({"body": np.ones(2), "old": np.ones(3)}).state_dict()
+            >>> opt = fs.Adam({"body": np.ones(2), "new": np.ones(5)})
+            >>> opt.load_state_dict(state, strict=False)
+            Loaded(new=('new',), renamed=(), unused=('old',))
+        """
+        unknown = set(keep) - {*self._settings.defaults, *LIMITS, "nonfinite"}
+        if unknown:
+            raise ValueError(f"keep: no setting {sorted(unknown)}")
+        with self._plan.held():
+            present = self._saved_form()
+            reading = Reading(
+                state,
+                present,
+                self._present(present),
+                self._parameters,
+                written=self._written(),
+                keep=keep,
+                strict=strict,
+                rename=rename or {},
+            )
+            for text in reading.restored.replaced:
+                warnings.warn(text, stacklevel=2)
+            accumulated, copies = self._accumulator.load(reading.totals, reading.sums)
+            self._commit(
+                reading.restored.settings,
+                reading.restored.changes,
+                nonfinite=reading.restored.nonfinite,
+                updates=reading.updates,
+                attempted=reading.attempted,
+                applied=reading.applied,
+                accumulated=accumulated,
+                arrays=[*self._copies(reading.arrays), *copies],
+            )
+            return reading.loaded
+
+    def reset(self) -> None:
+        """Begins anew: state arrays, counts and what controls remember are those of the beginning.
+
+        What is accumulated is forgotten. Parameters and settings stay as they are.
+        """
+        with self._plan.held():
+            accumulated, _ = self._accumulator.load((0.0, 0, 0.0), {})
+            controls = {id(c): c for value in self._typed().values() for c in controls_of(value)}
+            self._commit(
+                self._typed(),
+                [change for control in controls.values() for change in control.anew()],
+                updates=[0] * len(self._states),
+                attempted=0,
+                applied=0,
+                accumulated=accumulated,
+                arrays=self._copies({}),
+            )
+
+    def _commit(self, settings: Mapping[str, Any], changes: Changes, **state: Any) -> None:
+        """Takes over settings, by where they stand, and a state; all of it or, raising, nothing."""
+        draft = Schedule(state["applied"])
+        try:
+            taken = self._settings.drafted(settings, draft)
+            limits = self._limits.drafted(settings, draft)
+        except (TypeError, ValueError) as error:
+            raise _core.StateError(f"the state does not fit this optimizer:\n  {error}") from None
+        own = [
+            (self._settings, "defaults", taken.defaults),
+            (self._settings, "own", taken.own),
+            (self._limits, "typed", limits.typed),
+        ]
+        self._schedule.commit(draft, taken.table, limits.values, [*own, *changes], state)
+
+    def _copies(self, saved: Mapping[tuple[str, str], Any]) -> list[tuple[Any, Any]]:
+        """State arrays and what they take over: saved ones, or zeros."""
+        pairs = []
+        for path, arrays in self._states.items():
+            for name, array in arrays.items():
+                source = saved.get((path, name))
+                zeros = source is None
+                pairs.append((array, np.zeros(array.shape, array.dtype) if zeros else source))
+        return pairs
+
+    def _written(self) -> list[Any]:
+        """The memory of NumPy that a load writes: arrays lie side by side in a few allocations."""
+        arrays = [array for state in self._states.values() for array in state.values()]
+        arrays += self._accumulator.arrays
+        found = [a if a.base is None else a.base for a in arrays if isinstance(a, np.ndarray)]
+        return list({id(memory): memory for memory in found}.values())
+
+    def _typed(self) -> dict[str, Any]:
+        """All settings that have values, by where they stand, as they were set."""
+        return {**self._settings.by_place(), **self._limits.typed}
+
+    def _present(self, form: Mapping[str, Any]) -> Present:
+        return Present(
+            settings=form["settings"],
+            groups=form["groups"],
+            typed=self._typed(),
+            fixed=[name for name in self._settings.defaults if self._settings.is_fixed(name)],
+            nonfinite=form["nonfinite"],
+            check=self._check_setting,
+        )
+
+    def _check_setting(self, name: str, value: Any) -> None:
+        if name in LIMITS:
+            self._limits.drafted({**dict.fromkeys(LIMITS), name: value}, Schedule())
+        else:
+            self._settings.check(name, value)
+
+    def _class_name(self) -> str:
+        """Of the class of this package: one that a user derives from it has its arithmetic."""
+        package = __name__.partition(".")[0]
+        classes = type(self).__mro__
+        return next(c.__name__ for c in classes if c.__module__.partition(".")[0] == package)
+
+    def _saved_form(self) -> dict[str, Any]:
+        """The state as it is saved, with the arrays themselves."""
+        updates = zip(self._states.items(), self._plan.updates, strict=True)
+        return {
+            "format": saved.FORMAT,
+            "class": self._class_name(),
+            "rule": self._rule,
+            "settings": saved.plain(self._settings.defaults),
+            "groups": [
+                {"match": group.match and list(group.match), "settings": saved.plain(own)}
+                for group, own in zip(self.groups, self._settings.own, strict=True)
+            ],
+            **saved.plain(self._limits.typed),
+            "nonfinite": self._plan.nonfinite,
+            "control": saved.controls(self._typed()),
+            "attempted": self._plan.attempted,
+            "applied": self._plan.applied,
+            "accumulated": self._accumulator.saved_form(),
+            "parameters": {
+                path: {"updates": count, "state": arrays} for (path, arrays), count in updates
+            },
+        }
