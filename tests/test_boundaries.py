@@ -120,9 +120,11 @@ def test_within_a_billionth_of_a_boundary_is_there_and_before_it_is_not(
             (time + 5 >= boundary + 5),
             floor(time - boundary) + 1,
         ]
+        conditions += [time * 4 >= 4 * boundary, 3 * time - time >= 2 * boundary]
+        conditions += [floor(where(time < 0, -time, time) / boundary)]
         for k, reached in enumerate(conditions):
             values = reached(**{by: boundary + np.array([-BEFORE, -NEARLY, 0, NEARLY])})
-            ends = k == len(conditions) - 3  # a ceiling: beyond the boundary it would be 1
+            ends = k == len(conditions) - 6  # a ceiling: beyond the boundary it would be 1
             assert values.tolist() == ([-1, -1, -1, -1] if ends else [0, 1, 1, 1]), k
         after = [time > boundary, 1 - (time <= boundary)]
         for passed in after:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import reprlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,10 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 }
 
 
+# Python 3.10 makes a syntax tree as deep as it is told to, and crashes; later ones raise
+_MOST_OPERATORS = 100_000 if sys.version_info < (3, 11) else sys.maxsize
+
+
 def parse(text: str) -> Expression:
     """The expression that a text types, in the words of `fusestep.expression`, `schedules` and
     `control`. Nothing else can be called: it is safe for text from anywhere.
@@ -49,6 +54,8 @@ def parse(text: str) -> Expression:
     """
     if not isinstance(text, str):
         raise TypeError(f"an expression is read from text, not {reprlib.repr(text)}")
+    if sum(map(text.count, "+-*/%<>~(.")) > _MOST_OPERATORS:
+        raise ValueError(f"not an expression: {reprlib.repr(text)} (it is too long)")
     try:
         statements = ast.parse(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
