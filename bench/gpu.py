@@ -103,8 +103,8 @@ def compare(name: str, rule: Rule, models: Sequence[Model], effort: Effort) -> T
     ]
     notes = [
         *report.absences(absent),
-        f"{_TOGETHER} steps are launched before the GPU is waited for, one where it takes more than "
-        f"{1000 * _LONG:.0f} ms. TB/s and the share of the "
+        f"{_TOGETHER} steps are launched before the GPU is waited for, or one where it takes more "
+        f"than {1000 * _LONG:.0f} ms. TB/s and the share of the "
         f"copy's rate are those of fusestep bound, at {_BYTES} bytes for each parameter.",
         spread(timings),
     ]
