@@ -52,15 +52,19 @@ std::string PlanObject::state_name(std::size_t i, int k) const {
     return parameter(i) + " state '" + plan_.rule().state_names[k] + "'";
 }
 
-std::size_t PlanObject::looks(std::size_t elements) const {
-    return std::max(kLooks, elements_ / elements);
+void PlanObject::count_looks() {
+    std::size_t elements = 0;
+    for (const ArrayView& view : views_) elements += view.size;
+    lookups_ = std::max(kLooks, elements / kElementsPerLookup);
+    if (kind_.type) return;
+    looks_ = std::min(views_.size(), std::max(kLooks, elements / kElementsPerLook));
 }
 
 // Arrays that a step can't look at all must not be resized: NumPy refuses that for an array with a
 // weak reference.
 std::vector<py::object> PlanObject::fixed(const py::tuple& arrays) const {
     std::vector<py::object> references;
-    if (kind_.type || arrays.size() <= looks(kElementsPerLook)) return references;
+    if (kind_.type || arrays.size() <= looks_) return references;
     for (const py::handle array : arrays) {
         if (!array.is_none()) references.push_back(py::weakref(array));
     }
@@ -68,9 +72,8 @@ std::vector<py::object> PlanObject::fixed(const py::tuple& arrays) const {
 }
 
 void PlanObject::look_at_arrays() {
-    containers_.look(looks(kElementsPerLookup));
-    if (kind_.type) return;
-    for (std::size_t count = std::min(looks(kElementsPerLook), views_.size()); count > 0; --count) {
+    containers_.look(lookups_);
+    for (std::size_t count = looks_; count > 0; --count) {
         if (next_ >= views_.size()) next_ = 0;
         PyObject* const array =
             PyTuple_GET_ITEM(parameters_.ptr(), static_cast<py::ssize_t>(next_));

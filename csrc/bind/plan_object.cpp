@@ -32,7 +32,7 @@ PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std:
       plan_(make_plan(rule, states, groups)),
       checked_(paths_.size()) {
     memory_ = written(views_);
-    for (const ArrayView& view : views_) elements_ += view.size;
+    count_looks();
     fixed_parameters_ = fixed(parameters_);
 }
 

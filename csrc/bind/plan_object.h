@@ -158,7 +158,7 @@ class PlanObject {
     MemoryMap written(const std::vector<ArrayView>& views) const;
     std::string state_name(std::size_t i, int k) const;
     void require_count(const char* what, std::size_t count) const;
-    std::size_t looks(std::size_t elements) const;
+    void count_looks();
     std::vector<py::object> fixed(const py::tuple& arrays) const;
     void look_at_arrays();
     void look_at_bound(std::size_t i);
@@ -182,8 +182,9 @@ class PlanObject {
     py::tuple parameters_;  // the arrays whose memory the plan writes
     py::tuple states_;
     Containers containers_;
-    std::size_t elements_ = 0;  // of all parameters
-    std::size_t next_ = 0;      // the parameter to look at in the next step
+    std::size_t looks_ = 0;    // at parameters in a step, which for a GPU's there are none
+    std::size_t lookups_ = 0;  // at entries of containers
+    std::size_t next_ = 0;     // the parameter to look at in the next step
     // weak references to parameters and bound gradients, which NumPy then does not resize
     std::vector<py::object> fixed_parameters_;
     std::vector<py::object> fixed_gradients_;
