@@ -15,6 +15,8 @@ from fusestep import _core
 from fusestep.data import Balanced, Weighted
 from fusestep.data.order import as_order
 
+mpmath = pytest.importorskip("mpmath")
+
 Array = np.ndarray[Any, np.dtype[Any]]
 WORD = np.uint64(2**32 - 1)
 
@@ -104,23 +106,45 @@ def test_draws_are_exact_in_whole_numbers(weights: list[float], seed: int, epoch
     assert draws.draw(seed, epoch, 0, 200).tolist() == expected
 
 
-@every_weighting
-def test_an_order_by_weight_is_a_race_of_exponential_arrivals(weights: list[float]) -> None:
-    mpmath = pytest.importorskip("mpmath")
-    key = key_of(9, 4, 6)
+def exponential(row: int, key: int) -> float:
+    """The random number of a row, exponentially distributed."""
+    words = philox(np.array(0), key, row).tolist()
+    uniform = ((words[1] << 32 | words[0]) >> 12) + 0.5
+    with mpmath.workprec(200):
+        return float(-mpmath.log(mpmath.mpf(uniform) / 2**52))
+
+
+def by_arrival(weights: list[float], key: int) -> list[int]:
     arrivals = []
     for row, weight in enumerate(weights):
-        words = philox(np.array(0), key, row).tolist()
-        uniform = ((words[1] << 32 | words[0]) >> 12) + 0.5
-        with mpmath.workprec(200):
-            logarithm = float(-mpmath.log(mpmath.mpf(uniform) / 2**52))
-        factor, exponent = math.frexp(weight)
         if weight > 0:
-            arrivals.append((Fraction(logarithm / factor) / Fraction(2) ** exponent, row))
-    expected = [row for _, row in sorted(arrivals)]
+            factor, exponent = math.frexp(weight)
+            time = Fraction(exponential(row, key) / factor) / Fraction(2) ** exponent
+            arrivals.append((time, row))
+    return [row for _, row in sorted(arrivals)]
+
+
+@every_weighting
+def test_an_order_by_weight_is_a_race_of_exponential_arrivals(weights: list[float]) -> None:
+    expected = by_arrival(weights, key_of(9, 4, 6))
     for samples in {1, len(expected) // 2 or 1, len(expected)}:
         found = _core.weighted_order(np.array(weights), samples, 9, 4)
         assert found.tolist() == expected[:samples]
+
+
+def test_arrivals_that_are_a_rounding_apart_stand_in_their_order() -> None:
+    winners = set()
+    for epoch in range(20):
+        key = key_of(1, epoch, 6)
+        weight = exponential(1, key) / exponential(0, key)
+        for _ in range(3):
+            weight = math.nextafter(weight, 0)
+        for _ in range(7):
+            expected = by_arrival([1.0, weight], key)
+            assert _core.weighted_order(np.array([1.0, weight]), 2, 1, epoch).tolist() == expected
+            winners.add(expected[0])
+            weight = math.nextafter(weight, math.inf)
+    assert winners == {0, 1}
 
 
 def chi_square(found: Array, expected: Array) -> float:
