@@ -121,7 +121,7 @@ def test_what_is_saved_of_no_policy_is_refused(bad: Any) -> None:
     policy = batch.loss_ratio(8)
     run(policy)
     before = saved(policy)
-    with pytest.raises(fs.StateError, match=r"policy must|must be a dict of"):
+    with pytest.raises(fs.StateError, match=r"policy: must|must be a dict of"):
         policy.resumed(bad)
     state = {**loader(64).state_dict(), "policy": bad}
     sizes = loader(policy)

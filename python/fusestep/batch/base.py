@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -212,12 +213,15 @@ class Policy(Remembering):
         compared by name. StateError: what is saved is of no policy.
         """
         present = self.saved()["typed"]
-        given = dict(saved) if isinstance(saved, Mapping) else {}
-        there = given.get("typed")
-        if given.keys() != {"typed", "state"} or not isinstance(there, str):
-            raise _core.StateError("a saved policy must be a dict of typed, a text, and state")
+        given = dict(saved) if isinstance(saved, Mapping) else saved
+        if not isinstance(given, dict) or given.keys() != {"typed", "state"}:
+            what = [*given] or "{}" if isinstance(given, dict) else reprlib.repr(given)
+            raise _core.StateError(f"policy: must be a dict of typed, state, not {what}")
+        there, state = given["typed"], given["state"]
+        if not isinstance(there, str) or not isinstance(state, Mapping):
+            raise _core.StateError("policy: must hold text and a dict under typed and state")
         is_alike = there.partition("(")[0] == present.partition("(")[0]
-        changes = self.restored(given["state"]) if is_alike else self.anew()
+        changes = self.restored(state) if is_alike else self.anew()
         if there != present and self.remembers:
             how = "goes on from" if is_alike else "begins anew, instead of going on from"
             warnings.warn(f"batch_size: {present} {how} the state of {there}", stacklevel=3)
