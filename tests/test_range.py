@@ -61,11 +61,12 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
 
 
 @pytest.mark.parametrize("limit", [1.0, 1e-3, 1e-8, 1e-28])
-def test_a_factor_that_float32_holds_badly_clips_as_exactly(limit: float) -> None:
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_factor_that_float32_holds_badly_clips_as_exactly(limit: float, sign: int) -> None:
     w, grads = np.zeros(3, np.float32), np.array([3e37, -4e37, 1e30], np.float32)
-    fs.SGD(w, lr=1.0, clip_norm=limit).step(grads)
+    fs.SGD(w, lr=1.0, clip_norm=limit, maximize=sign > 0).step(grads)
     exact = grads.astype(np.float64) * (limit / np.sqrt(np.sum(grads.astype(np.float64) ** 2)))
-    np.testing.assert_allclose(w, -exact, rtol=3e-7, atol=1e-45)
+    np.testing.assert_allclose(w, sign * exact, rtol=3e-7, atol=1e-45)
 
 
 @pytest.mark.parametrize("row", ROWS[::3], ids=lambda row: row.id)
