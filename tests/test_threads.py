@@ -239,7 +239,10 @@ def test_gradients_dropped_by_another_thread_during_a_step_stay_alive() -> None:
 @pytest.mark.parametrize("how", ["step", "accumulate"])
 def test_gradients_live_as_long_as_the_step_that_reads_them(how: str) -> None:
     opt = fs.SGD([np.zeros(6_000_000)], lr=1.0, clip_norm=1e30)
-    call = opt.step if how == "step" else lambda grads: opt.accumulate(grads, 1)
+
+    def call(grads: list[Array]) -> None:
+        with contextlib.suppress(fs.StateError):  # refused while is_inside() looks
+            opt.step(grads) if how == "step" else opt.accumulate(grads, 1)
 
     def is_inside() -> bool:
         try:

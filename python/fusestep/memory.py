@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import threading
 import types
 import typing
 import weakref
@@ -36,6 +35,7 @@ LARGEST = 2**53 - 1  # the largest count: whole numbers are exact in a float up 
 
 Changes = list[tuple[Any, str, Any]]  # object, attribute, value: for _core.commit
 Kind = Literal["optimizer", "loader"]
+Owned = tuple["Remembering", str, "Owners"]
 
 
 class Owners(dict[str, "weakref.ref[object]"]):
@@ -129,39 +129,42 @@ class MemoryCell(Cell):
         self.owner = owner
 
 
-_claiming = threading.RLock()
-
-
 @contextmanager
 def claimed(kind: Kind, owner: object, things: Iterable[Remembering]) -> Iterator[None]:
     """Makes things an owner's, unless what is done inside fails; then they stay free.
 
     Raises StateError, and claims none, where one belongs to another owner of this kind. A thing
     stays with an owner that is gone if it has learnt anything there. Only a weak reference to the
-    owner is kept.
+    owner is kept. No lock: an interrupt could leave it held for ever.
     """
-    new: list[tuple[Remembering, Any]] = []
-    with _claiming:
-        for thing in things:
-            held = thing._owners.get(kind)
-            present = None if held is None else held()
-            if present is owner or not thing._is_owned(kind):
-                continue
-            if held is not None and (present is not None or thing._memory != thing._first):
-                raise _core.StateError(
-                    f"{thing!r} belongs to another {kind}, and remembers its run: build a new one "
-                    f"for each {kind} (or copy.deepcopy one that was not used yet)"
-                )
-            new.append((thing, thing._memory))
-        for thing, _ in new:
-            thing._owners[kind] = weakref.ref(owner)
+    before: list[Owned] = []
+    after: list[Owned] = []
+    for thing in {id(thing): thing for thing in things}.values():
+        owners = thing._owners
+        held = owners.get(kind)
+        present = None if held is None else held()
+        if present is owner or not thing._is_owned(kind):
+            continue
+        if held is not None and (present is not None or thing._memory != thing._first):
+            raise _core.StateError(
+                f"{thing!r} belongs to another {kind}, and remembers its run: build a new one "
+                f"for each {kind} (or copy.deepcopy one that was not used yet)"
+            )
+        before.append((thing, "_owners", owners))
+        after.append((thing, "_owners", Owners({**owners, kind: weakref.ref(owner)})))
+    learnt = [thing._memory for thing, _, _ in before]
     try:
+        _core.commit(after, expected=before)
         yield
     except BaseException:
-        with _claiming:
-            for thing, before in new:
-                if thing._memory is before:  # or an interrupt came after what was done
-                    thing._owners.pop(kind, None)
+        _core.commit(
+            [
+                old
+                for old, (thing, _, owners), memory in zip(before, after, learnt, strict=True)
+                # where it has learnt, an interrupt came after what was done
+                if thing._owners is owners and thing._memory is memory
+            ]
+        )
         raise
 
 

@@ -71,14 +71,17 @@ class Stepping:
             self._plan.check_same(list(params))
         if grads is not None:
             grads = self._structure.leaves(grads, "grads")
-        if loss is None and self._schedule.controls:
-            tell_unseen(self._schedule.controls, clock, self.applied)
-        while True:
-            try:
-                return self._step(grads, clock, loss, grad_scale, statistics)
-            except TypeError:
-                if (grads := self._taken(grads)) is None:
-                    raise
+        schedule = self._schedule
+        if loss is None and schedule.controls:
+            tell_unseen(schedule.controls, clock, self.applied)
+        try:
+            if statistics is None and not schedule.controls and not schedule.functions:
+                return self._plan.step(grads, grad_scale, clock)  # all in native code
+            return self._step(grads, clock, loss, grad_scale, statistics)
+        except TypeError:
+            if (taken := self._taken(grads)) is None:
+                raise
+            return self._step(taken, clock, loss, grad_scale, statistics)
 
     def _taken(self, grads: Sequence[Any] | None) -> list[Any] | None:
         """The gradients with those of other libraries in NumPy's form; None if none is."""
