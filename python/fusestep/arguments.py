@@ -11,7 +11,8 @@ from contextlib import suppress
 from difflib import get_close_matches
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar, overload
 
 Initializer = TypeVar("Initializer", bound=Callable[..., None])
 
@@ -157,8 +158,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; known are {', '.join(known)}"
 
 
-def named_arguments(initialize: Initializer) -> Initializer:
-    """For ``__init__``: an argument that there is not is refused with the nearest that there is."""
+@overload
+def named_arguments(initialize: Initializer) -> Initializer: ...
+@overload
+def named_arguments(*, hints: Mapping[str, str]) -> Callable[[Initializer], Initializer]: ...
+def named_arguments(
+    initialize: Initializer | None = None, *, hints: Mapping[str, str] = MappingProxyType({})
+) -> Any:
+    """For ``__init__``: an argument that there is not is refused with the nearest that there is.
+
+    ``hints`` tells what to write instead of some names.
+    """
+    if initialize is None:
+        return functools.partial(named_arguments, hints=hints)
     _, *parameters = inspect.signature(initialize).parameters.values()
     known = [parameter.name for parameter in parameters]
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -169,7 +181,8 @@ def named_arguments(initialize: Initializer) -> Initializer:
         kind = type(self).__name__
         for name in given:
             if name not in known:
-                raise TypeError(f"{kind} has no argument {name!r}{nearest(name, known)}")
+                instead = f": use {hints[name]}" if name in hints else nearest(name, known)
+                raise TypeError(f"{kind} has no argument {name!r}{instead}")
         if len(args) > len(positional):
             taken = " and ".join(positional)
             raise TypeError(
@@ -178,4 +191,4 @@ def named_arguments(initialize: Initializer) -> Initializer:
             )
         initialize(self, *args, **given)
 
-    return checked  # type: ignore[return-value]
+    return checked

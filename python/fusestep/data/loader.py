@@ -9,7 +9,7 @@ from itertools import starmap
 from typing import Any, NoReturn
 
 from .. import _core
-from ..arguments import check_choice, check_flag, check_whole
+from ..arguments import check_choice, check_flag, check_whole, named_arguments
 from ..batch import Policy, as_policy
 from ..clock import Clock
 from ..expression import Expression
@@ -18,12 +18,30 @@ from .batch import Batch
 from .columns import Columns
 from .cursor import Cursor, restored, saved
 from .cutting import Cutting
-from .keywords import explained
 from .loop import Loop
 from .order import Sampling, as_order
 from .stream import Stream
 
 _FOREVER = 2**63  # epochs
+
+# what other libraries call arguments
+_ELSEWHERE = {
+    "shuffle": 'order="shuffled", the default, or order="sequential"',
+    "drop_last": 'tail="drop"',
+    "sampler": "order=",
+    "batch_sampler": "order= and batch_size=",
+    "num_workers": "prefetch=: rows are gathered by threads in any case",
+    "workers": "prefetch=: rows are gathered by threads in any case",
+    "prefetch_factor": "prefetch=",
+    "ahead": "prefetch=",
+    "pin_memory": 'device="cuda"',
+    "collate_fn": "transform=, for each array",
+    "generator": "seed=",
+    "random_state": "seed=",
+    "rank": "shard=(rank, world)",
+    "world_size": "shard=(rank, world)",
+    "num_replicas": "shard=(rank, world)",
+}
 
 
 class Loader:
@@ -103,7 +121,7 @@ class Loader:
         [7 8 9] 7 3
     """
 
-    @explained
+    @named_arguments(hints=_ELSEWHERE)
     def __init__(
         self,
         data: Any,
