@@ -88,7 +88,11 @@ class Structure:
                     return list(map(tree.__getitem__, self._keys))
                 except KeyError:
                     pass
-        elif type(tree) is self._type and not isinstance(tree, Mapping):
+        return self._entries_otherwise(tree, what)
+
+    def _entries_otherwise(self, tree: Any, what: str) -> Sequence[Any]:
+        """The entries of what is no list, tuple or dict, or an error."""
+        if type(tree) is self._type and not isinstance(tree, (dict, list, tuple, Mapping)):
             return [getattr(tree, key) for key in self._keys]
         entries = _entries(tree)
         if entries is None or isinstance(tree, (list, tuple)) != self._is_sequence:
