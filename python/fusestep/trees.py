@@ -82,12 +82,11 @@ class Structure:
         if self._is_sequence:
             if isinstance(tree, (list, tuple)) and len(tree) == self._width:
                 return tree
-        elif type(tree) is dict:
-            if len(tree) == self._width:
-                try:
-                    return list(map(tree.__getitem__, self._keys))
-                except KeyError:
-                    pass
+        elif type(tree) is dict and len(tree) == self._width:
+            try:
+                return list(map(tree.__getitem__, self._keys))
+            except KeyError:
+                pass
         return self._entries_otherwise(tree, what)
 
     def _entries_otherwise(self, tree: Any, what: str) -> Sequence[Any]:

@@ -136,7 +136,7 @@ class Policy(Remembering):
         """What ``next_size`` gives and the changes it makes, for ``_core.commit``."""
         if not isinstance(clock, Clock):
             raise TypeError(f"clock must be a fusestep.Clock, not {clock!r}")
-        now = clock._replace(batch_size=None)
+        now = Clock(clock.step, clock.samples, clock.epoch)
         samples = None if now.samples is None else check_number("samples", now.samples)
         if self._rounding.dwell > 0 and samples is None:
             raise ValueError(f"{self!r} has dwell in samples: its clock must tell samples")
@@ -154,9 +154,10 @@ class Policy(Remembering):
         number = self._checked(memory.size if wanted is None else wanted)
         overflow = memory.overflow if wanted is None else self._rounding.share(number)
         size = self._rounding.settled(self._rounding.nearest(number), memory.size, since)
-        changed_at = memory.changed_at if size == memory.size else samples
-        memory = replace(memory, size=size, changed_at=changed_at, overflow=overflow)
-        return size, self._changes(memory)
+        if size != memory.size or overflow != memory.overflow:
+            changed_at = memory.changed_at if size == memory.size else samples
+            memory = replace(memory, size=size, changed_at=changed_at, overflow=overflow)
+        return size, [] if memory is self._memory else self._changes(memory)
 
     def _want(self, clock: Clock, memory: Memory) -> tuple[float | None, Memory]:
         """What the rule wants, and the memory with what the rule itself takes from the clock."""

@@ -67,7 +67,7 @@ class Loop(Iterator[Delivery]):
             size, changes = loader.policy.decide(clock)
             pieces = loader._cutting.cut(cursor.epoch, cursor.position, size, end)
             if pieces:
-                batch, after = self._batch(stream, cursor._replace(begin=begin), clock, pieces)
+                batch, after = self._batch(stream, cursor, begin, clock, pieces)
                 changes = [*changes, (loader, "_cursor", after), (stream, "is_written", False)]
                 return changes, batch, expected
             cursor = cursor._replace(epoch=cursor.epoch + 1, position=0)
@@ -78,7 +78,7 @@ class Loop(Iterator[Delivery]):
         raise StopIteration
 
     def _batch(
-        self, stream: Stream, cursor: Cursor, clock: Clock, pieces: list[Piece]
+        self, stream: Stream, cursor: Cursor, begin: int, clock: Clock, pieces: list[Piece]
     ) -> tuple[Batch, Cursor]:
         """A batch, and where the loader stands once it is delivered."""
         loader = self._loader
@@ -88,15 +88,11 @@ class Loop(Iterator[Delivery]):
         data = loader._columns.assembled(rows)
         epoch, _, end = pieces[-1]
         epoch, position = (epoch + 1, 0) if end == loader.samples else (epoch, end)
-        after = cursor._replace(
-            epoch=epoch,
-            position=position,
-            samples=cursor.samples + size,
-            batches=cursor.batches + 1,
-        )
+        samples, batches = cursor.samples + size, cursor.batches + 1
+        after = Cursor(cursor.seed, epoch, position, samples, batches, begin)
         with suppress(Exception):  # what fails ahead is tried again when its batch is taken
             self._look_ahead(stream, after, size)
-        clock = Clock(samples=clock.samples, epoch=clock.epoch, batch_size=size)
+        clock = Clock(None, clock.samples, clock.epoch, size)
         return Batch(data, clock, size, rows_of(own), partial(stream.indices, named)), after
 
     def _look_ahead(self, stream: Stream, cursor: Cursor, size: int) -> None:
