@@ -52,7 +52,7 @@ BAD_PARAMETERS: list[tuple[str, Any, type[Exception], str]] = [
         "masked array",
         {"w": np.ma.masked_array(np.ones(2), [0, 1])},
         TypeError,
-        "params['w']: must be a numpy.ndarray, not numpy.ma.MaskedArray: "
+        f"params['w']: must be a numpy.ndarray, not {np.ma.MaskedArray.__module__}.MaskedArray: "
         "pass array.filled(...), which has no mask",
     ),
     (

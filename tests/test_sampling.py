@@ -18,17 +18,17 @@ from fusestep.data.order import as_order
 mpmath = pytest.importorskip("mpmath")
 
 Array = np.ndarray[Any, np.dtype[Any]]
-WORD = np.uint64(2**32 - 1)
+WORD, HALF = np.uint64(2**32 - 1), np.uint64(32)
 
 
 def philox(part: Array, key: int, block: int = 0) -> Array:
     """Philox4x32-10 of the counters (block, 0, part), a row of four words for each part."""
     part = np.asarray(part, np.uint64)
-    c0, c1, c2, c3 = np.full_like(part, block), np.zeros_like(part), part & WORD, part >> 32
+    c0, c1, c2, c3 = np.full_like(part, block), np.zeros_like(part), part & WORD, part >> HALF
     k0, k1 = key % 2**32, key >> 32
     for _ in range(10):
         a, b = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
-        c0, c1, c2, c3 = (b >> 32) ^ c1 ^ np.uint64(k0), b & WORD, (a >> 32) ^ c3, a & WORD
+        c0, c1, c2, c3 = (b >> HALF) ^ c1 ^ np.uint64(k0), b & WORD, (a >> HALF) ^ c3, a & WORD
         c2 = c2 ^ np.uint64(k1)
         k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
     return np.stack([c0, c1, c2, c3], axis=-1)
