@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,9 @@ def grown(array: Array) -> None:
 
 
 def of_other_type(array: Array) -> None:
-    array.dtype = np.int64  # type: ignore[misc]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy 2.5 deprecates it
+        array.dtype = np.int64  # type: ignore[misc]
 
 
 CHANGES: list[tuple[Callable[[Array], None], type[Exception], str]] = [
@@ -72,7 +75,9 @@ def test_a_parameter_is_updated_again_once_it_is_writeable_and_in_whatever_shape
     with pytest.raises(ValueError, match="read-only"):
         opt.step(np.ones((2, 3)))
     w.flags.writeable = True
-    w.shape = (6,)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        w.shape = (6,)
     opt.step(np.ones((2, 3)))
     assert (w == 0.0).all()
 

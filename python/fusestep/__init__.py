@@ -9,7 +9,8 @@ One native call updates a whole model, with the same bits on every instruction s
     True
 """
 
-from . import batch, control, data, expression, gradients, scaling, schedules, threads
+# the native part first: it refuses a child interpreter before NumPy has been loaded there
+from . import _core, batch, control, data, expression, gradients, scaling, schedules, threads
 from ._core import StateError, build_info, get_num_threads, set_num_threads
 from .clock import Clock
 from .data import Batch, Loader
@@ -19,7 +20,7 @@ from .optim import SGD, AdaBelief, Adam, AdamW, Optimizer
 
 threads.register()
 
-__version__: str = str(build_info()["version"])
+__version__: str = str(_core.build_info()["version"])
 
 __all__ = [
     "SGD",
