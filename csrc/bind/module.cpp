@@ -13,9 +13,19 @@ void register_device_plan(pybind11::module_& module);
 void register_program(pybind11::module_& module);
 }  // namespace fusestep
 
+// NumPy supports the main interpreter alone, and pybind11 would wait for ever for its GIL in
+// another. From Python 3.13 on the first function is called in the main interpreter in any case, so
+// the second asks, too.
+static constexpr const char* kMainOnly =
+    "fusestep can be imported in the main interpreter only: start a process in place of a child "
+    "interpreter";
+
+static bool is_child_interpreter() { return PyInterpreterState_Get() != PyInterpreterState_Main(); }
+
 // The function that pybind11 defines: Python calls ours first.
 #define PyInit__core init_core
 PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
+    if (is_child_interpreter()) throw pybind11::import_error(kMainOnly);
     module.doc() = "The native part of fusestep. Its names are private; use those of the package.";
     pybind11::register_exception<fusestep::StateError>(module, "StateError", PyExc_RuntimeError)
         .attr("__doc__") =
@@ -32,13 +42,9 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
 }
 #undef PyInit__core
 
-// NumPy supports the main interpreter alone, and pybind11 would wait for ever for its GIL in
-// another.
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
-    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-        PyErr_SetString(PyExc_ImportError,
-                        "fusestep can be imported in the main interpreter only: start a process "
-                        "in place of a child interpreter");
+    if (is_child_interpreter()) {
+        PyErr_SetString(PyExc_ImportError, kMainOnly);
         return nullptr;
     }
     return init_core();
