@@ -79,7 +79,8 @@ class Field:
             shutil.copy2(path, self.installed / file.removeprefix("python/"))
 
     def fails(self, tests: list[str]) -> bool:
-        environment = {**os.environ, "PYTHONPATH": str(self.installed)}
+        path = os.pathsep.join(filter(None, (str(self.installed), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": path}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         done = subprocess.run(command, cwd=self.tree, env=environment, capture_output=True)
         if done.returncode not in (0, 1) and done.returncode > 0:  # a signal is a failure, too
