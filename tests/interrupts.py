@@ -16,21 +16,22 @@ _PACKAGE = str(Path(fs.__file__).parent)
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt before the line that is reached as number ``at`` from now on."""
+    """Raises KeyboardInterrupt before the line that is reached as number ``at``; None: counts."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int | None = None) -> None:
         self.at = at
+        self.lines = 0  # so far
         self.where = ""
 
     def __call__(self, frame: Any, event: str, argument: Any) -> Any:
         if not frame.f_code.co_filename.startswith(_PACKAGE):
             return None
         if event == "line":
-            if self.at == 0:
+            if self.lines == self.at:
                 sys.settrace(None)
                 self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
                 raise KeyboardInterrupt
-            self.at -= 1
+            self.lines += 1
         return self
 
     def during(self, call: Callable[[], Any]) -> bool:

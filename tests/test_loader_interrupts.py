@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,36 +15,9 @@ from fusestep import batch
 from fusestep.data.columns import Columns
 from fusestep.data.reading import Reader
 from fusestep.data.stream import Stream
+from interrupts import Interrupt
 
-PACKAGE = str(Path(fs.__file__).parent)
 N = 13
-
-
-def interrupted(call: Callable[[], None], at: int) -> bool:
-    """Whether the call was interrupted, before a line of the package."""
-    left = at
-
-    def local(frame: Any, event: str, argument: Any) -> Any:
-        nonlocal left
-        if event == "line":
-            if left == 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-            left -= 1
-        return local
-
-    def begin(frame: Any, event: str, argument: Any) -> Any:
-        return local if frame.f_code.co_filename.startswith(PACKAGE) else None
-
-    before = sys.gettrace()
-    sys.settrace(begin)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 class Own:
@@ -96,7 +67,7 @@ def test_an_interrupt_before_any_line_loses_no_batch(name: str) -> None:
     end = loader.state_dict()
     for at in itertools.count():
         loader, found = LOADERS[name](), list[fs.Batch]()
-        if not interrupted(lambda: one_by_one(loader, found), at):  # noqa: B023
+        if not Interrupt(at).during(lambda: one_by_one(loader, found)):  # noqa: B023
             break
         if not found or loader.state_dict()["begin"] is not None:
             one_by_one(loader, found)
@@ -118,7 +89,7 @@ def test_an_interrupt_in_a_load_leaves_the_old_state_or_the_new_one(name: str) -
     seen = []
     for at in itertools.count():
         loader = at_batch(1)
-        if not interrupted(lambda: loader.load_state_dict(new), at):  # noqa: B023
+        if not Interrupt(at).during(lambda: loader.load_state_dict(new)):  # noqa: B023
             break
         seen.append(loader.state_dict())
         assert seen[-1] in (old, new)

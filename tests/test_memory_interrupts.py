@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,39 +10,8 @@ import pytest
 import fusestep as fs
 from fusestep import batch, control
 from fusestep.gradients import AdaScale, GradientStatistics
+from interrupts import Interrupt
 from test_memory import ALL, every, run, text
-
-PACKAGE = str(Path(fs.__file__).parent)
-
-
-class Interrupt:
-    """Raises KeyboardInterrupt before a line of the package, where a signal handler could."""
-
-    def __init__(self, line: int) -> None:
-        self.left = line
-
-    def __call__(self, frame: Any, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        if event == "line":
-            if self.left == 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-            self.left -= 1
-        return self
-
-
-def interrupted(call: Callable[[], Any], line: int) -> bool:
-    """Calls with an interrupt at that line; whether there is one."""
-    before = sys.gettrace()
-    sys.settrace(Interrupt(line))
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def moved(thing: Any) -> None:
@@ -92,7 +59,7 @@ def test_an_interrupt_leaves_what_is_remembered_whole(make: Any, what: str) -> N
     lines = 0
     while True:
         thing.load_state_dict(begin)
-        if not interrupted(lambda: calls[what](thing), lines):
+        if not Interrupt(lines).during(lambda: calls[what](thing)):
             break
         assert shown(thing) in (before, after)
         lines += 1

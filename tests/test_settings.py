@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 import fusestep as fs
 from fusestep import control, expression, scaling, schedules
+from interrupts import Interrupt
 
 LINE = schedules.linear(1.0, 0.0, length=10)
 GRADS = {"u": np.ones(2), "v": np.ones(2)}
@@ -225,32 +225,6 @@ ASSIGNED: list[tuple[str, Callable[[Any], None]]] = [
 ]
 
 
-def lines_run(call: Callable[[], None], interrupt_at: int = 0) -> int:
-    """Counts the lines of fusestep's own that a call runs, or interrupts it before one of them."""
-    package, seen = fs.__path__[0], 0
-
-    def trace(frame: Any, event: str, argument: Any) -> Any:
-        nonlocal seen
-        if not frame.f_code.co_filename.startswith(package):
-            return None
-        if event == "line":
-            seen += 1
-            if seen == interrupt_at:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return seen
-
-
 @pytest.mark.parametrize(
     "assign", [entry[1] for entry in ASSIGNED], ids=[entry[0] for entry in ASSIGNED]
 )
@@ -267,15 +241,15 @@ def test_an_interrupt_leaves_what_was_or_what_is_assigned(assign: Callable[[Any]
     assign(build())  # what is cached takes fewer lines from now on
     opt = build()
     before = look(opt)
-    count = lines_run(lambda: assign(opt))
+    counting = Interrupt()
+    assert not counting.during(lambda: assign(opt))
+    count = counting.lines
     after = look(opt)
     assert before != after
     # some of very many, and all of the last, where things change
-    for line in sorted(
-        {*range(1, count + 1, 1 + count // 40), *range(max(1, count - 25), count + 1)}
-    ):
+    for line in sorted({*range(0, count, 1 + count // 40), *range(max(0, count - 25), count)}):
         opt = build()
-        assert lines_run(lambda opt=opt: assign(opt), line) == line  # type: ignore[misc]
+        assert Interrupt(line).during(lambda opt=opt: assign(opt))  # type: ignore[misc]
         assert look(opt) in (before, after), line
         opt.step({path: np.ones_like(array) for path, array in opt.params.items()})
 
