@@ -166,6 +166,10 @@ def test_the_rate_shown_is_that_of_the_next_update(cupy: Any, stream: Any) -> No
     opt.bind(full(cupy, 1))
     opt.prepare_replays(3)
     assert opt.lr == 1.0
+    opt.step()
+    assert opt.lr == 1.0
+    opt.prepare_replays(2)
+    assert opt.lr == 0.75
 
 
 @pytest.mark.parametrize("behind", [None, 0, 3])
