@@ -161,6 +161,22 @@ def test_a_row_that_is_not_needed_can_not_refuse_a_step(cupy: Any, behind: int |
     assert np.array_equal(w.get(), np.full(3, -1.5))
 
 
+def test_each_replay_has_a_clock_of_its_own(cupy: Any, stream: Any) -> None:
+    lr = fs.schedules.piecewise([1.0, 0.5, 0.25], at=[1, 2], by="epoch")
+    w, gradients = full(cupy, 0), full(cupy, 1)
+    opt = fs.SGD(w, lr=lr)
+    opt.bind(gradients)
+    opt.prepare_replays(3, clocks=[fs.Clock(epoch=epoch) for epoch in (0, 1, 2)])
+    with stream:
+        stream.begin_capture()
+        opt.step()
+        graph = stream.end_capture()
+        for expected in (-1.0, -1.5, -1.75):
+            graph.launch()
+            stream.synchronize()
+            assert np.array_equal(w.get(), np.full(3, expected))
+
+
 def test_the_rate_shown_is_that_of_the_next_update(cupy: Any, stream: Any) -> None:
     opt = fs.SGD(full(cupy, 0), lr=fs.schedules.linear(1.0, 0.0, length=4))
     opt.bind(full(cupy, 1))
