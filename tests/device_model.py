@@ -105,7 +105,7 @@ SUM = struct(
 # Runs on the host: what the native side prepares for a step.
 PREPARE = """
 #include "../rules/all.h"
-#include "../runtime/powers.h"
+#include "../portable/powers.h"
 using Rule = fusestep::FUSESTEP_RULE;
 struct Preparation { const double* hyper; long long number; void* scalars; unsigned* variant; };
 template <class T>

@@ -30,18 +30,18 @@ CMAKE = (ROOT / "CMakeLists.txt").read_text()
 
 # What each folder of csrc may include, besides its own files.
 INCLUDES: dict[str, set[str]] = {
-    "rules": set(),
-    "kernels": {"rules"},
-    "cuda": {"rules", "data"},
-    "schedule": set(),
-    "runtime": {"rules", "kernels", "schedule"},
-    "data": {"rules", "schedule", "kernels", "runtime"},
-    "bind": {"rules", "kernels", "cuda", "schedule", "runtime", "data"},
+    "portable": set(),
+    "rules": {"portable"},
+    "expression": {"portable"},
+    "kernels": {"portable", "rules"},
+    "cuda": {"portable", "rules"},
+    "runtime": {"portable", "rules", "expression", "kernels"},
+    "data": {"portable", "kernels", "runtime"},
+    "bind": {"portable", "rules", "expression", "kernels", "cuda", "runtime", "data"},
 }
-# Compiled once for each instruction set, and the system headers that one compiler reads there.
-ONCE_PER_ISA = {"kernels.cpp", "table.h", "evaluate.cpp", "instruction.h", "philox.h"}
-ONCE_PER_ISA |= {"double_double.h", "functions.h"}
-ONE_COMPILER = {("double_double.h", "math.h"), ("double_double.h", "string.h")}
+# What the GPU's compiler reads too, and what is compiled once for each instruction set.
+ON_GPUS = {"portable", "rules", "cuda"}
+ONCE_PER_ISA = {"kernels.cpp", "table.h", "exactness.h", "evaluate.cpp", "instruction.h"}
 # What each room of the package may import, besides itself. Rooms not named here stand above all.
 IMPORTS: dict[str, set[str]] = {
     **{room: set() for room in ("_core", "foreign", "arguments", "clock")},
@@ -114,19 +114,19 @@ def test_native_files_include_only_what_stands_below_them(path: Path) -> None:
             target = (path.parent / name).resolve().relative_to(CSRC)
             assert (CSRC / target).is_file(), name
             assert target.parts[0] in INCLUDES[folder] | {folder}, name
-        elif folder in {"rules", "cuda"} or path.name == "feistel.h":
-            assert (path.name, name) == ("rule.h", "math.h"), "NVRTC has no standard headers"
+        elif folder in ON_GPUS:
+            assert path.name == "compiler.h", "NVRTC has no standard headers"
         elif path.name in ONCE_PER_ISA:
-            assert name == "stddef.h" or (path.name, name) in ONE_COMPILER, (
-                "inline code of a header may come out for one processor only"
-            )
+            assert name == "stddef.h", "inline code of a header may come out for one processor only"
         elif folder != "bind":
             assert not name.startswith(("pybind11", "Python.h", "numpy")), name
 
 
-def test_the_one_system_header_of_the_rules_is_read_by_one_compiler_only() -> None:
-    text = (CSRC / "rules" / "rule.h").read_text()
-    assert re.search(r"^#elif defined\(_MSC_VER\)\n#include <math\.h>", text, re.MULTILINE)
+def test_the_system_headers_that_rules_see_are_read_by_one_compiler_only() -> None:
+    text = (CSRC / "portable" / "compiler.h").read_text()
+    only = r"^#elif defined\(_MSC_VER\)\n#include <math\.h>[^\n]*\n#include <string\.h>\n#define"
+    assert re.search(only, text, re.MULTILINE)
+    assert text.count("#include") == 2
 
 
 def test_native_files_include_each_other_without_circles() -> None:
@@ -139,7 +139,7 @@ def test_native_files_include_each_other_without_circles() -> None:
 
 def test_what_is_compiled_for_each_processor_neither_throws_nor_allocates_nor_uses_std() -> None:
     forbidden = r"\b(throw|try|catch|new|delete|malloc|free|std::\w+)\b"
-    paths = [p for p in NATIVE if p.parent.name in {"rules", "cuda"} or p.name in ONCE_PER_ISA]
+    paths = [p for p in NATIVE if p.parent.name in ON_GPUS or p.name in ONCE_PER_ISA]
     assert {path.name for path in paths} > ONCE_PER_ISA
     for path in paths:
         assert re.findall(forbidden, code(path)) == [], path.name

@@ -79,6 +79,21 @@ def test_the_gathering_of_rows_compiles_to_exact_instructions() -> None:
     assert INEXACT.findall(ptx(code, "--gpu-architecture=compute_75")) == []
 
 
+def test_whatever_is_portable_compiles_for_a_gpu() -> None:
+    headers = sorted(path.name for path in (CSRC / "portable").glob("*.h"))
+    code = "".join(f'#include "../portable/{name}"\n' for name in headers)
+    code += """
+extern "C" __global__ void kernel(double* x, long long n) {
+    fusestep::Powers powers;
+    const fusestep::DoubleDouble y = fusestep::exponential({x[0], x[1]});
+    x[0] = powers.one_minus_power(y.hi, n) + fusestep::random_number(n, 1) + y.lo;
+}
+"""
+    made = ptx(code, "--gpu-architecture=compute_75")
+    assert "fma.rn.f64" in made, "twice double's precision asks for it by name"
+    assert INEXACT.findall(made.replace("fma.rn.f64", "")) == []
+
+
 @pytest.mark.parametrize(
     ("option", "instruction"),
     [("--fmad=true", "fma."), ("--prec-div=false", "div.full"), ("--ftz=true", ".ftz")],

@@ -8,8 +8,8 @@ void register_commit(pybind11::module_& module);
 void register_data(pybind11::module_& module);
 void register_orders(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
-void register_plan(pybind11::module_& module);
-void register_device_plan(pybind11::module_& module);
+void register_cpu_plan(pybind11::module_& module);
+void register_cuda_plan(pybind11::module_& module);
 void register_program(pybind11::module_& module);
 }  // namespace fusestep
 
@@ -37,8 +37,8 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     fusestep::register_data(module);
     fusestep::register_orders(module);
     fusestep::register_program(module);
-    fusestep::register_plan(module);
-    fusestep::register_device_plan(module);
+    fusestep::register_cpu_plan(module);
+    fusestep::register_cuda_plan(module);
 }
 #undef PyInit__core
 

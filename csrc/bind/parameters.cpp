@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "plan_object.h"
+#include "checked_plan.h"
 
 namespace fusestep {
 namespace {
@@ -34,7 +34,7 @@ std::vector<ArrayView> check_parameters(const ArrayKind& kind,
     return views;
 }
 
-MemoryMap PlanObject::written(const std::vector<ArrayView>& views) const {
+MemoryMap CheckedPlan::written(const std::vector<ArrayView>& views) const {
     MemoryMap memory;
     for (std::size_t i = 0; i < views.size(); ++i) {
         const std::size_t bytes = views[i].size * item_size(views[i].type);
@@ -48,11 +48,11 @@ MemoryMap PlanObject::written(const std::vector<ArrayView>& views) const {
     return memory;
 }
 
-std::string PlanObject::state_name(std::size_t i, int k) const {
+std::string CheckedPlan::state_name(std::size_t i, int k) const {
     return parameter(i) + " state '" + plan_.rule().state_names[k] + "'";
 }
 
-void PlanObject::count_looks() {
+void CheckedPlan::count_looks() {
     std::size_t elements = 0;
     for (const ArrayView& view : views_) elements += view.size;
     lookups_ = std::max(kLooks, elements / kElementsPerLookup);
@@ -62,7 +62,7 @@ void PlanObject::count_looks() {
 
 // Arrays that a step can't look at all must not be resized: NumPy refuses that for an array with a
 // weak reference.
-std::vector<py::object> PlanObject::fixed(const py::tuple& arrays) const {
+std::vector<py::object> CheckedPlan::fixed(const py::tuple& arrays) const {
     std::vector<py::object> references;
     if (kind_.type || arrays.size() <= looks_) return references;
     for (const py::handle array : arrays) {
@@ -71,7 +71,7 @@ std::vector<py::object> PlanObject::fixed(const py::tuple& arrays) const {
     return references;
 }
 
-void PlanObject::look_at_arrays() {
+void CheckedPlan::look_at_arrays() {
     containers_.look(lookups_);
     for (std::size_t count = looks_; count > 0; --count) {
         if (next_ >= views_.size()) next_ = 0;
@@ -83,7 +83,7 @@ void PlanObject::look_at_arrays() {
     }
 }
 
-void PlanObject::look_at_bound(std::size_t i) {
+void CheckedPlan::look_at_bound(std::size_t i) {
     PyObject* const array = PyTuple_GET_ITEM(bound_.ptr(), static_cast<py::ssize_t>(i));
     const void* const expected = plan_.leaves()[i].gradient;
     if (array == Py_None || find_gradient(array, views_[i]) == expected) return;
@@ -93,7 +93,7 @@ void PlanObject::look_at_bound(std::size_t i) {
                      "Nothing was updated");
 }
 
-void PlanObject::check_same(const py::list& parameters) const {
+void CheckedPlan::check_same(const py::list& parameters) const {
     require_count("parameters", parameters.size());
     for (std::size_t i = 0; i < paths_.size(); ++i) {
         const auto at = static_cast<py::ssize_t>(i);
@@ -103,14 +103,14 @@ void PlanObject::check_same(const py::list& parameters) const {
     }
 }
 
-void PlanObject::require_count(const char* what, std::size_t count) const {
+void CheckedPlan::require_count(const char* what, std::size_t count) const {
     if (count == paths_.size()) return;
     throw py::value_error("expected " + std::to_string(paths_.size()) + " " + what + ", not " +
                           std::to_string(count));
 }
 
-void PlanObject::rebind(const py::list& parameters, const py::list& containers,
-                        const py::object& changes) {
+void CheckedPlan::rebind(const py::list& parameters, const py::list& containers,
+                         const py::object& changes) {
     const Busy busy(*this);
     require_count("parameters", parameters.size());
     const py::tuple arrays(parameters);

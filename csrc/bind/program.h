@@ -6,7 +6,7 @@
 #include <mutex>
 #include <string>
 
-#include "../schedule/program.h"
+#include "../expression/program.h"
 
 namespace fusestep {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "plan_object.h"
+#include "checked_plan.h"
 
 namespace fusestep {
 namespace {
@@ -38,23 +38,23 @@ std::vector<double> numbers_of(const py::array_t<double>& table) {
     return {rows.data(), rows.data() + rows.size()};
 }
 
-py::array_t<double> PlanObject::hyper() const {
+py::array_t<double> CheckedPlan::hyper() const {
     const py::ssize_t columns = plan_.rule().columns + 1;
     return py::array_t<double>({static_cast<py::ssize_t>(hyper_.size()) / columns, columns},
                                hyper_.data());
 }
 
-py::array_t<double> PlanObject::limits() const {
+py::array_t<double> CheckedPlan::limits() const {
     return py::array_t<double>(static_cast<py::ssize_t>(limits_.size()), limits_.data());
 }
 
-PlanObject::Settings::Settings(PlanObject& plan, const py::array_t<double>& hyper,
-                               const py::array_t<double>& limits, const py::object& program,
-                               const py::list& targets, const py::object& nonfinite)
+CheckedPlan::Settings::Settings(CheckedPlan& plan, const py::array_t<double>& hyper,
+                                const py::array_t<double>& limits, const py::object& program,
+                                const py::list& targets, const py::object& nonfinite)
     : plan_(plan),
       hyper_(numbers_of(hyper)),
       limits_(numbers_of(limits)),
-      targets_(program, targets, {&plan.hyper_, &plan.limits_}),
+      scheduled_(program, targets, {&plan.hyper_, &plan.limits_}),
       nonfinite_(nonfinite.is_none() ? plan.nonfinite_
                                      : find_nonfinite(nonfinite.cast<std::string>())) {
     if (hyper_.size() != plan.hyper_.size() || limits_.size() != plan.limits_.size()) {
@@ -62,16 +62,17 @@ PlanObject::Settings::Settings(PlanObject& plan, const py::array_t<double>& hype
     }
 }
 
-void PlanObject::Settings::write() {
+void CheckedPlan::Settings::write() {
     std::copy(hyper_.begin(), hyper_.end(), plan_.hyper_.begin());
     std::copy(limits_.begin(), limits_.end(), plan_.limits_.begin());
-    std::swap(plan_.targets_, targets_);  // letting go of a program may wait until all is written
+    std::swap(plan_.scheduled_,
+              scheduled_);  // letting go of a program may wait until all is written
     plan_.nonfinite_ = nonfinite_;
 }
 
-void PlanObject::set_settings(const py::array_t<double>& hyper, const py::array_t<double>& limits,
-                              const py::object& program, const py::list& targets,
-                              const py::object& nonfinite, const py::object& changes) {
+void CheckedPlan::set_settings(const py::array_t<double>& hyper, const py::array_t<double>& limits,
+                               const py::object& program, const py::list& targets,
+                               const py::object& nonfinite, const py::object& changes) {
     const Busy busy(*this);
     Settings settings(*this, hyper, limits, program, targets, nonfinite);
     Changes attributes(changes);
@@ -79,12 +80,12 @@ void PlanObject::set_settings(const py::array_t<double>& hyper, const py::array_
     attributes.apply();
 }
 
-void PlanObject::load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
-                      std::int64_t applied, const py::tuple& accumulated,
-                      const py::array_t<double>& hyper, const py::array_t<double>& limits,
-                      const py::object& program, const py::list& targets,
-                      const py::object& nonfinite, const py::list& arrays,
-                      const py::object& changes) {
+void CheckedPlan::load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
+                       std::int64_t applied, const py::tuple& accumulated,
+                       const py::array_t<double>& hyper, const py::array_t<double>& limits,
+                       const py::object& program, const py::list& targets,
+                       const py::object& nonfinite, const py::list& arrays,
+                       const py::object& changes) {
     const Busy busy(*this);
     check_counts(updates, paths_.size());
     if (applied < 0 || attempted < applied) {
@@ -103,7 +104,7 @@ void PlanObject::load(const std::vector<std::int64_t>& updates, std::int64_t att
     attributes.apply();
 }
 
-PlanObject::Accumulated PlanObject::read_accumulated(const py::tuple& values) const {
+CheckedPlan::Accumulated CheckedPlan::read_accumulated(const py::tuple& values) const {
     Accumulated read = {values[0].cast<double>(), values[1].cast<std::int64_t>(),
                         values[2].cast<double>(), values[3].cast<std::vector<bool>>()};
     if (!(read.samples >= 0.0) || !std::isfinite(read.samples) || read.micro_batches < 0 ||
@@ -117,7 +118,7 @@ PlanObject::Accumulated PlanObject::read_accumulated(const py::tuple& values) co
     return read;
 }
 
-void PlanObject::write(const Accumulated& accumulated) {
+void CheckedPlan::write(const Accumulated& accumulated) {
     std::vector<Accumulator>& sums = plan_.accumulators();
     for (std::size_t i = 0; i < sums.size(); ++i) sums[i].holds = accumulated.holds[i];
     accumulated_.samples = accumulated.samples;
@@ -125,25 +126,25 @@ void PlanObject::write(const Accumulated& accumulated) {
     accumulated_.weighted_squares = accumulated.weighted_squares;
 }
 
-void PlanObject::set_accumulated(const py::tuple& values) {
+void CheckedPlan::set_accumulated(const py::tuple& values) {
     const Busy busy(*this);
     write(read_accumulated(values));
 }
 
-void PlanObject::set_nonfinite(const std::string& name) {
+void CheckedPlan::set_nonfinite(const std::string& name) {
     const NonFinite chosen = find_nonfinite(name);
     const Busy busy(*this);
     nonfinite_ = chosen;
 }
 
-std::string PlanObject::nonfinite() const {
+std::string CheckedPlan::nonfinite() const {
     for (const NonFiniteName& choice : kNonFiniteNames) {
         if (nonfinite_ == choice.value) return choice.name;
     }
     return "";
 }
 
-void PlanObject::set_updates(const std::vector<std::int64_t>& counts) {
+void CheckedPlan::set_updates(const std::vector<std::int64_t>& counts) {
     const Busy busy(*this);
     check_counts(counts, paths_.size());
     plan_.updates() = counts;

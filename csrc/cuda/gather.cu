@@ -1,6 +1,6 @@
 // Copies chosen rows of many arrays side by side: the kernels of data/gather.py.
-#include "../data/feistel.h"
-#include "../rules/convert.h"
+#include "../portable/feistel.h"
+#include "../portable/convert.h"
 
 namespace fusestep {
 namespace {

@@ -1,5 +1,5 @@
 // The sum of squares of all gradients in one launch, and what the norm makes of a step.
-#include "../rules/sums.h"
+#include "../portable/sums.h"
 #include "arguments.h"
 
 namespace fusestep {

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "feistel.h"
+#include "../portable/feistel.h"
 
 namespace fusestep {
 

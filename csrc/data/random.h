@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "../schedule/philox.h"
+#include "../portable/philox.h"
 
 namespace fusestep {
 

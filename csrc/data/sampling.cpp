@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "../schedule/functions.h"
+#include "../portable/elementary.h"
 #include "random.h"
 
 namespace fusestep {

@@ -73,7 +73,7 @@ void update(const void* scalars, const void* gradient_scalars, size_t n, void* p
 }
 
 template <int variant, class T>
-FUSESTEP_ELEMENT double term(T x, double scale) {
+FUSESTEP_INLINE double term(T x, double scale) {
     const double value = static_cast<double>(x);
     return variant == kScaledSum ? value * scale : value;
 }

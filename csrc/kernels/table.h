@@ -2,9 +2,9 @@
 #pragma once
 #include <stddef.h>
 
+#include "../portable/convert.h"
+#include "../portable/sums.h"
 #include "../rules/all.h"
-#include "../rules/convert.h"
-#include "../rules/sums.h"
 #include "exactness.h"
 
 #if defined(_MSC_VER)

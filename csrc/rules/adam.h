@@ -82,7 +82,7 @@ struct AdamFamily {
     }
 
     template <unsigned variant, class T>
-    FUSESTEP_ELEMENT void update(const Scalars<T>& s, T g, T& p, T* state) {
+    FUSESTEP_INLINE void update(const Scalars<T>& s, T g, T& p, T* state) {
         T& m = state[0];
         T& v = state[1];
         if constexpr (variant & kCoupled) {

@@ -66,7 +66,7 @@ struct Sgd {
     }
 
     template <unsigned variant, class T>
-    FUSESTEP_ELEMENT void update(const Scalars<T>& s, T g, T& p, T* state) {
+    FUSESTEP_INLINE void update(const Scalars<T>& s, T g, T& p, T* state) {
         if constexpr (variant & kCoupled) {
             g = g + s.decay * p;
         } else {

@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "../expression/instruction.h"
 #include "../kernels/table.h"
-#include "../schedule/instruction.h"
 
 namespace fusestep {
 

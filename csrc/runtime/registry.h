@@ -3,7 +3,7 @@
 #include <string>
 
 #include "../kernels/table.h"
-#include "powers.h"
+#include "../portable/powers.h"
 
 namespace fusestep {
 

@@ -41,7 +41,7 @@ class Hold:
     def __enter__(self) -> None: ...
     def __exit__(self, *args: object) -> None: ...
 
-class Plan:
+class CpuPlan:
     attempted: int
     applied: int
     nonfinite: str
@@ -121,7 +121,7 @@ class Plan:
     ) -> StepInfo: ...
 
 # What the kernels of the GPU are launched with. Addresses are whole numbers; tables are bytes.
-class DevicePlan:
+class CudaPlan:
     attempted: int
     applied: int
     nonfinite: str

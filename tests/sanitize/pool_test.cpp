@@ -12,9 +12,9 @@
 #include <thread>
 #include <vector>
 
+#include "../../csrc/expression/program.h"
 #include "../../csrc/runtime/isa.h"
 #include "../../csrc/runtime/plan.h"
-#include "../../csrc/schedule/program.h"
 
 namespace fusestep {
 namespace {

@@ -22,14 +22,14 @@ mkdir -p "$objects"
 built=()
 for isa in "${isas[@]}"; do
     read -r name flags <<<"$isa"
-    for source in csrc/kernels/kernels.cpp csrc/schedule/evaluate.cpp; do
+    for source in csrc/kernels/kernels.cpp csrc/expression/evaluate.cpp; do
         object=$objects/$(basename "$source" .cpp)_$name.o
         # shellcheck disable=SC2086
         "${compile[@]}" $flags "-DFUSESTEP_ISA=$name" -c "$source" -o "$object"
         built+=("$object")
     done
 done
-"${compile[@]}" -pthread tests/sanitize/pool_test.cpp csrc/runtime/*.cpp csrc/schedule/program.cpp \
+"${compile[@]}" -pthread tests/sanitize/pool_test.cpp csrc/runtime/*.cpp csrc/expression/program.cpp \
     "${built[@]}" -o "$objects/pool_test"
 
 # the thread sanitizer of older compilers cannot start where addresses are highly random

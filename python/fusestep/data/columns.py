@@ -14,7 +14,7 @@ from .device import Device, contiguous, device_for, has_dtype, is_on_device
 from .gather import Rows
 from .sources import Array, Source, as_columns, source_of
 
-# in the order of Element in csrc/rules/convert.h
+# in the order of Element in csrc/portable/convert.h
 _CONVERTIBLE = [np.dtype(kind) for kind in ("u1", "i1", "u2", "i2", "u4", "i4", "i8", "f4", "f8")]
 
 

@@ -38,7 +38,7 @@ class Rows(NamedTuple):
 
     source: Any
     target: Any
-    element: int = -1  # of Element in csrc/rules/convert.h; -1: copied as they are
+    element: int = -1  # of Element in csrc/portable/convert.h; -1: copied as they are
     scale: float = 1.0
     shift: float = 0.0
 

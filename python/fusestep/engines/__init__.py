@@ -13,7 +13,7 @@ from .info import StepInfo
 
 __all__ = ["CudaPlan", "Plan", "StepInfo", "engine_for"]
 
-Plan = _core.Plan | CudaPlan
+Plan = _core.CpuPlan | CudaPlan
 
 
 def engine_for(leaves: Sequence[Any]) -> ModuleType:

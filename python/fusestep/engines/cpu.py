@@ -26,7 +26,7 @@ def build(
     limits: npt.NDArray[np.float64],
     kept: Sequence[Mapping[str, Any]],
     containers: Sequence[_core.Entry],
-) -> tuple[_core.Plan, list[dict[str, Array]]]:
+) -> tuple[_core.CpuPlan, list[dict[str, Array]]]:
     """A plan over the parameters, and for each of them its state arrays by name.
 
     ``groups`` holds the row of ``table`` that each parameter follows, ``used`` how many state
@@ -38,7 +38,7 @@ def build(
     _core.check_parameters(list(paths), parameters)
     states = new_states(rule, parameters, groups, used, zeros_like, kept)
     arrays = [list(state.values()) for state in states]
-    plan = _core.Plan(
+    plan = _core.CpuPlan(
         rule, list(paths), parameters, arrays, list(groups), table, limits, list(containers)
     )
     return plan, states

@@ -107,7 +107,7 @@ class Schedule:
     ) -> None:
         """Gives the plan a draft, tables and a saved state, in one call that writes all or nothing.
 
-        ``state`` is what `_core.Plan.load` takes beside.
+        ``state`` is what `_core.CpuPlan.load` takes beside.
         """
         entries = dict(sorted(draft._entries.items()))
         expressions = [expression for _, expression, _ in entries.values()]

@@ -35,7 +35,7 @@ def build(
     _core.check_device_parameters(*kind, list(paths), parameters)
     states = new_states(rule, parameters, groups, used, zeros_like, kept)
     arrays = [list(state.values()) for state in states]
-    native = _core.DevicePlan(
+    native = _core.CudaPlan(
         *kind,
         rule,
         list(paths),

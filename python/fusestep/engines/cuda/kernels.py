@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_PACKAGE = Path(__file__).parents[2]
+_SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
 
 # Contraction to fused multiply-add would change bits; the functions of a rule that only the host
 # calls have no annotation.
@@ -15,7 +15,7 @@ OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
 
 
 class Kernels:
-    """The kernels of a step: those of sums, and ``cuda/update.cu`` for one rule, with the cases
+    """The kernels of a step: those of sums, and ``csrc/cuda/update.cu`` for one rule, with the cases
     compiled in that steps have asked for."""
 
     def __init__(self, cupy: Any, rule: str) -> None:
@@ -59,7 +59,7 @@ class Kernels:
 
 
 def compiled(cupy: Any, name: str, *options: str) -> Any:
-    """A file of the folder ``cuda``, compiled for the current device.
+    """A file of the folder ``csrc/cuda``, compiled for the current device.
 
     Not by `cupy.RawModule`, which lets NVRTC flush subnormal numbers, and which keeps what it has
     compiled when an included file has changed. Raises RuntimeError where it can't be compiled, most
@@ -71,7 +71,7 @@ def compiled(cupy: Any, name: str, *options: str) -> Any:
 
 @cache
 def _compiled(cupy: Any, name: str, options: tuple[str, ...], device: int, capability: str) -> Any:
-    code = (_PACKAGE / "cuda" / name).read_text()
+    code = (_SOURCES / name).read_text()
     try:
         nvrtc = cupy.cuda.nvrtc
         program = nvrtc.createProgram(code, name, (), ())
@@ -80,7 +80,7 @@ def _compiled(cupy: Any, name: str, options: tuple[str, ...], device: int, capab
             known = [arch for arch in nvrtc.getSupportedArchs() if arch <= int(capability)]
             is_known = int(capability) in known
             target = f"--gpu-architecture={'sm' if is_known else 'compute'}_{max(known)}"
-            nvrtc.compileProgram(program, (*OPTIONS, target, f"-I{_PACKAGE / 'cuda'}", *options))
+            nvrtc.compileProgram(program, (*OPTIONS, target, f"-I{_SOURCES}", *options))
             binary = nvrtc.getCUBIN(program) if is_known else nvrtc.getPTX(program)
         finally:
             nvrtc.destroyProgram(program)

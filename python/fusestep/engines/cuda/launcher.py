@@ -15,7 +15,7 @@ from .memory import Arena, Reports, Table, Uploads
 class Launcher:
     """Launches kernels with what the native plan has filled in. It never waits of itself."""
 
-    def __init__(self, native: _core.DevicePlan, cupy: Any, device: int) -> None:
+    def __init__(self, native: _core.CudaPlan, cupy: Any, device: int) -> None:
         self.cupy = cupy
         self.device = device
         self.kernels = Kernels(cupy, native.rule_type)

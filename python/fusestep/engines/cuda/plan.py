@@ -26,9 +26,9 @@ _MOST_UNKNOWN = 32  # steps under way of which the host does not know whether th
 
 
 class CudaPlan:
-    """What `_core.Plan` is for NumPy arrays."""
+    """What `_core.CpuPlan` is for NumPy arrays."""
 
-    def __init__(self, native: _core.DevicePlan, cupy: Any, device: int) -> None:
+    def __init__(self, native: _core.CudaPlan, cupy: Any, device: int) -> None:
         self._native = native
         self._device = Launcher(native, cupy, device)
         self._busy = Lock()

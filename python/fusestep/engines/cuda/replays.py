@@ -27,7 +27,7 @@ class _Shape(NamedTuple):
 class Replays:
     """The table that a captured step reads, and what must hold for it to be read."""
 
-    def __init__(self, native: _core.DevicePlan, device: Launcher) -> None:
+    def __init__(self, native: _core.CudaPlan, device: Launcher) -> None:
         self._native = native
         self._device = device
         self._table = device.new_table()

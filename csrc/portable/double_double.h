@@ -2,19 +2,13 @@
 // Schedules are computed in these and rounded once, so a value is the double nearest to its
 // formula.
 //
-// No standard library, no branches: the loops over these functions are compiled once for each
-// instruction set. Every operation is an IEEE one or a fused multiply-add asked for by name, so
-// the bits are the same on all of them. Algorithms and error bounds: Joldes, Muller and Popescu,
-// "Tight and rigorous error bounds for basic building blocks of double-word arithmetic", 2017.
+// No branches, so that loops over these functions become vector code. Every operation is an IEEE
+// one or a fused multiply-add asked for by name, so the bits are the same on all of them.
+// Algorithms and error bounds: Joldes, Muller and Popescu, "Tight and rigorous error bounds for
+// basic building blocks of double-word arithmetic", 2017.
 #pragma once
 
-#if defined(_MSC_VER)
-#include <math.h>
-#include <string.h>
-#define FUSESTEP_INLINE static __forceinline
-#else
-#define FUSESTEP_INLINE static inline __attribute__((always_inline))
-#endif
+#include "compiler.h"
 
 namespace fusestep {
 
@@ -23,42 +17,6 @@ struct DoubleDouble {
     double hi;
     double lo;
 };
-
-using Bits = unsigned long long;
-
-#if defined(_MSC_VER)
-constexpr double kInfinity = HUGE_VAL;
-constexpr double kNaN = NAN;
-FUSESTEP_INLINE double fused_multiply_add(double a, double b, double c) { return ::fma(a, b, c); }
-FUSESTEP_INLINE double root(double x) { return ::sqrt(x); }
-FUSESTEP_INLINE Bits to_bits(double x) {
-    Bits bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-FUSESTEP_INLINE double from_bits(Bits bits) {
-    double x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-#else
-constexpr double kInfinity = __builtin_huge_val();
-constexpr double kNaN = __builtin_nan("");
-FUSESTEP_INLINE double fused_multiply_add(double a, double b, double c) {
-    return __builtin_fma(a, b, c);
-}
-FUSESTEP_INLINE double root(double x) { return __builtin_sqrt(x); }
-FUSESTEP_INLINE Bits to_bits(double x) {
-    Bits bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-FUSESTEP_INLINE double from_bits(Bits bits) {
-    double x;
-    __builtin_memcpy(&x, &bits, sizeof x);
-    return x;
-}
-#endif
 
 FUSESTEP_INLINE double finite_or_zero(double x) { return x - x == 0.0 ? x : 0.0; }
 
@@ -170,7 +128,7 @@ FUSESTEP_INLINE DoubleDouble divide(DoubleDouble a, double b, double inverse) {
 }
 
 FUSESTEP_INLINE DoubleDouble square_root(DoubleDouble a) {
-    const double first = root(a.hi);
+    const double first = square_root(a.hi);
     const double rest = fused_multiply_add(-first, first, a.hi) + a.lo;
     return renormalized(first, rest / (first + first));
 }

@@ -1,20 +1,20 @@
 // The plan over NumPy arrays, as Python holds it: lets the machine run.
 #include <pybind11/stl.h>
 
-#include "plan_object.h"
+#include "checked_plan.h"
 #include "step_info.h"
 
 namespace fusestep {
 namespace {
 
-class HostPlan : public PlanObject {
+class CpuPlan : public CheckedPlan {
  public:
-    HostPlan(const std::string& rule, std::vector<std::string> paths, const py::list& parameters,
-             const py::list& states, const std::vector<int>& groups,
-             const py::array_t<double>& hyper, const py::array_t<double>& limits,
-             const py::list& containers)
-        : PlanObject({}, rule, std::move(paths), parameters, states, groups, hyper, limits,
-                     containers) {
+    CpuPlan(const std::string& rule, std::vector<std::string> paths, const py::list& parameters,
+            const py::list& states, const std::vector<int>& groups,
+            const py::array_t<double>& hyper, const py::array_t<double>& limits,
+            const py::list& containers)
+        : CheckedPlan({}, rule, std::move(paths), parameters, states, groups, hyper, limits,
+                      containers) {
         held_.reserve(plan().leaves().size());
     }
 
@@ -114,7 +114,7 @@ class HostPlan : public PlanObject {
 
 }  // namespace
 
-void register_plan(py::module_& module) {
+void register_cpu_plan(py::module_& module) {
     register_step_info(module);
     module.def(
         "check_parameters",
@@ -123,20 +123,20 @@ void register_plan(py::module_& module) {
             check_parameters({}, paths, parameters, extents);
         },
         py::arg("paths"), py::arg("parameters"));
-    py::class_<PlanObject::Hold>(module, "Hold")
-        .def("__enter__", [](const PlanObject::Hold&) {})
-        .def("__exit__", [](PlanObject::Hold& self, const py::args&) { self.release(); });
-    py::class_<HostPlan> plan(module, "Plan");
+    py::class_<CheckedPlan::Hold>(module, "Hold")
+        .def("__enter__", [](const CheckedPlan::Hold&) {})
+        .def("__exit__", [](CheckedPlan::Hold& self, const py::args&) { self.release(); });
+    py::class_<CpuPlan> plan(module, "CpuPlan");
     plan.def(py::init<const std::string&, std::vector<std::string>, const py::list&,
                       const py::list&, const std::vector<int>&, const py::array_t<double>&,
                       const py::array_t<double>&, const py::list&>(),
              py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
              py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert(),
              py::arg("containers") = py::list())
-        .def("step", &HostPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
+        .def("step", &CpuPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
              py::arg("take_norm") = false, py::arg("changes") = py::none(),
              py::arg("learn") = py::none())
-        .def("accumulate", &HostPlan::accumulate, py::arg("gradients"), py::arg("samples"));
+        .def("accumulate", &CpuPlan::accumulate, py::arg("gradients"), py::arg("samples"));
     define_plan(plan);
 }
 

@@ -1,8 +1,8 @@
 // Loops over a block of clocks, one for each operation. Compiled once for each instruction set,
 // like the kernels: one exported symbol, no standard library, no allocation.
-#include "functions.h"
+#include "../portable/elementary.h"
+#include "../portable/philox.h"
 #include "instruction.h"
-#include "philox.h"
 
 namespace fusestep {
 namespace {

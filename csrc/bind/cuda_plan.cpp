@@ -8,7 +8,7 @@
 
 #include "../cuda/arguments.h"
 #include "../runtime/float_environment.h"
-#include "plan_object.h"
+#include "checked_plan.h"
 
 namespace fusestep {
 namespace {
@@ -31,14 +31,14 @@ py::array_t<T> as_array(std::vector<T>& values, const py::object& owner) {
     return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data(), owner);
 }
 
-class DevicePlan : public PlanObject {
+class CudaPlan : public CheckedPlan {
  public:
-    DevicePlan(py::object array_type, int device, const std::string& rule,
-               std::vector<std::string> paths, const py::list& parameters, const py::list& states,
-               const std::vector<int>& groups, const py::array_t<double>& hyper,
-               const py::array_t<double>& limits, const py::list& containers)
-        : PlanObject({std::move(array_type), device}, rule, std::move(paths), parameters, states,
-                     groups, hyper, limits, containers),
+    CudaPlan(py::object array_type, int device, const std::string& rule,
+             std::vector<std::string> paths, const py::list& parameters, const py::list& states,
+             const std::vector<int>& groups, const py::array_t<double>& hyper,
+             const py::array_t<double>& limits, const py::list& containers)
+        : CheckedPlan({std::move(array_type), device}, rule, std::move(paths), parameters, states,
+                      groups, hyper, limits, containers),
           gradients_(leaf_count()),
           entry_of_(leaf_count()),
           holds_(leaf_count()),
@@ -375,12 +375,12 @@ class DevicePlan : public PlanObject {
 // The structs and tables of a plan, which keep it alive.
 template <class Member>
 auto kept(Member member) {
-    return [member](const py::object& self) { return (self.cast<DevicePlan&>().*member)(self); };
+    return [member](const py::object& self) { return (self.cast<CudaPlan&>().*member)(self); };
 }
 
 }  // namespace
 
-void register_device_plan(py::module_& module) {
+void register_cuda_plan(py::module_& module) {
     module.attr("DEVICE_THREADS") = device::kThreads;
     module.def(
         "check_device_parameters",
@@ -390,7 +390,7 @@ void register_device_plan(py::module_& module) {
             check_parameters({array_type, device}, paths, parameters, extents);
         },
         py::arg("array_type"), py::arg("device"), py::arg("paths"), py::arg("parameters"));
-    py::class_<DevicePlan> plan(module, "DevicePlan");
+    py::class_<CudaPlan> plan(module, "CudaPlan");
     plan.def(py::init<py::object, int, const std::string&, std::vector<std::string>,
                       const py::list&, const py::list&, const std::vector<int>&,
                       const py::array_t<double>&, const py::array_t<double>&, const py::list&>(),
@@ -398,38 +398,38 @@ void register_device_plan(py::module_& module) {
              py::arg("parameters"), py::arg("states"), py::arg("groups"),
              py::arg("hyper").noconvert(), py::arg("limits").noconvert(),
              py::arg("containers") = py::list())
-        .def("leaves", &DevicePlan::leaves)
-        .def("chunks", &DevicePlan::chunks)
-        .def("sum_layout", &DevicePlan::sum_layout)
-        .def("place", &DevicePlan::place, py::arg("at"))
-        .def("begin", &DevicePlan::begin, py::arg("gradients"), py::arg("grad_scale"),
+        .def("leaves", &CudaPlan::leaves)
+        .def("chunks", &CudaPlan::chunks)
+        .def("sum_layout", &CudaPlan::sum_layout)
+        .def("place", &CudaPlan::place, py::arg("at"))
+        .def("begin", &CudaPlan::begin, py::arg("gradients"), py::arg("grad_scale"),
              py::arg("clock"), py::arg("take_norm"))
-        .def("take_back", &DevicePlan::take_back)
-        .def("prepare", &DevicePlan::prepare)
-        .def("add_row", &DevicePlan::add_row, py::arg("clock"), py::arg("ahead"))
-        .def("table", &DevicePlan::table)
-        .def("undo", &DevicePlan::undo)
-        .def("take_row", &DevicePlan::take_row, py::arg("row"))
-        .def("take_part", &DevicePlan::take_part)
-        .def("cases", &DevicePlan::cases)
-        .def("fill", &DevicePlan::fill, py::arg("has_sum"), py::arg("counts"), py::arg("table"),
+        .def("take_back", &CudaPlan::take_back)
+        .def("prepare", &CudaPlan::prepare)
+        .def("add_row", &CudaPlan::add_row, py::arg("clock"), py::arg("ahead"))
+        .def("table", &CudaPlan::table)
+        .def("undo", &CudaPlan::undo)
+        .def("take_row", &CudaPlan::take_row, py::arg("row"))
+        .def("take_part", &CudaPlan::take_part)
+        .def("cases", &CudaPlan::cases)
+        .def("fill", &CudaPlan::fill, py::arg("has_sum"), py::arg("counts"), py::arg("table"),
              py::arg("clip_norms"), py::arg("report"), py::arg("number"))
-        .def("commit", &DevicePlan::commit, py::arg("changes") = py::none())
-        .def("launched", &DevicePlan::launched)
-        .def("resolve", &DevicePlan::resolve, py::arg("attempted"), py::arg("applied"))
-        .def("begin_micro_batch", &DevicePlan::begin_micro_batch, py::arg("gradients"),
+        .def("commit", &CudaPlan::commit, py::arg("changes") = py::none())
+        .def("launched", &CudaPlan::launched)
+        .def("resolve", &CudaPlan::resolve, py::arg("attempted"), py::arg("applied"))
+        .def("begin_micro_batch", &CudaPlan::begin_micro_batch, py::arg("gradients"),
              py::arg("samples"), py::arg("sum"))
-        .def("end_micro_batch", &DevicePlan::end_micro_batch, py::arg("samples"))
-        .def("refusal", &DevicePlan::refusal, py::arg("leaf"), py::arg("what"))
-        .def_property_readonly("rescues", &DevicePlan::rescues)
-        .def_property_readonly("rule_type", &DevicePlan::rule_type)
-        .def_property_readonly("lr", &DevicePlan::lr)
-        .def_property_readonly("gradients", kept(&DevicePlan::gradients))
-        .def_property_readonly("entry_of", kept(&DevicePlan::entry_of))
-        .def_property_readonly("update_arguments", kept(&DevicePlan::update_arguments))
-        .def_property_readonly("sum_arguments", kept(&DevicePlan::sum_arguments))
-        .def_property_readonly("second_sum_arguments", kept(&DevicePlan::second_sum_arguments))
-        .def_property_readonly("conclusion", kept(&DevicePlan::conclusion));
+        .def("end_micro_batch", &CudaPlan::end_micro_batch, py::arg("samples"))
+        .def("refusal", &CudaPlan::refusal, py::arg("leaf"), py::arg("what"))
+        .def_property_readonly("rescues", &CudaPlan::rescues)
+        .def_property_readonly("rule_type", &CudaPlan::rule_type)
+        .def_property_readonly("lr", &CudaPlan::lr)
+        .def_property_readonly("gradients", kept(&CudaPlan::gradients))
+        .def_property_readonly("entry_of", kept(&CudaPlan::entry_of))
+        .def_property_readonly("update_arguments", kept(&CudaPlan::update_arguments))
+        .def_property_readonly("sum_arguments", kept(&CudaPlan::sum_arguments))
+        .def_property_readonly("second_sum_arguments", kept(&CudaPlan::second_sum_arguments))
+        .def_property_readonly("conclusion", kept(&CudaPlan::conclusion));
     define_plan(plan);
 }
 

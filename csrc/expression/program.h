@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "double_double.h"
+#include "../portable/double_double.h"
 #include "instruction.h"
 
 namespace fusestep {

@@ -5,7 +5,7 @@
 // a lane are added one after the other in double, then the lanes of the block in pairs: 0 and 8, 1
 // and 9, then 0 and 4, and so on. The sums of blocks are added in the same way, until one is left.
 #pragma once
-#include "rule.h"
+#include "compiler.h"
 
 namespace fusestep {
 
@@ -15,7 +15,7 @@ constexpr unsigned kBlock = 1024;
 // The power of two by which gradients are multiplied before their squares are added once more: 1
 // where the plain sum is good or NaN. With the others no square of a finite double overflows, nor
 // does the sum of as many as memory holds; and none that counts is lost below the smallest double.
-FUSESTEP_ELEMENT double scale_for(double plain_sum) {
+FUSESTEP_INLINE double scale_for(double plain_sum) {
     if (plain_sum > kUnbounded) return 0x1p-600;
     if (plain_sum < 0x1p-960) return 0x1p600;
     return 1.0;
@@ -27,25 +27,25 @@ struct GradientNorm {
     double scale;
 };
 
-FUSESTEP_ELEMENT GradientNorm norm_of_sum(double sum_of_squares, double scale, double grad_scale) {
+FUSESTEP_INLINE GradientNorm norm_of_sum(double sum_of_squares, double scale, double grad_scale) {
     const double scaled = square_root(sum_of_squares) / grad_scale;
     return {scaled / scale, scaled, scale};
 }
 
 // What brings the norm down to clip_norm: at most 1; NaN for a norm that is NaN; 0 for one that is
 // infinite because a gradient is. An infinite clip_norm clips nothing.
-FUSESTEP_ELEMENT double clip_factor(double clip_norm, const GradientNorm& norm) {
+FUSESTEP_INLINE double clip_factor(double clip_norm, const GradientNorm& norm) {
     if (norm.value <= clip_norm || clip_norm > kUnbounded) return 1.0;
     return norm.value <= kUnbounded ? clip_norm / norm.value : clip_norm / norm.scaled * norm.scale;
 }
 
 template <class T>
-FUSESTEP_ELEMENT T first_of_sum(T weight, T gradient) {
+FUSESTEP_INLINE T first_of_sum(T weight, T gradient) {
     return weight * gradient;
 }
 
 template <class T>
-FUSESTEP_ELEMENT T next_of_sum(T sum, T weight, T gradient) {
+FUSESTEP_INLINE T next_of_sum(T sum, T weight, T gradient) {
     return sum + weight * gradient;
 }
 

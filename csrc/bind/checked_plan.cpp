@@ -1,4 +1,4 @@
-#include "plan_object.h"
+#include "checked_plan.h"
 
 #include <pybind11/stl.h>
 
@@ -17,10 +17,10 @@ std::string nonfinite_message(const std::string& parameter, const char* what) {
            "; nothing was updated (nonfinite=\"skip\" skips such steps)";
 }
 
-PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
-                       const py::list& parameters, const py::list& states,
-                       const std::vector<int>& groups, const py::array_t<double>& hyper,
-                       const py::array_t<double>& limits, const py::list& containers)
+CheckedPlan::CheckedPlan(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
+                         const py::list& parameters, const py::list& states,
+                         const std::vector<int>& groups, const py::array_t<double>& hyper,
+                         const py::array_t<double>& limits, const py::list& containers)
     : kind_(std::move(kind)),
       paths_(std::move(paths)),
       views_(check_parameters(kind_, paths_, parameters, extents_)),
@@ -38,7 +38,7 @@ PlanObject::PlanObject(ArrayKind kind, const std::string& rule, std::vector<std:
 
 // Busy announces itself before it looks for a holder, and a Hold before it looks for a call: of two
 // that come at once, at least one sees the other.
-PlanObject::Busy::Busy(PlanObject& owner) : owner_(owner) {
+CheckedPlan::Busy::Busy(CheckedPlan& owner) : owner_(owner) {
     if (owner_.busy_.exchange(true)) throw StateError(kInUse);
     const unsigned long holder = owner_.holder_.load();
     if (holder != 0 && holder != PyThread_get_thread_ident()) {
@@ -47,7 +47,7 @@ PlanObject::Busy::Busy(PlanObject& owner) : owner_(owner) {
     }
 }
 
-PlanObject::Hold::Hold(py::object owner, PlanObject& plan)
+CheckedPlan::Hold::Hold(py::object owner, CheckedPlan& plan)
     : owner_(std::move(owner)), plan_(&plan) {
     const unsigned long me = PyThread_get_thread_ident();
     unsigned long holder = 0;
@@ -59,12 +59,12 @@ PlanObject::Hold::Hold(py::object owner, PlanObject& plan)
     ++plan.holds_;
 }
 
-void PlanObject::Hold::release() {
+void CheckedPlan::Hold::release() {
     if (plan_ != nullptr && --plan_->holds_ == 0) plan_->holder_.store(0);
     plan_ = nullptr;
 }
 
-void PlanObject::bind(py::handle gradients) {
+void CheckedPlan::bind(py::handle gradients) {
     const Busy busy(*this);
     if (accumulated_.samples > 0.0) {
         throw StateError("gradients are accumulated: step() first, then bind(grads)");
@@ -85,7 +85,7 @@ void PlanObject::bind(py::handle gradients) {
     fixed_gradients_ = fixed(given);
 }
 
-void PlanObject::set_accumulators(const py::list& arrays) {
+void CheckedPlan::set_accumulators(const py::list& arrays) {
     const Busy busy(*this);
     if (accumulated_.micro_batches > 0) throw StateError("these accumulators are in use");
     if (py::len(arrays) != paths_.size()) {
@@ -105,7 +105,7 @@ void PlanObject::set_accumulators(const py::list& arrays) {
     kept_accumulators_ = arrays;
 }
 
-py::object PlanObject::begin_accumulate(py::handle gradients, double samples) {
+py::object CheckedPlan::begin_accumulate(py::handle gradients, double samples) {
     if (!bound_.is_none()) {
         throw StateError("gradients are bound: bind(None) first, then accumulate(grads, samples)");
     }
@@ -117,25 +117,25 @@ py::object PlanObject::begin_accumulate(py::handle gradients, double samples) {
     return take(gradients);
 }
 
-void PlanObject::end_accumulate(double samples, double squares) {
+void CheckedPlan::end_accumulate(double samples, double squares) {
     accumulated_.samples += samples;
     ++accumulated_.micro_batches;
     accumulated_.weighted_squares += samples * squares;
 }
 
-py::tuple PlanObject::accumulated() const {
+py::tuple CheckedPlan::accumulated() const {
     py::list holds;
     for (const Accumulator& sum : plan_.accumulators()) holds.append(sum.holds);
     return py::make_tuple(accumulated_.samples, accumulated_.micro_batches,
                           accumulated_.weighted_squares, holds);
 }
 
-void PlanObject::discard_accumulated() {
+void CheckedPlan::discard_accumulated() {
     const Busy busy(*this);
     forget_accumulated();
 }
 
-PlanObject::Step PlanObject::begin_step(py::handle gradients, double grad_scale) {
+CheckedPlan::Step CheckedPlan::begin_step(py::handle gradients, double grad_scale) {
     if (!(grad_scale > 0.0) || !std::isfinite(grad_scale)) {
         throw py::value_error("grad_scale must be finite and greater than 0, not " +
                               number_text(grad_scale));
@@ -173,7 +173,7 @@ PlanObject::Step PlanObject::begin_step(py::handle gradients, double grad_scale)
 }
 
 // What float32 makes 0 or infinite would make every gradient infinite, NaN or 0.
-void PlanObject::check_held(double grad_scale) const {
+void CheckedPlan::check_held(double grad_scale) const {
     constexpr double kSmallest = 0x1p-149, kLargest = 3.4028234663852886e38;
     if (!plan_.has(kFloat32) || (grad_scale >= kSmallest && grad_scale <= kLargest)) return;
     std::size_t i = 0;
@@ -184,9 +184,9 @@ void PlanObject::check_held(double grad_scale) const {
         parameter(i) + ", which is float32, not " + number_text(grad_scale));
 }
 
-void PlanObject::check_prepared(std::ptrdiff_t unprepared) {
+void CheckedPlan::check_prepared(std::ptrdiff_t unprepared) {
     if (unprepared == kPrepared) return;
-    targets_.undo();
+    scheduled_.undo();
     const std::size_t leaf = static_cast<std::size_t>(unprepared);
     throw py::value_error(parameter(leaf) + ": lr, divided by the bias correction or times " +
                           "weight_decay, is beyond " +
@@ -194,7 +194,7 @@ void PlanObject::check_prepared(std::ptrdiff_t unprepared) {
                           "; nothing was updated");
 }
 
-StepOptions PlanObject::options(const Step& step, bool take_norm) const {
+StepOptions CheckedPlan::options(const Step& step, bool take_norm) const {
     StepOptions options;
     options.grad_scale = step.grad_scale;
     options.clip_by_norm = !std::isnan(limits_[0]);
@@ -205,19 +205,19 @@ StepOptions PlanObject::options(const Step& step, bool take_norm) const {
     return options;
 }
 
-void PlanObject::restore(const Tables& tables) {
+void CheckedPlan::restore(const Tables& tables) {
     std::copy(tables.hyper.begin(), tables.hyper.end(), hyper_.begin());
     std::copy(tables.limits.begin(), tables.limits.end(), limits_.begin());
 }
 
-void PlanObject::end_step(const Step& step, bool applied) {
+void CheckedPlan::end_step(const Step& step, bool applied) {
     ++attempted_;
     if (applied) ++applied_;
     if (step.uses_accumulated) forget_accumulated();
 }
 
-Plan PlanObject::make_plan(const std::string& rule, const py::list& states,
-                           const std::vector<int>& groups) {
+Plan CheckedPlan::make_plan(const std::string& rule, const py::list& states,
+                            const std::vector<int>& groups) {
     const RuleEntry* entry = find_rule(rule);
     if (entry == nullptr) throw py::value_error("no rule '" + rule + "'");
     std::vector<Leaf> leaves(paths_.size());
@@ -246,7 +246,7 @@ Plan PlanObject::make_plan(const std::string& rule, const py::list& states,
 
 // Checks one gradient per parameter, None allowed, and remembers where they are. Returns the
 // gradients as a list or tuple.
-py::object PlanObject::take(py::handle gradients) {
+py::object CheckedPlan::take(py::handle gradients) {
 #ifdef Py_GIL_DISABLED  // another thread may change a list at any time
     py::object items = py::reinterpret_steal<py::object>(PySequence_Tuple(gradients.ptr()));
 #else
@@ -276,7 +276,7 @@ py::object PlanObject::take(py::handle gradients) {
 }
 
 // The same for arrays of NumPy's own class, and none other: runs no Python code.
-bool PlanObject::take_plain(py::handle items) {
+bool CheckedPlan::take_plain(py::handle items) {
     PyObject** const item = PySequence_Fast_ITEMS(items.ptr());
     const std::size_t count = paths_.size();
     for (std::size_t i = 0; i < count; ++i) {
@@ -293,7 +293,8 @@ bool PlanObject::take_plain(py::handle items) {
     return true;
 }
 
-void PlanObject::require_apart(const MemoryMap& memory, std::size_t i, const void* gradient) const {
+void CheckedPlan::require_apart(const MemoryMap& memory, std::size_t i,
+                                const void* gradient) const {
     const ArrayView& view = views_[i];
     const std::string* other = memory.overlapping(gradient, view.size * item_size(view.type));
     if (other == nullptr) return;
@@ -301,7 +302,7 @@ void PlanObject::require_apart(const MemoryMap& memory, std::size_t i, const voi
                           ", which the step writes: pass an array of its own");
 }
 
-void PlanObject::forget_accumulated() {
+void CheckedPlan::forget_accumulated() {
     accumulated_.samples = accumulated_.weighted_squares = 0.0;
     accumulated_.micro_batches = 0;
     for (Accumulator& sum : plan_.accumulators()) sum.holds = false;

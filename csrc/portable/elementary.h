@@ -104,8 +104,9 @@ FUSESTEP_INLINE DoubleDouble logarithm(DoubleDouble x) {
         scaled(scaled(lifted, power_of_two(-half)), power_of_two(half - exponent));
     const double k = exponent - (tiny ? 100.0 : 0.0);
     const DoubleDouble value = add(multiply({k, 0.0}, kLogTwo), log_near_one(m));
-    const bool ordinary = (x.hi > 0.0) & (x.hi < kInfinity);
-    const double limit = x.hi == 0.0 ? -kInfinity : (x.hi == kInfinity ? kInfinity : kNaN);
+    const bool ordinary = (x.hi > 0.0) & (x.hi < infinity());
+    const double limit =
+        x.hi == 0.0 ? -infinity() : (x.hi == infinity() ? infinity() : not_a_number());
     return select(ordinary, value, {limit, 0.0});
 }
 
@@ -152,7 +153,8 @@ FUSESTEP_INLINE DoubleDouble cosine_of_pi(DoubleDouble x) {
     const bool negative = (quarter > 0.0) | (quarter == -2.0);
     const DoubleDouble turned = select(negative, negated(value), value);
     const bool is_number = x.hi - x.hi == 0.0;
-    return {is_number ? turned.hi + 0.0 : kNaN, is_number ? turned.lo : 0.0};  // 0, not -0
+    return {is_number ? turned.hi + 0.0 : not_a_number(),
+            is_number ? turned.lo : 0.0};  // 0, not -0
 }
 
 // Near 0 the quotient of exponentials would cancel; there the series.
@@ -180,7 +182,7 @@ FUSESTEP_INLINE DoubleDouble power_of(DoubleDouble base, DoubleDouble exponent) 
     const bool is_odd =
         is_whole & ((half.hi + half.hi != exponent.hi) | (half.lo + half.lo != exponent.lo));
     const DoubleDouble mirrored =
-        select(is_whole, select(is_odd, negated(value), value), {kNaN, 0.0});
+        select(is_whole, select(is_odd, negated(value), value), {not_a_number(), 0.0});
     const DoubleDouble any = select(negative, mirrored, value);
     const bool is_one = (exponent.hi == 0.0) | ((base.hi == 1.0) & (base.lo == 0.0));
     return select(is_one, kOne, any);

@@ -1,6 +1,6 @@
 // 1 - base^n as bias corrections need it, with base^n rounded once from its exact value.
 #pragma once
-#include "../schedule/functions.h"
+#include "elementary.h"
 
 namespace fusestep {
 

@@ -15,15 +15,15 @@ namespace fusestep {
 // of Python's own.
 std::optional<Clock> read_clock(py::handle given);
 
-class Targets {
+class ScheduledValues {
  public:
-    Targets() = default;
+    ScheduledValues() = default;
     // The values of the program's outputs go to the targets, in their order; None for no program. A
     // target is (which of the tables; the place in it; name; lower bound; upper bound; whether the
     // upper is excluded; the smallest size but 0; what is expected, in words). The tables must stay
     // where they are.
-    Targets(const py::object& program, const py::list& targets,
-            std::initializer_list<std::vector<double>*> tables);
+    ScheduledValues(const py::object& program, const py::list& targets,
+                    std::initializer_list<std::vector<double>*> tables);
 
     // Evaluates for a clock, if one was given, and writes all values or, where one is not accepted,
     // throws. The step is `applied` unless the clock tells it.
@@ -49,7 +49,7 @@ class Targets {
 
     py::object kept_ = py::none();
     ProgramObject* program_ = nullptr;
-    std::vector<Target> targets_;
+    std::vector<Target> scheduled_;
     std::vector<double> values_;
 };
 

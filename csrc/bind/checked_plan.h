@@ -9,22 +9,22 @@
 #include "arrays.h"
 #include "commit.h"
 #include "containers.h"
-#include "targets.h"
+#include "scheduled_values.h"
 
 namespace fusestep {
 
-class PlanObject {
+class CheckedPlan {
  public:
-    PlanObject(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
-               const py::list& parameters, const py::list& states, const std::vector<int>& groups,
-               const py::array_t<double>& hyper, const py::array_t<double>& limits,
-               const py::list& containers);
+    CheckedPlan(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
+                const py::list& parameters, const py::list& states, const std::vector<int>& groups,
+                const py::array_t<double>& hyper, const py::array_t<double>& limits,
+                const py::list& containers);
 
     // Keeps the calls of other threads out while it lives: for what takes several calls. As the
     // object of a with statement it goes even where an interrupt keeps __exit__ from being called.
     class Hold {
      public:
-        Hold(py::object owner, PlanObject& plan);
+        Hold(py::object owner, CheckedPlan& plan);
         ~Hold() { release(); }
         Hold(const Hold&) = delete;
         Hold& operator=(const Hold&) = delete;
@@ -32,7 +32,7 @@ class PlanObject {
 
      private:
         py::object owner_;
-        PlanObject* plan_;
+        CheckedPlan* plan_;
     };
 
     // Goes on with other arrays of the same shapes and dtypes, in other containers.
@@ -54,16 +54,16 @@ class PlanObject {
      public:
         // A program's values go to its targets at every step, in the table of hyper-parameters
         // (0) or the limits (1); `nonfinite` is a name, or None for the present one.
-        Settings(PlanObject& plan, const py::array_t<double>& hyper,
+        Settings(CheckedPlan& plan, const py::array_t<double>& hyper,
                  const py::array_t<double>& limits, const py::object& program,
                  const py::list& targets, const py::object& nonfinite);
         void write();
 
      private:
-        PlanObject& plan_;
+        CheckedPlan& plan_;
         std::vector<double> hyper_;
         std::vector<double> limits_;
-        Targets targets_;
+        ScheduledValues scheduled_;
         NonFinite nonfinite_;
     };
     void set_settings(const py::array_t<double>& hyper, const py::array_t<double>& limits,
@@ -99,13 +99,13 @@ class PlanObject {
     // One call at a time: a second one is refused, not queued, because its order would be chance.
     class Busy {
      public:
-        explicit Busy(PlanObject& owner);
+        explicit Busy(CheckedPlan& owner);
         ~Busy() { owner_.busy_.store(false); }
         Busy(const Busy&) = delete;
         Busy& operator=(const Busy&) = delete;
 
      private:
-        PlanObject& owner_;
+        CheckedPlan& owner_;
     };
 
     // The gradients of a step, once all has been checked.
@@ -116,9 +116,9 @@ class PlanObject {
     };
     Step begin_step(py::handle gradients, double grad_scale);
     void follow_schedule(const std::optional<Clock>& clock, std::int64_t ahead = 0) {
-        targets_.follow(clock, applied_ + ahead);
+        scheduled_.follow(clock, applied_ + ahead);
     }
-    void undo_schedule() { targets_.undo(); }
+    void undo_schedule() { scheduled_.undo(); }
     StepOptions options(const Step& step, bool take_norm) const;
     void end_step(const Step& step, bool applied);
 
@@ -190,7 +190,7 @@ class PlanObject {
     std::vector<py::object> fixed_gradients_;
     std::vector<double> hyper_;  // where the plan reads: neither is ever resized
     std::vector<double> limits_;
-    Targets targets_;
+    ScheduledValues scheduled_;
     MemoryMap memory_;
     Plan plan_;
     std::vector<const void*> checked_;
@@ -221,7 +221,7 @@ void define_plan(Class& plan) {
     using Object = typename Class::type;
     plan.def("held",
              [](const py::object& self) {
-                 return std::make_unique<PlanObject::Hold>(self, self.cast<Object&>());
+                 return std::make_unique<CheckedPlan::Hold>(self, self.cast<Object&>());
              })
         .def("rebind", &Object::rebind, py::arg("parameters"), py::arg("containers") = py::list(),
              py::arg("changes") = py::none())

@@ -1,6 +1,6 @@
 // What becomes float32 on its way into a batch, and how.
 #pragma once
-#include "rule.h"
+#include "compiler.h"
 
 namespace fusestep {
 
@@ -18,7 +18,7 @@ enum Element : int {
 };
 
 template <class T>
-FUSESTEP_ELEMENT float converted(T x, float scale, float shift) {
+FUSESTEP_INLINE float converted(T x, float scale, float shift) {
     return scale * static_cast<float>(x) + shift;
 }
 

@@ -1,6 +1,7 @@
 // Philox4x32-10: random words as a pure function of a counter and a key. Salmon, Moraes, Dror and
 // Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
 #pragma once
+#include "compiler.h"
 
 namespace fusestep {
 
@@ -8,7 +9,7 @@ struct PhiloxWords {
     unsigned int w[4];
 };
 
-static inline PhiloxWords philox(PhiloxWords counter, unsigned long long key) {
+FUSESTEP_INLINE PhiloxWords philox(PhiloxWords counter, unsigned long long key) {
     using Word = unsigned int;
     Word c0 = counter.w[0], c1 = counter.w[1], c2 = counter.w[2], c3 = counter.w[3];
     Word k0 = static_cast<Word>(key), k1 = static_cast<Word>(key >> 32);
@@ -25,7 +26,7 @@ static inline PhiloxWords philox(PhiloxWords counter, unsigned long long key) {
 }
 
 // The first 64 bits for a counter of 64 bits.
-static inline unsigned long long random_bits(unsigned long long counter, unsigned long long key) {
+FUSESTEP_INLINE unsigned long long random_bits(unsigned long long counter, unsigned long long key) {
     const PhiloxWords in = {
         {static_cast<unsigned int>(counter), static_cast<unsigned int>(counter >> 32), 0, 0}};
     const PhiloxWords out = philox(in, key);
@@ -33,7 +34,7 @@ static inline unsigned long long random_bits(unsigned long long counter, unsigne
 }
 
 // A number in [0, 1), a multiple of 2^-53.
-static inline double random_number(unsigned long long counter, unsigned long long key) {
+FUSESTEP_INLINE double random_number(unsigned long long counter, unsigned long long key) {
     return static_cast<double>(random_bits(counter, key) >> 11) * 0x1p-53;
 }
 
