@@ -15,8 +15,10 @@ OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
 
 
 class Kernels:
-    """The kernels of a step: those of sums, and ``csrc/cuda/update.cu`` for one rule, with the cases
-    compiled in that steps have asked for."""
+    """The kernels of a step: those of sums, and ``update.cu`` for one rule.
+
+    Compiled into the latter are the cases that steps have asked for.
+    """
 
     def __init__(self, cupy: Any, rule: str) -> None:
         self._cupy = cupy
