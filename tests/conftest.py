@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import emulated_cuda
-import emulated_cupy
-import emulated_nvrtc
+import emulation.cuda
+import emulation.cupy
+import emulation.nvrtc
 import fusestep as fs
 from fusestep import _core
 
@@ -35,11 +35,11 @@ def machine_as_found() -> Iterator[None]:
 
 
 @pytest.fixture
-def emulated(monkeypatch: pytest.MonkeyPatch) -> emulated_cuda.Driver:
+def emulated(monkeypatch: pytest.MonkeyPatch) -> emulation.cuda.Driver:
     """CuPy without a GPU, in place of any other; its driver counts launches and the like."""
-    if emulated_nvrtc.compiler() is None:
+    if emulation.nvrtc.compiler() is None:
         pytest.skip("needs a C++ compiler for the kernels")
-    driver, modules = emulated_cupy.modules()
+    driver, modules = emulation.cupy.modules()
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     return driver

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-import oracle
 from fusestep import _core
-from models import DTYPES, MICRO_BATCHES, SIZES, Array, arrays, assert_same_bits, micro_batches
-from registry import ROWS, Row
+from tables import oracle
+from tables.models import (
+    DTYPES,
+    MICRO_BATCHES,
+    SIZES,
+    Array,
+    arrays,
+    assert_same_bits,
+    micro_batches,
+)
+from tables.registry import ROWS, Row
 
 SUPPORTED = fs.build_info()["isa_supported"]
 

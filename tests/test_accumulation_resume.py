@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import MICRO_BATCHES, Array, arrays, assert_same_bits, micro_batches
-from registry import ROWS, Row
+from tables.models import MICRO_BATCHES, Array, arrays, assert_same_bits, micro_batches
+from tables.registry import ROWS, Row
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 import fusestep as fs
 from fusestep import schedules
-from registry import ROWS
+from tables.registry import ROWS
 
 LINE = schedules.linear(1.0, 0.0, length=10)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import Array
+from tables.models import Array
 
 
 def view(array: Array, dtype: str) -> Array:

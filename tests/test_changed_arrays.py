@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import Array
+from tables.models import Array
 
 
 def read_only(array: Array) -> None:

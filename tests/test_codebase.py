@@ -178,11 +178,11 @@ def test_nothing_allows_the_compiler_to_change_results() -> None:
 
 @pytest.mark.parametrize("rule", _core.rules())
 def test_every_rule_has_an_optimizer_a_row_of_tests_and_a_place_in_the_readme(rule: str) -> None:
-    import registry
+    from tables import registry
 
     classes = [name for name in fs.__all__ if getattr(getattr(fs, name), "_rule", None) == rule]
     assert classes, "no optimizer of the package uses this rule"
-    assert rule in {row.rule for row in registry.ROWS}, "tests/registry.py has no row"
+    assert rule in {row.rule for row in registry.ROWS}, "tests/tables/registry.py has no row"
     readme = (ROOT / "README.md").read_text()
     for name in classes:
         assert re.search(rf"\b{name}\b", readme), f"README.md does not mention {name}"
@@ -227,6 +227,11 @@ def test_no_python_module_is_longer_than_400_lines() -> None:
     lines = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sources(".py")}
     assert len(lines) > 10
     assert {name: count for name, count in lines.items() if count > 400} == {}
+
+
+def test_only_tests_lie_among_the_tests() -> None:
+    others = {path.name for path in (ROOT / "tests").glob("*.py")} - {"conftest.py"}
+    assert {name for name in others if not name.startswith("test_")} == set()
 
 
 def test_nothing_is_left_for_later() -> None:

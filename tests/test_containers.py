@@ -14,7 +14,7 @@ import pytest
 
 import fusestep as fs
 from fusestep import trees
-from models import Array, assert_same_bits
+from tables.models import Array, assert_same_bits
 
 
 @dataclass

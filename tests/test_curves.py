@@ -17,11 +17,11 @@ import pytest
 import fusestep as fs
 from fusestep import _core
 from fusestep.expression import clip, floor, maximum, minimum, step, where
-from models import assert_same_bits
+from tables.models import assert_same_bits
 
 pytest.importorskip("mpmath", reason="mpmath is not installed")
-from curve_formulas import Epoch, mp, philox, real
-from curves import ROWS, Row
+from tables.curve_formulas import Epoch, mp, philox, real
+from tables.curves import ROWS, Row
 
 FAR = (1e6, 1e12, 2.0**53 - 1)
 SUPPORTED = fs.build_info()["isa_supported"]
@@ -65,7 +65,7 @@ def errors(row: Row) -> list[tuple[float, float, float]]:
 
 def test_every_curve_has_a_row() -> None:
     curves = {*fs.schedules.__all__} - {"as_lambda", "initial_lr"}
-    assert curves - {row.name for row in ROWS} == set(), "tests/curves.py has no row"
+    assert curves - {row.name for row in ROWS} == set(), "tests/tables/curves.py has no row"
 
 
 def test_every_option_of_every_curve_is_in_a_row() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emulated_cuda import Driver
-from emulated_nvrtc import CompileError
+from emulation.cuda import Driver
+from emulation.nvrtc import CompileError
 
 SOURCE = """
 struct Pair { float* data; int n; float by; };

@@ -19,7 +19,7 @@ import fusestep.expression as fe
 from fusestep import control, schedules
 from fusestep.expression import vocabulary
 from fusestep.gallery import GALLERY
-from reference import Reference
+from tables.reference import Reference
 
 INPUTS = ("step", "samples", "epoch", "batch_size")
 numbers = st.one_of(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import arrays, assert_same_bits
+from tables.models import arrays, assert_same_bits
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in {"x86_64", "AMD64"} or platform.libc_ver()[0] != "glibc",
@@ -119,7 +119,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import numpy as np
 import fusestep as fs
-from models import arrays, assert_same_bits
+from tables.models import arrays, assert_same_bits
 from test_float_environment import FLUSHED, UPWARD, mode
 
 fs.set_num_threads(3)

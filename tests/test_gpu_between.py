@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import emulated_cuda
+import emulation.cuda
 import fusestep as fs
-from emulated_cuda import Driver
-from models import captured
+from emulation.cuda import Driver
+from tables.models import captured
 
 
 def full(cupy: Any, value: float) -> Any:
@@ -152,7 +152,7 @@ def test_a_first_micro_batch_during_a_capture_is_refused_for_good(cupy: Any, str
 
 @pytest.mark.parametrize("behind", [None, 0, 1, 4, 8, 16])
 def test_a_row_that_is_not_needed_can_not_refuse_a_step(cupy: Any, behind: int | None) -> None:
-    emulated_cuda.driver.behind = behind
+    emulation.cuda.driver.behind = behind
     w = full(cupy, 0)
     opt = fs.SGD(w, lr=fs.schedules.linear(1.0, -1.0, length=4), nonfinite="skip")
     for value in (1.0, np.nan, 1.0, 1.0):
@@ -192,7 +192,7 @@ def test_the_rate_shown_is_that_of_the_next_update(cupy: Any, stream: Any) -> No
 def test_the_rate_shown_between_steps_is_the_one_that_the_last_step_used(
     cupy: Any, behind: int | None
 ) -> None:
-    emulated_cuda.driver.behind = behind
+    emulation.cuda.driver.behind = behind
     values = (1.0, np.nan, 1.0, np.nan, np.nan, 1.0, 1.0, np.nan)
     w, lr = full(cupy, 0), fs.schedules.linear(1.0, 0.0, length=8)
     host = fs.SGD(np.zeros(3, np.float32), lr=lr, clip_norm=lr + 1, nonfinite="skip")

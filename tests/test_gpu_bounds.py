@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from emulated_cuda import Driver
-from models import arrays, assert_same_bits, captured
+from emulation.cuda import Driver
+from tables.models import arrays, assert_same_bits, captured
 
 
 def ones(cupy: Any, *shape: int, dtype: Any = np.float32) -> Any:

@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from device_model import CSRC, STEP, STRUCTS, TREATMENTS, VARIANTS
 from fusestep.engines.cuda.kernels import OPTIONS
+from tables.device_model import CSRC, STEP, STRUCTS, TREATMENTS, VARIANTS
 
 pytestmark = pytest.mark.unsanitized  # a sanitizer's dlopen does not find what NVRTC loads itself
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import device_model
-import oracle
-import registry
-from device_model import (
+from emulation.cuda import Driver
+from fusestep.engines.cuda import memory
+from tables import device_model, oracle, registry
+from tables.device_model import (
     CSRC,
     ENTRY,
     OUTCOME,
@@ -23,8 +23,6 @@ from device_model import (
     on_device,
     record,
 )
-from emulated_cuda import Driver
-from fusestep.engines.cuda import memory
 
 # around a vector, a thread block's round of vectors, a chunk
 SIZES = (1, 2, 3, 5, 16, 1023, 1029, 2050, 4095, 4096, 4101, 9003)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from emulated_cuda import Driver
-from models import DTYPES, Array, arrays, assert_same_bits, micro_batches
-from registry import ROWS, Row
+from emulation.cuda import Driver
+from tables.models import DTYPES, Array, arrays, assert_same_bits, micro_batches
+from tables.registry import ROWS, Row
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)

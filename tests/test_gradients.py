@@ -11,7 +11,7 @@ import pytest
 
 import fusestep as fs
 from fusestep.gradients import AdaScale, GradientStatistics
-from models import Array
+from tables.models import Array
 
 SIZES = (3, 8, 1, 20)
 NAN = math.nan

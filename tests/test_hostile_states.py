@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from edited_states import MEMORY, State, build, put
-from interrupts import plain
+from tables.edited_states import MEMORY, State, build, put
+from tables.models import plain
 
 
 def instead(value: Any) -> Callable[[State], Any]:

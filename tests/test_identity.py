@@ -11,8 +11,8 @@ import pytest
 
 import fusestep as fs
 from fusestep import _core
-from models import DTYPES, SIZES, Array, arrays, assert_same_bits
-from registry import ROWS, Row
+from tables.models import DTYPES, SIZES, Array, arrays, assert_same_bits
+from tables.registry import ROWS, Row
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)

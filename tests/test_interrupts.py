@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import fusestep as fs
+from emulation.interrupts import halfway
 from fusestep import control, schedules
 from fusestep.gradients import GradientStatistics, split_step
-from interrupts import halfway
 
 GRADIENTS = {"a": np.linspace(-1.0, 1.0, 5), "b": np.full(3, 0.25, np.float32)}
 

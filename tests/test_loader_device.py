@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fusestep as fs
-from device_data import PLACES, Array, Rows, assert_same, placed, some_data
-from emulated_cuda import Driver
+from emulation.cuda import Driver
 from fusestep.data import device, gather
+from tables.device_data import PLACES, Array, Rows, assert_same, placed, some_data
 
 ORDERS: list[dict[str, Any]] = [
     {"order": "shuffled"},

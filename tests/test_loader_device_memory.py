@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-import emulated_cupy
+import emulation.cupy
 import fusestep as fs
-from device_data import PLACES, Array, placed, some_data
-from emulated_cuda import Driver
+from emulation.cuda import Driver
 from fusestep.data import device, stream
+from tables.device_data import PLACES, Array, placed, some_data
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def cupy(emulated: Driver) -> Any:
     return sys.modules["cupy"]
 
 
-class Recycled(emulated_cupy.Memory):
+class Recycled(emulation.cupy.Memory):
     """Memory as CuPy's pool gives it: what was let go goes to later work of the same stream."""
 
     free: ClassVar[defaultdict[Any, list[Array]]] = defaultdict(list)
@@ -55,7 +55,7 @@ def recycling(cupy: Any, emulated: Driver, monkeypatch: pytest.MonkeyPatch) -> A
 
     monkeypatch.setattr(stream, "_BYTES", 1)  # many blocks
     Recycled.free.clear()
-    monkeypatch.setattr(emulated_cupy, "Memory", Recycled)
+    monkeypatch.setattr(emulation.cupy, "Memory", Recycled)
     monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", alloc_pinned_memory)
     return pinned
 

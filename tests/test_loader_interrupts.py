@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import fusestep as fs
+from emulation.interrupts import Interrupt
 from fusestep import batch
 from fusestep.data.columns import Columns
 from fusestep.data.reading import Reader
 from fusestep.data.stream import Stream
-from interrupts import Interrupt
 
 N = 13
 

@@ -14,12 +14,11 @@ import pytest
 
 import fusestep as fs
 
-PROGRAM = Path(__file__).with_name("loading_run.py")
-
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen([sys.executable, str(PROGRAM), str(folder)])
+    command = [sys.executable, "-m", "runs.loading", str(folder)]
+    return subprocess.Popen(command, cwd=Path(__file__).parent)
 
 
 @pytest.mark.unsanitized

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import fusestep as fs
+from emulation.interrupts import Interrupt
 from fusestep import batch, control
 from fusestep.gradients import AdaScale, GradientStatistics
-from interrupts import Interrupt
 from test_memory import ALL, every, run, text
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import arrays, assert_same_bits
-from registry import ROWS, Row
+from tables.models import arrays, assert_same_bits
+from tables.registry import ROWS, Row
 
 
 def mlp(dtype: type = np.float32) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fusestep.data.order import ORDERS, as_order
 
 
 def philox(counter: list[int], key: list[int]) -> list[int]:
-    from curve_formulas import philox as plain
+    from tables.curve_formulas import philox as plain
 
     return plain(counter, key)
 

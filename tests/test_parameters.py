@@ -12,8 +12,8 @@ import pytest
 
 import fusestep as fs
 from fusestep import control, schedules
-from models import Array, assert_same_bits
-from registry import ROWS, Row
+from tables.models import Array, assert_same_bits
+from tables.registry import ROWS, Row
 
 
 @dataclass

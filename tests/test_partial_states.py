@@ -9,8 +9,8 @@ import pytest
 
 import fusestep as fs
 from fusestep import control, schedules
-from interrupts import plain
-from registry import ROWS, Row
+from tables.models import plain
+from tables.registry import ROWS, Row
 
 
 def params(*names: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 import fusestep as fs
 from fusestep import gradients, trees
 from fusestep.gradients import split_step
-from models import Array
+from tables.models import Array
 from test_split_step import Batch, Model, data
 
 

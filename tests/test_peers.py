@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import DTYPES, Array, arrays
-from registry import ROWS, Row
+from tables.models import DTYPES, Array, arrays
+from tables.registry import ROWS, Row
 
 SIZES = (5, 100, 1000)
 STEPS = 50

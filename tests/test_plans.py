@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import Array
+from tables.models import Array
 
 
 class Slots:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from oracle import power
+from tables.oracle import power
 
 
 class Corrections:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import Array, assert_same_bits
-from oracle import Oracle
-from registry import ROWS, Row
+from tables.models import Array, assert_same_bits
+from tables.oracle import Oracle
+from tables.registry import ROWS, Row
 
 pytest.importorskip("hypothesis", reason="property tests need hypothesis")
 

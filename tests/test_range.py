@@ -10,9 +10,9 @@ import pytest
 
 import fusestep as fs
 from fusestep import _core
-from models import Array, arrays, assert_same_bits, captured
-from oracle import Oracle, grad_norm
-from registry import ROWS, Row
+from tables.models import Array, arrays, assert_same_bits, captured
+from tables.oracle import Oracle, grad_norm
+from tables.registry import ROWS, Row
 
 BEYOND = 1.2e154  # its square is finite, twice that is not
 HUGE = float(np.finfo(np.float64).max)

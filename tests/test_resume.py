@@ -14,18 +14,16 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import assert_same_bits
-from registry import ROWS, Row
+from tables.models import assert_same_bits
+from tables.registry import ROWS, Row
 
 STEPS = 20
-PROGRAM = Path(__file__).with_name("resumed_run.py")
 
 
 def run(folder: Path, first: int, last: int) -> None:
     rows = json.dumps([[row.optimizer.__name__, row.options] for row in ROWS])
-    subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder), str(first), str(last), rows], check=True
-    )
+    command = [sys.executable, "-m", "runs.resumed", str(folder), str(first), str(last), rows]
+    subprocess.run(command, cwd=Path(__file__).parent, check=True)
 
 
 @pytest.fixture(scope="module")

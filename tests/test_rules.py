@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import DTYPES, SIZES, Array, arrays, assert_same_bits
-from oracle import Oracle, grad_norm
-from registry import ROWS, Row
+from tables.models import DTYPES, SIZES, Array, arrays, assert_same_bits
+from tables.oracle import Oracle, grad_norm
+from tables.registry import ROWS, Row
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from device_data import PLACES, assert_same, placed, some_data
 from fusestep.data import Balanced, Subset, Weighted
 from fusestep.data.order import as_order
+from tables.device_data import PLACES, assert_same, placed, some_data
 
 N = 60
 SAMPLINGS: dict[str, Any] = {

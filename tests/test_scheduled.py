@@ -10,7 +10,7 @@ import pytest
 
 import fusestep as fs
 from fusestep import _core, control, schedules
-from registry import ROWS
+from tables.registry import ROWS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LINE = schedules.linear(start=1.0, end=0.0, length=10)

@@ -50,15 +50,15 @@ def test_loading_takes_expressions_and_control_state_and_keep_keeps_them() -> No
 @pytest.mark.unsanitized
 def test_a_run_on_digits_resumed_in_a_fresh_process_has_the_same_bits(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    program, last = Path(__file__).with_name("scheduled_run.py"), 120
+    last = 120
     stop = int(np.random.default_rng().integers(1, last))
     print(f"stopped at step {stop}")
 
     def run(folder: str, first: int, last: int) -> Any:
         where = tmp_path / folder
         where.mkdir(exist_ok=True)
-        command = [sys.executable, str(program), str(where), str(first), str(last)]
-        subprocess.run(command, check=True, timeout=120)
+        command = [sys.executable, "-m", "runs.scheduled", str(where), str(first), str(last)]
+        subprocess.run(command, cwd=Path(__file__).parent, check=True, timeout=120)
         return np.load(where / f"{last}.npz")
 
     whole = run("whole", 0, last)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import fusestep as fs
+from emulation.interrupts import Interrupt
 from fusestep import control, expression, scaling, schedules
-from interrupts import Interrupt
 
 LINE = schedules.linear(1.0, 0.0, length=10)
 GRADS = {"u": np.ones(2), "v": np.ones(2)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import assert_same_bits
+from tables.models import assert_same_bits
 
 # where a number stands, and numbers that float32 makes 0 or infinite
 NAMES: list[tuple[Any, str, str]] = [

@@ -10,7 +10,7 @@ import pytest
 
 import fusestep as fs
 from fusestep.gradients import GradientStatistics, split_step
-from models import MICRO_BATCHES, Array, assert_same_bits, micro_batches
+from tables.models import MICRO_BATCHES, Array, assert_same_bits, micro_batches
 
 NAN = math.nan
 

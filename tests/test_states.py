@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from edited_states import MEMORY, build, put
 from fusestep import control, schedules
-from interrupts import plain
+from tables.edited_states import MEMORY, build, put
+from tables.models import plain
 
 
 @pytest.mark.parametrize("name", ["m", "v"])

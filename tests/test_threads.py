@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from models import Array, arrays, assert_same_bits
+from tables.models import Array, arrays, assert_same_bits
 
 LARGE = (70_000, 3, 33_000)  # together above the size where a step goes to several threads
 STEPS = 30

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import fusestep as fs
+from tables.models import plain
 
 _PACKAGE = str(Path(fs.__file__).parent)
 
@@ -71,14 +70,3 @@ def halfway(
         if seen not in ([before], [after]):
             found.append(interrupt.where)
         at += every
-
-
-def plain(value: Any) -> Any:
-    """A value with arrays as bytes, for comparison."""
-    if isinstance(value, np.ndarray):
-        return (str(value.dtype), value.shape, value.tobytes())
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return value if isinstance(value, (int, str)) else repr(value)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-import emulated_cuda
-from emulated_cuda import Driver
+from emulation import cuda
+from emulation.cuda import Driver
 
-EMULATION = Path(__file__).parent / "emulation"
+EMULATION = Path(__file__).parent
 KERNEL = re.compile(
     r'(extern\s+"C"\s+__global__\s+(?:void\s+|__launch_bounds__\([^)]*\)\s*)+(\w+)\s*\([^()]*\))\s*{'
 )
@@ -113,7 +113,7 @@ class Function:
         sizes = [(*size, 1, 1)[:3] for size in (grid, block)]
         if min(map(min, sizes)) < 1 or np.prod(sizes[1]) > 1024 or shared_mem:
             raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
-        owner = emulated_cuda.driver
+        owner = cuda.driver
         queue = owner.queue(None if stream is None else stream.ptr)
         arguments = [packed(argument) for argument in args]
         owner.launches += queue.capture is None

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import fusestep as fs
-import saved_run
+from runs import saved
 
 WIDTHS, BATCH = (64, 32, 10), 64
 
@@ -66,7 +66,7 @@ def main() -> None:
         nonfinite="skip",
     )
     if first:
-        saved_run.load(folder / f"{first}.npz", opt, params)
+        saved.load(folder / f"{first}.npz", opt, params)
     losses = []
     for t in range(first, last):
         chosen = np.random.default_rng(t).integers(0, len(x), BATCH)
@@ -76,7 +76,7 @@ def main() -> None:
         clock = fs.Clock(samples=t * BATCH, epoch=t * BATCH / len(x), batch_size=BATCH)
         info = opt.step(gradients, clock=clock, loss=loss)
         losses.append([loss, info.lr, opt.momentum, opt.weight_decay, opt.clip_norm])
-    saved_run.save(folder / f"{last}.npz", opt, params, trace=np.array(losses))
+    saved.save(folder / f"{last}.npz", opt, params, trace=np.array(losses))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-import emulated_cuda
-import emulated_nvrtc
-import emulated_streams
-from emulated_cuda import Driver
-from emulated_streams import Device, Event, Graph, Stream
+from emulation import cuda, nvrtc, streams
+from emulation.cuda import Driver
+from emulation.streams import Device, Event, Graph, Stream
 
 Array = np.ndarray[Any, Any]
 
@@ -23,7 +21,7 @@ class Memory:
     """An allocation on the current device; fresh memory holds NaNs."""
 
     def __init__(self, size: int) -> None:
-        self.driver = emulated_cuda.driver
+        self.driver = cuda.driver
         self.device = self.driver.device
         self.bytes = np.full(size + 256, 0xFF, np.uint8)
         start = -self.bytes.ctypes.data % 256
@@ -44,7 +42,7 @@ class MemoryPointer:
 
 
 def submit(operation: Callable[[], object]) -> None:
-    emulated_cuda.driver.queue().submit(operation)
+    cuda.driver.queue().submit(operation)
 
 
 class ndarray:
@@ -107,7 +105,7 @@ class ndarray:
         raise TypeError(REFUSAL)
 
     def get(self, stream: Any = None, order: str = "C", out: Array | None = None) -> Array:
-        emulated_cuda.driver.queue(None if stream is None else stream.ptr).synchronize()
+        cuda.driver.queue(None if stream is None else stream.ptr).synchronize()
         if out is None:
             return self._host.copy()
         out[...] = self._host
@@ -117,8 +115,8 @@ class ndarray:
         value = np.ascontiguousarray(value, self.dtype).reshape(self.shape)
         if not self.flags.c_contiguous:
             raise RuntimeError("Cannot set to non-contiguous array")
-        queue = emulated_cuda.driver.queue(None if stream is None else stream.ptr)
-        emulated_cuda.copy(self._host.ctypes.data, value.ctypes.data, self.nbytes, 1, queue)
+        queue = cuda.driver.queue(None if stream is None else stream.ptr)
+        cuda.copy(self._host.ctypes.data, value.ctypes.data, self.nbytes, 1, queue)
 
     def fill(self, value: Any) -> None:
         submit(lambda: self._host.fill(value))
@@ -232,32 +230,32 @@ def isfinite(a: ndarray) -> ndarray:
 
 def modules() -> tuple[Driver, dict[str, ModuleType]]:
     """A machine with idle devices: its driver, and CuPy's modules by their names."""
-    driver = emulated_cuda.restart()
-    cupy, cuda = ModuleType("cupy"), ModuleType("cupy.cuda")
+    driver = cuda.restart()
+    top, below = ModuleType("cupy"), ModuleType("cupy.cuda")
     for function in (empty, zeros, zeros_like, asarray, asnumpy, arange, concatenate, isfinite):
-        setattr(cupy, function.__name__, function)
+        setattr(top, function.__name__, function)
     for name in ("float32", "float64", "int32", "int64", "uint8", "uint32", "uint64", "bool_"):
-        setattr(cupy, name, getattr(np, name))
-    cupy.__dict__.update(
+        setattr(top, name, getattr(np, name))
+    top.__dict__.update(
         __version__="14.0.0",
         ndarray=ndarray,
         array=lambda a, dtype=None: asarray(a, dtype).copy(),
         all=ndarray.all,
-        RawModule=emulated_nvrtc.RawModule,
-        cuda=cuda,
+        RawModule=nvrtc.RawModule,
+        cuda=below,
     )
-    cuda.__dict__.update(
+    below.__dict__.update(
         Device=Device,
         Event=Event,
         Graph=Graph,
         Stream=Stream,
-        alloc_pinned_memory=emulated_streams.pinned,
-        get_current_stream=emulated_streams.get_current_stream,
+        alloc_pinned_memory=streams.pinned,
+        get_current_stream=streams.get_current_stream,
         is_available=lambda: True,
-        runtime=emulated_streams.runtime(),
-        compiler=SimpleNamespace(CompileException=emulated_nvrtc.CompileError),
-        function=SimpleNamespace(Module=emulated_nvrtc.Module, Function=emulated_nvrtc.Function),
-        nvrtc=emulated_nvrtc.nvrtc(),
+        runtime=streams.runtime(),
+        compiler=SimpleNamespace(CompileException=nvrtc.CompileError),
+        function=SimpleNamespace(Module=nvrtc.Module, Function=nvrtc.Function),
+        nvrtc=nvrtc.nvrtc(),
     )
     Stream.null = Stream(null=True)
-    return driver, {"cupy": cupy, "cupy.cuda": cuda}
+    return driver, {"cupy": top, "cupy.cuda": below}

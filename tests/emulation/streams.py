@@ -8,8 +8,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import emulated_cuda
-from emulated_cuda import Queue
+from emulation import cuda
+from emulation.cuda import Queue
 
 
 def pinned(size: int) -> Any:
@@ -20,7 +20,7 @@ def pinned(size: int) -> Any:
         {"ptr": property(ctypes.addressof), "size": lambda self: len(self)},
     )
     memory = kind()
-    known = emulated_cuda.driver.pinned
+    known = cuda.driver.pinned
     known[memory.ptr] = len(memory)
     weakref.finalize(memory, known.pop, memory.ptr, None)
     return memory
@@ -30,28 +30,28 @@ class Device:
     """A device, and the context in which it is the current one."""
 
     def __init__(self, device: int | None = None) -> None:
-        self.id = emulated_cuda.driver.device if device is None else int(device)
+        self.id = cuda.driver.device if device is None else int(device)
         self._outer: list[int] = []
 
     compute_capability = "90"
 
     def use(self) -> None:
-        emulated_cuda.driver.device = self.id
+        cuda.driver.device = self.id
 
     def synchronize(self) -> None:
-        emulated_cuda.driver.synchronizations += 1
-        for queue in list(emulated_cuda.driver.streams):
+        cuda.driver.synchronizations += 1
+        for queue in list(cuda.driver.streams):
             if queue.device == self.id:
                 queue.refuse_capture()
                 queue.run()
 
     def __enter__(self) -> Device:
-        self._outer.append(emulated_cuda.driver.device)
+        self._outer.append(cuda.driver.device)
         self.use()
         return self
 
     def __exit__(self, *_: object) -> None:
-        emulated_cuda.driver.device = self._outer.pop()
+        cuda.driver.device = self._outer.pop()
 
     def __int__(self) -> int:
         return self.id
@@ -70,8 +70,8 @@ class Graph:
         self._operations = operations
 
     def launch(self, stream: Any = None) -> None:
-        queue = emulated_cuda.driver.queue(None if stream is None else stream.ptr)
-        emulated_cuda.driver.launches += 1
+        queue = cuda.driver.queue(None if stream is None else stream.ptr)
+        cuda.driver.launches += 1
         for operation in self._operations:
             queue.submit(operation)
 
@@ -87,7 +87,7 @@ class Stream:
     def __init__(
         self, null: bool = False, non_blocking: bool = False, *, _queue: Queue | None = None
     ) -> None:
-        owner = emulated_cuda.driver
+        owner = cuda.driver
         if null:
             _queue = owner.null[owner.device]
         self._queue = _queue or Queue(owner, owner.device, blocking=not non_blocking)
@@ -107,19 +107,19 @@ class Stream:
         self._queue.synchronize()
 
     def use(self) -> Stream:
-        emulated_cuda.driver.current[self.device_id] = self._queue
+        cuda.driver.current[self.device_id] = self._queue
         return self
 
     def __enter__(self) -> Stream:
-        self._outer.append(emulated_cuda.driver.current.get(self.device_id))
+        self._outer.append(cuda.driver.current.get(self.device_id))
         return self.use()
 
     def __exit__(self, *_: object) -> None:
         outer = self._outer.pop()
         if outer is None:
-            del emulated_cuda.driver.current[self.device_id]
+            del cuda.driver.current[self.device_id]
         else:
-            emulated_cuda.driver.current[self.device_id] = outer
+            cuda.driver.current[self.device_id] = outer
 
     def is_capturing(self) -> bool:
         return self._queue.capture is not None
@@ -154,7 +154,7 @@ class Event:
         self.recorded: tuple[Queue, int] | None = None
 
     def record(self, stream: Stream | None = None) -> None:
-        queue = emulated_cuda.driver.queue(None if stream is None else stream.ptr)
+        queue = cuda.driver.queue(None if stream is None else stream.ptr)
         queue.refuse_capture()
         queue.submit(lambda: None)
         self.recorded = queue, queue.end
@@ -172,16 +172,16 @@ class Event:
     def synchronize(self) -> None:
         if self.recorded is not None:
             queue, end = self.recorded
-            emulated_cuda.driver.synchronizations += 1
+            cuda.driver.synchronizations += 1
             queue.run(end)
 
 
 def get_current_stream(device_id: int | None = None) -> Stream:
-    return Stream(_queue=emulated_cuda.driver.queue())
+    return Stream(_queue=cuda.driver.queue())
 
 
 def _memcpy_async(target: int, source: int, size: int, kind: int, stream: int) -> None:
-    emulated_cuda.copy(target, source, size, kind, emulated_cuda.driver.queue(stream))
+    cuda.copy(target, source, size, kind, cuda.driver.queue(stream))
 
 
 def runtime() -> SimpleNamespace:
@@ -197,7 +197,7 @@ def runtime() -> SimpleNamespace:
         streamCaptureModeRelaxed=2,
         is_hip=False,
         memcpyAsync=_memcpy_async,
-        getDevice=lambda: emulated_cuda.driver.device,
-        getDeviceCount=lambda: emulated_cuda.driver.devices,
+        getDevice=lambda: cuda.driver.device,
+        getDeviceCount=lambda: cuda.driver.devices,
         deviceSynchronize=lambda: Device().synchronize(),
     )

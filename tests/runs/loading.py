@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 import fusestep as fs
-import saved_run
-from scheduled_run import digits, initial_params, loss_and_gradients
+from runs import saved
+from runs.scheduled import digits, initial_params, loss_and_gradients
 
 EPOCHS = 3
 
@@ -32,13 +32,13 @@ def main() -> None:
     if place.exists():
         state = json.loads(place.read_text())
         loader.load_state_dict(state["loader"])
-        saved_run.load(folder / state["arrays"], opt, params)
+        saved.load(folder / state["arrays"], opt, params)
     for batch in loader:
         _, gradients = loss_and_gradients(params, batch["x"], batch["y"])
         opt.step(gradients, clock=batch.clock)
         # two files in turns, and the small one, renamed into place, says which is whole
         arrays = folder / f"run{opt.applied % 2}.npz"
-        saved_run.save(arrays, opt, params)
+        saved.save(arrays, opt, params)
         state = {"loader": loader.state_dict(), "arrays": arrays.name, "steps": opt.applied}
         new = folder / "new.json"
         new.write_text(json.dumps(state))

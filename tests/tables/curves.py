@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 import fusestep as fs
-from curve_formulas import FORMULAS, N
+from tables.curve_formulas import FORMULAS, N
 
 
 class Row:

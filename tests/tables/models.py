@@ -40,6 +40,17 @@ def assert_same_bits(a: list[Array], b: list[Array]) -> None:
     assert [differing_bits(x, y) for x, y in zip(a, b, strict=True)] == [0] * len(a)
 
 
+def plain(value: Any) -> Any:
+    """A value with arrays as bytes, for comparison."""
+    if isinstance(value, np.ndarray):
+        return (str(value.dtype), value.shape, value.tobytes())
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value if isinstance(value, (int, str)) else repr(value)
+
+
 def captured(opt: Any, stream: Any, replays: int) -> Any:
     """A CUDA graph of one step of bound gradients; the stream is the current one."""
     opt.prepare_replays(replays)

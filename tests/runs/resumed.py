@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import fusestep as fs
-import saved_run
+from runs import saved
 
 SIZES = (33, 1000, 7)
 
@@ -22,7 +22,7 @@ for k, (name, options) in enumerate(rows):
     params = [np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in SIZES]
     opt = getattr(fs, name)(params, clip_norm=4.0, nonfinite="skip", **options)
     if first > 0:
-        saved_run.load(folder / f"{k}-{first}.npz", opt, params)
+        saved.load(folder / f"{k}-{first}.npz", opt, params)
     for step in range(first, last):
         random = np.random.default_rng(1000 + step)
         grads = [random.standard_normal(p.size).astype(np.float32) for p in params]
@@ -30,4 +30,4 @@ for k, (name, options) in enumerate(rows):
             grads[0][3] = np.inf
         opt.step([grads[0], None if step % 3 == 1 else grads[1], grads[2]])
         opt.lr = opt.lr * 0.9
-        saved_run.save(folder / f"{k}-{step + 1}.npz", opt, params)
+        saved.save(folder / f"{k}-{step + 1}.npz", opt, params)

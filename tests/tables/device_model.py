@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-import registry
 from fusestep import _core
+from tables import registry
 
-CSRC = Path(__file__).parents[1] / "csrc"
+CSRC = Path(__file__).parents[2] / "csrc"
 STEP = "".join((CSRC / "cuda" / name).read_text() for name in ("update.cu", "sum.cu"))
 INCLUDE = f"-I{CSRC / 'cuda'}"
 # the structs of csrc/rules/all.h by the names of their rules
