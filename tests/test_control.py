@@ -269,7 +269,7 @@ def test_a_copy_of_a_control_follows_losses_of_its_own() -> None:
     leaf = control.Plateau(factor=0.5, patience=0)
     trace(leaf, [1.0, 1.0])
     for other in (copy.deepcopy(LINE * leaf), pickle.loads(pickle.dumps(LINE * leaf))):
-        other.operands[1].observe(1.0)
+        other._operands[1].observe(1.0)
         assert (other(0), leaf.value) == (0.25, 0.5)
 
 

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import _core
 from .arguments import check_finite, check_flag, check_whole
 from .expression import Expression
-from .expression.cells import Cell
+from .expression.nodes import Cell
+from .expression.traversal import computed_from
 
 LARGEST = 2**53 - 1  # the largest count: whole numbers are exact in a float up to here
 
@@ -183,7 +184,7 @@ def memories(value: Any) -> Iterator[Remembering]:
         if isinstance(node, MemoryCell) and node.owner is not None and id(node.owner) not in found:
             found.add(id(node.owner))
             yield node.owner
-        pending += [node.body] if node.kind == "named" else node.parts()
+        pending += computed_from(node)
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from .expression import sqrt as root
 from .expression.nodes import Named, expression
 from .expression.traversal import substituted
 from .expression.vocabulary import named
+from .expression.writing import Call
 from .gradients import AdaScale
 
 __all__ = [
@@ -196,7 +197,7 @@ def adascale(lr: float | Expression, scale: AdaScale) -> Expression:
     if not isinstance(scale, AdaScale):
         raise TypeError(f"scale must be a fusestep.gradients.AdaScale, not {scale!r}")
     rate = scale.factor * substituted(_rate("lr", lr), {"step": scale.steps})
-    return Named("scaling.adascale", None, rate)
+    return Named(Call("scaling.adascale"), rate)
 
 
 linear, sqrt, power = scale_linear, scale_sqrt, scale_power

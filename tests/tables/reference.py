@@ -39,18 +39,18 @@ class Reference:
         return result
 
     def _computed(self, node: Any) -> mpf:
-        if node.kind == "named":
-            return self._value(node.body)
-        if node.kind == "constant":
-            return mpf(node.value)
-        if node.kind == "input":
-            return mpf(self.clock[node.name])
-        if node.kind == "cell":
+        if node._kind == "named":
+            return self._value(node._body)
+        if node._kind == "constant":
+            return mpf(node._value)
+        if node._kind == "input":
+            return mpf(self.clock[node._name])
+        if node._kind == "cell":
             return mpf(float(node.memory[0]))
-        operands = [self._value(operand) for operand in node.operands]
-        if node.table is not None:
-            return self._looked_up(node.name, operands[0], node.table)
-        return getattr(self, f"_{node.name}")(*operands)
+        operands = [self._value(operand) for operand in node._operands]
+        if node._table is not None:
+            return self._looked_up(node._name, operands[0], node._table)
+        return getattr(self, f"_{node._name}")(*operands)
 
     def _looked_up(self, name: str, at: mpf, table: tuple[float, ...]) -> mpf:
         if name == "count":

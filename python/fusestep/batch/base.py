@@ -18,9 +18,9 @@ from ..clock import Clock
 from ..control import Control
 from ..control.base import tell_unseen
 from ..expression import Expression
-from ..expression.cells import Cell
-from ..expression.nodes import Named
-from ..expression.vocabulary import plain
+from ..expression.nodes import Cell, Named
+from ..expression.vocabulary import as_python
+from ..expression.writing import Call
 from ..memory import Changes, Kind, MemoryCell, Remembering, memories
 from .rounding import LARGEST, Options, Rounding
 
@@ -256,7 +256,7 @@ class Policy(Remembering):
 
     def _live(self, name: str, body: Expression) -> Expression:
         """An expression that this policy changes, under a name that a saved setting can have."""
-        return Named(f"{self._typed[0]}.{name}", None, body)
+        return Named(Call(f"{self._typed[0]}.{name}"), body)
 
     def _checked(self, wanted: Any) -> float:
         if not isinstance(wanted, Real) or isinstance(wanted, bool):
@@ -283,7 +283,7 @@ def typed(build: Callable[P, T]) -> Callable[P, T]:
         given = dict(signature.bind(*args, **kwargs).arguments)
         options = given.pop("options", {})
         own = {name: value for name, value in given.items() if not _is_same(value, defaults[name])}
-        arguments = {name: plain(value) for name, value in {**own, **options}.items()}
+        arguments = {name: as_python(value) for name, value in {**own, **options}.items()}
         policy._typed = (f"batch.{build.__name__}", arguments)
         return policy
 

@@ -11,7 +11,7 @@ from .. import schedules
 from ..arguments import check_number, check_positive, check_whole
 from ..clock import Clock, Unit
 from ..expression import Expression
-from ..expression.cells import Cell
+from ..expression.nodes import Cell
 from ..memory import MemoryCell
 from .base import Memory, Policy, typed
 from .rounding import LARGEST, Options, OtherOptions

@@ -10,6 +10,7 @@ from .. import schedules
 from ..arguments import check_number, check_positive, check_whole
 from ..clock import Clock, Unit
 from ..expression import Expression, floor, minimum, samples
+from ..expression.nodes import Input
 from ..expression.nodes import expression as as_expression
 from ..expression.traversal import substituted, walk
 from ..memory import Changes
@@ -61,7 +62,7 @@ def check_curve(name: str, curve: Any) -> Expression:
     """An expression or a number; raises a message that names it if it reads the batch size."""
     found = as_expression(curve)
     for node in walk(substituted(found, {})):
-        if node.kind == "input" and node.name == "batch_size":
+        if isinstance(node, Input) and node._name == "batch_size":
             raise ValueError(f"{name} must not read batch_size, which it decides: {curve!r}")
     return found
 

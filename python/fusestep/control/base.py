@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -14,9 +13,9 @@ from .. import _core
 from ..arguments import check_finite, check_number, check_scalar
 from ..clock import Clock
 from ..expression import Expression, clip
-from ..expression.cells import Cell
-from ..expression.nodes import Named
-from ..expression.vocabulary import plain
+from ..expression.nodes import Cell, Named
+from ..expression.vocabulary import as_python, defaults_of
+from ..expression.writing import Call
 from ..memory import LARGEST, Changes, MemoryCell, Remembering
 
 _PATIENCE = 1000  # updates without a loss, where no clock tells the epoch
@@ -44,7 +43,7 @@ class Control(Remembering, Named):
     """
 
     __slots__ = ("_cell", "_first", "_memory", "_owners", "_waits")
-    remembers = True
+    _remembers = True
 
     _memory: Memory
     _first: Memory
@@ -61,16 +60,14 @@ class Control(Remembering, Named):
         self._cell.owner = self
         self._remember(first)
         self._waits = None
-        signature = inspect.signature(type(self))
-        defaults = {name: p.default for name, p in signature.parameters.items()}
-        plain_arguments = {name: plain(value) for name, value in arguments.items()}
-        body = self._cell if body is None else body
-        super().__init__(type(self).__name__, plain_arguments, body, defaults)
+        given = {name: as_python(value) for name, value in arguments.items()}
+        call = Call(type(self).__name__, given, defaults_of(type(self)))
+        super().__init__(call, self._cell if body is None else body)
 
     @property
     def _known(self) -> Mapping[str, Any]:
-        assert self.arguments is not None
-        return self.arguments
+        assert self._call.arguments is not None
+        return self._call.arguments
 
     @property
     def value(self) -> float:

@@ -1,8 +1,7 @@
 """Arithmetic on the clock: the words that expressions are made of."""
 
 from .nodes import Expression
-from .parsing import parse
-from .reading import from_json
+from .reading import from_json, parse
 from .vocabulary import (
     batch_size,
     clip,

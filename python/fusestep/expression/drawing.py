@@ -25,7 +25,7 @@ def draw(expression: Any, stop: float, *, by: Unit, ax: Any, label: str) -> Any:
     # whole steps among them where there are few, and only those for a Python function
     pieces = int(stop) * max(1, _POINTS // int(stop)) if 1 <= stop <= _POINTS else _POINTS
     times = np.linspace(0.0, stop, pieces + 1)
-    if by == "step" and any(node.kind == "function" for node in walk(expression)):
+    if by == "step" and any(node._kind == "function" for node in walk(expression)):
         times = np.floor(times)
     inputs = {**dict.fromkeys(Clock._fields, 1.0), by: times}
     values = np.broadcast_to(expression(**inputs), times.shape)

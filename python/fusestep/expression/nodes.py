@@ -1,28 +1,38 @@
-"""The nodes of expressions."""
+"""The nodes of expressions, and their operators."""
 
 from __future__ import annotations
 
 import copyreg
-import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from .. import _core
-from ..arguments import check_choice, check_finite
+from ..arguments import check_choice, check_finite, check_number, check_positive
 from ..clock import Clock, Unit
-from .combinators import METHODS, Combinators
 from .drawing import draw
-from .program import compiled, values, values_with_functions
-from .saved import saved
+from .program import program_of, values, values_with_functions
 from .traversal import expressions_in, substituted, tabulated
-from .typed import typed
+from .writing import Call, assembled, saved, taken_apart, written
 
 TIMES = ("step", "samples", "epoch")
 
+Operator = Callable[[Any, Any], "Expression"]
 
-class Expression(Combinators):
+
+def _infix(name: str) -> tuple[Operator, Operator]:
+    """An operator, and the same with its operands swapped."""
+    return (
+        lambda self, other: self._combine(name, self, other),
+        lambda self, other: self._combine(name, other, self),
+    )
+
+
+class Expression:
     """Arithmetic on the clock: a learning rate, or anything else that changes during training.
 
     Expressions come from `fusestep.schedules`, `fusestep.control` and the names in
@@ -54,11 +64,11 @@ class Expression(Combinators):
         cosine(start=1.0, length=4) * 0.5
     """
 
-    __slots__ = ("__weakref__", "_compiled")
+    __slots__ = ("__weakref__", "_program")
 
-    kind: ClassVar[str]
-    remembers: ClassVar[bool] = False  # what it was typed with is not all that there is to it
-    _compiled: tuple[_core.Program, tuple[Any, ...]]
+    _kind: ClassVar[str]
+    _remembers: ClassVar[bool] = False  # it has a state beside what it is written with
+    _program: tuple[_core.Program, tuple[Any, ...]]
     __array_ufunc__ = None  # NumPy's numbers leave the operators to expressions
 
     def __call__(
@@ -67,15 +77,44 @@ class Expression(Combinators):
         if isinstance(step, Clock):
             step, samples, epoch, batch_size = step
         try:
-            program, functions = self._compiled
+            program, functions = self._program
         except AttributeError:
-            program, functions = self._compiled = compiled([self])
+            program, functions = self._program = program_of([self])
         if not functions:
             value = program.value(step, samples, epoch, batch_size)
             if value is not None:
                 return value
             return values(program, Clock(step, samples, epoch, batch_size))
         return values_with_functions(program, functions, Clock(step, samples, epoch, batch_size))
+
+    def shifted(self, n: float) -> Expression:
+        """The same, ``n`` later in its own time: it holds its first value until then.
+
+        >>> import fusestep as fs
+        >>> fs.schedules.linear(start=1.0, end=0.0, length=10).shifted(5)(step=10)
+        0.5
+        """
+        check_number("shifted: n", n)
+        return self._retimed("shifted", {"n": n}, lambda t: Operation("maximum", (t - n, 0)))
+
+    def repeated(self, n: float) -> Expression:
+        """The same, beginning anew every ``n`` of its own time; ``n`` above 0.
+
+        >>> import fusestep as fs
+        >>> fs.schedules.linear(start=1.0, end=0.0, length=10).repeated(4)(step=5)
+        0.9
+        """
+        check_positive("repeated: n", n)
+        return self._retimed("repeated", {"n": n}, lambda t: t % n)
+
+    def by(self, unit: Unit) -> Expression:
+        """The same, reading "step", "samples" or "epoch" wherever it reads one of them now.
+
+        >>> import fusestep as fs
+        >>> fs.schedules.linear(start=1.0, end=0.0, length=10).by("epoch")(epoch=2.5)
+        0.75
+        """
+        return self._retimed("by", {"unit": unit}, lambda _: time(unit, "by: unit"))
 
     def to_json(self) -> str:
         """The expression as JSON text, for `fusestep.expression.from_json`.
@@ -93,17 +132,38 @@ class Expression(Combinators):
             stop: where the picture ends, in the unit of ``by``.
             by: "step", "samples" or "epoch". Other inputs that the expression reads are 1.
             ax: axes to draw into, for several curves in one picture. None: new ones.
-            label: for the legend. None: the expression as it is typed.
+            label: for the legend. None: the expression as text.
 
         Needs matplotlib: ``pip install "fusestep[plot]"``.
         """
         return draw(self, stop, by=by, ax=ax, label=repr(self) if label is None else label)
 
+    __add__, __radd__ = _infix("add")
+    __sub__, __rsub__ = _infix("subtract")
+    __mul__, __rmul__ = _infix("multiply")
+    __truediv__, __rtruediv__ = _infix("divide")
+    __pow__, __rpow__ = _infix("power")
+    __floordiv__, __rfloordiv__ = _infix("floor_divide")
+    __mod__, __rmod__ = _infix("remainder")
+    __lt__, __gt__ = _infix("less")
+    __le__, __ge__ = _infix("less_equal")
+
+    def __neg__(self) -> Expression:
+        return (
+            Constant(-self._value) if isinstance(self, Constant) else Operation("negative", (self,))
+        )
+
+    def __pos__(self) -> Expression:
+        return self
+
+    def __abs__(self) -> Expression:
+        return Operation("absolute", (self,))
+
     def __bool__(self) -> bool:
         raise TypeError("an expression is neither true nor false; where(...) chooses by its value")
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are typed the same way."""
+        """Whether both are written the same way."""
         if not isinstance(other, Expression):
             return False
         keys = (tabulated(each, exact=False)[0] for each in (self, other))
@@ -113,134 +173,155 @@ class Expression(Combinators):
         return hash(tuple(tabulated(self, exact=False)[0]))
 
     def __repr__(self) -> str:
-        return typed(self)
+        return written(self)
 
     def __reduce__(self) -> Any:
-        """For pickle and copy: a flat table, without the native program, which is compiled again.
+        """For pickle and copy: a flat table, without the native program, which is built again.
 
         What has memories goes as the object that it is, so that those who share it still do.
         """
-        from .copying import assembled, taken_apart
-
-        if not self.remembers:
+        if not self._remembers:
             return assembled, (taken_apart(self),)
         slots = {name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())}
-        slots -= {"__weakref__", "_compiled"}
+        slots -= {"__weakref__", "_program"}
         state = {name: getattr(self, name) for name in slots if hasattr(self, name)}
         return copyreg.__newobj__, (type(self),), (None, state)  # type: ignore[attr-defined]
 
-    def _combine(self, name: str, *operands: Any) -> Any:
+    def _combine(self, name: str, *operands: Any) -> Expression:
         nodes = [constant_or_expression(operand) for operand in operands]
-        if name == "negative" and isinstance(nodes[0], Constant):
-            return Constant(-nodes[0].value)  # as it is typed
         return NotImplemented if None in nodes else Operation(name, tuple(nodes))
 
-    def _itself(self) -> Expression:
-        return self
-
     def _retimed(
-        self, name: str, arguments: Mapping[str, Any], clock: Callable[[str], Any]
+        self, name: str, arguments: Mapping[str, Any], clock: Callable[[Expression], Expression]
     ) -> Expression:
-        inputs = {by: clock(by) for by in TIMES}
-        return Named(name, {"expression": self, **arguments}, substituted(self, inputs))
+        """What a method gives: ``clock(time)`` in place of each input that is a time."""
+        inputs = {by: clock(Input(by)) for by in TIMES}
+        call = Call(name, {"expression": self, **arguments}, is_method=True)
+        return Named(call, substituted(self, inputs))
 
-    def _input(self, name: str) -> Expression:
-        return Input(name)
-
-    def typed_with(self) -> tuple[Any, ...]:
+    def _written_with(self) -> tuple[Any, ...]:
         """What tells it from others of its kind, with the expressions that it was made of."""
         raise NotImplementedError
 
-    def fields(self) -> tuple[Any, ...]:
+    def _fields(self) -> tuple[Any, ...]:
         """What its class is called with to make the same again."""
-        return self.typed_with()
+        return self._written_with()
 
-    def parts(self) -> Iterator[Expression]:
+    def _parts(self) -> Iterator[Expression]:
         """The expressions that this one was made of."""
-        return expressions_in(self.typed_with())
+        return expressions_in(self._written_with())
+
+
+METHODS: Mapping[str, Callable[..., Expression]] = {
+    "shifted": Expression.shifted,
+    "repeated": Expression.repeated,
+    "by": Expression.by,
+}
 
 
 class Constant(Expression):
     """A finite number."""
 
-    __slots__ = ("value",)
-    kind = "constant"
+    __slots__ = ("_value",)
+    _kind = "constant"
 
     def __init__(self, value: Any) -> None:
         check_finite("a number in an expression", value)
-        self.value: int | float = int(value) if isinstance(value, int) else float(value)
+        self._value: int | float = int(value) if isinstance(value, int) else float(value)
 
-    def typed_with(self) -> tuple[Any, ...]:
-        return (self.value,)
+    def _written_with(self) -> tuple[Any, ...]:
+        return (self._value,)
 
 
 class Input(Expression):
     """A field of the clock."""
 
-    __slots__ = ("name",)
-    kind = "input"
+    __slots__ = ("_name",)
+    _kind = "input"
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self._name = name
 
-    def typed_with(self) -> tuple[Any, ...]:
-        return (self.name,)
+    def _written_with(self) -> tuple[Any, ...]:
+        return (self._name,)
 
 
 class Operation(Expression):
     """A native operation on expressions; some have a table of numbers."""
 
-    __slots__ = ("name", "operands", "table")
-    kind = "operation"
+    __slots__ = ("_name", "_operands", "_table")
+    _kind = "operation"
 
     def __init__(
         self, name: str, operands: tuple[Any, ...], table: tuple[float, ...] | None = None
     ) -> None:
-        self.name = name
-        self.operands = tuple(expression(operand) for operand in operands)
-        self.table = table
+        self._name = name
+        self._operands = tuple(expression(operand) for operand in operands)
+        self._table = table
 
-    def typed_with(self) -> tuple[Any, ...]:
-        return (self.name, self.operands, self.table)
+    def _written_with(self) -> tuple[Any, ...]:
+        return (self._name, self._operands, self._table)
 
 
 class Named(Expression):
-    """What was typed, a function and its arguments, and the expression it stands for.
+    """The call that it is written as, and the expression that this stands for."""
 
-    Without arguments it is a name alone. A method is typed after its first argument.
-    """
+    __slots__ = ("_body", "_call")
+    _kind = "named"
 
-    __slots__ = ("arguments", "body", "defaults", "name")
-    kind = "named"
+    def __init__(self, call: Call, body: Expression) -> None:
+        self._call = Call(*call)
+        self._body = body
 
-    def __init__(
-        self,
-        name: str,
-        arguments: Mapping[str, Any] | None,
-        body: Expression,
-        defaults: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.name = name
-        self.arguments = arguments
-        self.body = body
-        self.defaults = defaults or {}
+    def _written_with(self) -> tuple[Any, ...]:
+        return (self._call.name, self._call.arguments)
 
-    @property
-    def is_method(self) -> bool:
-        return self.name in METHODS
+    def _fields(self) -> tuple[Any, ...]:
+        return (self._call, self._body)
 
-    def is_default(self, argument: str) -> bool:
-        """Whether an argument has the value it would have if it were not typed."""
-        assert self.arguments is not None
-        value = self.arguments[argument]
-        default = self.defaults.get(argument, inspect.Parameter.empty)
-        return type(value) is type(default) and repr(value) == repr(default)
 
-    def typed_with(self) -> tuple[Any, ...]:
-        return (self.name, self.arguments)
+class Cell(Expression):
+    """A number that its owner changes: ``memory`` is an array of one float64."""
 
-    def fields(self) -> tuple[Any, ...]:
-        return (self.name, self.arguments, self.body, self.defaults)
+    __slots__ = ("memory",)
+    _kind = "cell"
+    _remembers = True
+
+    def __init__(self, value: float) -> None:
+        self.memory: npt.NDArray[np.float64] = np.array([value])
+
+    def _written_with(self) -> tuple[Any, ...]:
+        return (id(self),)
+
+
+class Function(Expression):
+    """A Python function of one number, called once for each clock, and saved by its name."""
+
+    __slots__ = ("_call", "_name", "_time")
+    _kind = "function"
+
+    def __init__(self, call: Callable[[Any], float], time: Expression, name: str) -> None:
+        self._call = call
+        self._time = time
+        self._name = name
+
+    def _at(self, clock: Clock) -> float:
+        """What the function gives; TypeError or ValueError where that is no number or too large."""
+        at = self._time(clock)
+        value = self._call(int(at) if at == np.floor(at) else at)
+        if not isinstance(value, Real):
+            raise TypeError(f"{self!r} must give a number, not {value!r}")
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{self!r} must give a number that fits a double") from None
+
+    def _written_with(self) -> tuple[Any, ...]:
+        call = self._call
+        return (call if getattr(call, "__hash__", None) else id(call), self._time)
+
+    def _fields(self) -> tuple[Any, ...]:
+        return (self._call, self._time, self._name)
 
 
 def expression(value: Any) -> Expression:

@@ -1,23 +1,33 @@
-"""Expressions compiled to native programs, and their evaluation for arrays of clocks."""
+"""Native programs of expressions, and their evaluation for arrays of clocks.
+
+Epochs are fractions of samples: the double of 3 / 10 lies below three times the double of 0.1, and
+a boundary there would be missed. So an epoch or a number of samples within 1e-9 of a boundary
+counts as there, wherever a time meets one: in ``floor``, ``//``, ``%``, ``< <= > >=`` and tables,
+of ``epoch`` and ``samples`` themselves and of what is linear in them, as ``epoch / 3`` and
+``2 * epoch - 1``. Steps are whole, and their boundaries exact.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
 from ..clock import Clock
-from .boundaries import TIMES, Line, line, nearness
 from .traversal import computed_from, folded
 
 _LARGEST_EXPANDED_POWER = 64  # whole exponents up to this become multiplications
 _OPERANDS = {"where": 3, "random": 3, **dict.fromkeys(("sqrt", "exp", "log", "cospi", "tanh"), 1)}
+_NEAR = 1e-9
+_TIMES = ("epoch", "samples")  # that are fractions, or may be
 
 
-class Called:
+class Callback:
     """A Python function in one program: where that reads what the function gave."""
 
     __slots__ = ("function", "memory")
@@ -28,10 +38,10 @@ class Called:
 
     def update(self, clock: Clock) -> None:
         """Calls the function for the next run; raises what it raises."""
-        self.memory[0] = self.function.at(clock)
+        self.memory[0] = self.function._at(clock)
 
 
-def compiled(outputs: Sequence[Any]) -> tuple[_core.Program, tuple[Called, ...]]:
+def program_of(outputs: Sequence[Any]) -> tuple[_core.Program, tuple[Callback, ...]]:
     """A native program for some expressions, and the Python functions that it needs called."""
     code = _Code()
     registers = [folded(output, computed_from, code.register, code.done) for output in outputs]
@@ -43,32 +53,32 @@ class _Code:
 
     def __init__(self) -> None:
         self.nodes: list[tuple[str, tuple[int, ...], Any]] = []
-        self.functions: list[Called] = []
+        self.functions: list[Callback] = []
         self.done: dict[int, int] = {}  # the registers of expressions, by identity
         self._known: dict[Any, int] = {}
-        self._lines: list[Line] = []
+        self._lines: list[_Line] = []
 
     def register(self, node: Any, operands: list[int]) -> int:
         """Where the value of a node is going to be; ``operands`` are those it is computed from."""
-        if node.kind == "named":
+        if node._kind == "named":
             return operands[0]
-        if node.kind == "constant":
-            return self._constant(node.value)
-        if node.kind == "input":
-            return self._emit("input", (), node.name)
-        if node.kind == "cell":
+        if node._kind == "constant":
+            return self._constant(node._value)
+        if node._kind == "input":
+            return self._emit("input", (), node._name)
+        if node._kind == "cell":
             return self._emit("cell", (), node.memory, id(node.memory))
-        if node.kind == "function":
-            self.functions.append(Called(node))
+        if node._kind == "function":
+            self.functions.append(Callback(node))
             return self._emit("function", (), self.functions[-1].memory, len(self.functions))
-        if node.name == "power" and node.operands[1].kind == "constant":
-            exponent = node.operands[1].value
+        if node._name == "power" and node._operands[1]._kind == "constant":
+            exponent = node._operands[1]._value
             if exponent == int(exponent) and abs(exponent) <= _LARGEST_EXPANDED_POWER:
                 return self._whole_power(operands[0], int(exponent))
-        if node.table is None:
-            return self._operation(node.name, *operands)
-        table = np.array(node.table, np.float64)
-        return self._emit(node.name, (self._reached(*operands),), table, table.tobytes())
+        if node._table is None:
+            return self._operation(node._name, *operands)
+        table = np.array(node._table, np.float64)
+        return self._emit(node._name, (self._reached(*operands),), table, table.tobytes())
 
     def _operation(self, name: str, a: int, b: int = 0, *more: int) -> int:
         if name == "negative":
@@ -82,7 +92,7 @@ class _Code:
         if name == "remainder":
             whole = self._emit("multiply", (self._operation("floor_divide", a, b), b))
             span = self._lines[b].number
-            if span is None or not nearness(self._lines[a].slope):
+            if span is None or not _nearness(self._lines[a].slope):
                 return self._emit("subtract", (a, whole))
             return self._elapsed(a, whole, "maximum" if span > 0 else "minimum")
         if name == "elapsed":
@@ -101,13 +111,13 @@ class _Code:
         if boundary is not None and slope is not None:
             other = self._lines[boundary].slope
             slope = None if other is None else slope - other
-        near = nearness(slope)
+        near = _nearness(slope)
         return self._emit("add", (operand, self._constant(near))) if near else operand
 
     def _elapsed(self, time: int, begin: int, limit: str) -> int:
         """The time since a boundary: 0, not a little below, where it is only near."""
         passed = self._emit("subtract", (time, begin))
-        near = nearness(self._lines[passed].slope)
+        near = _nearness(self._lines[passed].slope)
         return self._emit(limit, (passed, self._constant(0.0))) if near else passed
 
     def _whole_power(self, base: int, exponent: int) -> int:
@@ -135,15 +145,76 @@ class _Code:
         key = (name, operands, payload if known_by is None else known_by)
         if key not in self._known:
             if name == "constant":
-                known = Line(0.0, payload)
+                known = _Line(0.0, payload)
             elif name == "input":
-                known = Line(1.0 if payload in TIMES else 0.0)
+                known = _Line(1.0 if payload in _TIMES else 0.0)
             else:
-                known = line(name, [self._lines[operand] for operand in operands])
+                known = _line(name, [self._lines[operand] for operand in operands])
             self._lines.append(known)
             self.nodes.append((name, operands, payload))
             self._known[key] = len(self.nodes) - 1
         return self._known[key]
+
+
+_CONSTANT: dict[str, Callable[[float, float], float]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+}
+# what these give is no time, and has no rounding error of one in it
+_DECIDED = ("floor", "table", "count", "random", "less", "less_equal", "cell", "function")
+
+
+class _Line(NamedTuple):
+    """What is known of a value: how much it grows with a unit of time, and a constant's number.
+
+    The slope is None where the value is not linear in epochs or samples, 0 where it reads neither.
+    """
+
+    slope: float | None
+    number: float | None = None
+
+
+def _line(name: str, operands: Sequence[_Line]) -> _Line:
+    """What is known of an operation's value."""
+    slopes = [operand.slope for operand in operands]
+    if name in _DECIDED:
+        return _Line(0.0)
+    if not any(slopes) and None not in slopes:
+        return _Line(0.0, _number(name, [operand.number for operand in operands]))
+    if name == "where":
+        slopes = slopes[1:]
+    if None in slopes:
+        return _Line(None)
+    known = [slope for slope in slopes if slope is not None]
+    if name == "add":
+        return _Line(known[0] + known[1])
+    if name in ("subtract", "elapsed"):
+        return _Line(known[0] - known[1])
+    if name in ("minimum", "maximum", "where"):
+        return _Line(max(known, key=abs))
+    a, b = (operands[0], operands[1]) if len(operands) == 2 else (operands[0], _Line(None))
+    if name == "multiply" and b.number is not None and a.slope is not None:
+        return _Line(a.slope * b.number)
+    if name == "multiply" and a.number is not None and b.slope is not None:
+        return _Line(b.slope * a.number)
+    if name == "divide" and b.number and a.slope is not None:
+        return _Line(a.slope / b.number)
+    return _Line(None)
+
+
+def _nearness(slope: float | None) -> float:
+    """How far from a boundary a value of that slope counts as there; 0 for not at all."""
+    near = _NEAR * abs(slope or 0.0)
+    return near if math.isfinite(near) else 0.0
+
+
+def _number(name: str, numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    if name not in _CONSTANT or len(known) != len(numbers) or (name == "divide" and not known[1]):
+        return None
+    return _CONSTANT[name](known[0], known[1])
 
 
 def values(program: _core.Program, clock: Clock, functions: Sequence[float] = ()) -> Any:
@@ -194,5 +265,5 @@ def values_with_functions(program: _core.Program, functions: Sequence[Any], cloc
 
 def _value_with_functions(program: _core.Program, functions: Sequence[Any], clock: Clock) -> float:
     # passed, and not stored where another thread may read it
-    found = [called.function.at(clock) for called in functions]
+    found = [called.function._at(clock) for called in functions]
     return float(values(program, clock, found))

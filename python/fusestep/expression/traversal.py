@@ -33,11 +33,11 @@ def folded(
 
 def computed_from(node: Any) -> tuple[Any, ...]:
     """The expressions whose values a node's value is computed from."""
-    if node.kind == "named":
-        return (node.body,)
-    if node.kind == "function":
-        return (node.time,)
-    operands: tuple[Any, ...] = node.operands if node.kind == "operation" else ()
+    if node._kind == "named":
+        return (node._body,)
+    if node._kind == "function":
+        return (node._time,)
+    operands: tuple[Any, ...] = node._operands if node._kind == "operation" else ()
     return operands
 
 
@@ -45,21 +45,21 @@ def substituted(node: Any, inputs: Mapping[str, Any]) -> Any:
     """What a node stands for, with ``inputs[name]`` in place of each of these inputs."""
 
     def fresh(node: Any, parts: list[Any]) -> Any:
-        if node.kind == "input":
-            return inputs.get(node.name, node)
-        if node.kind == "named":
+        if node._kind == "input":
+            return inputs.get(node._name, node)
+        if node._kind == "named":
             return parts[0]
-        if node.kind == "operation":
-            return type(node)(node.name, tuple(parts), node.table)
-        if node.kind == "function":
-            return type(node)(node.call, parts[0], node.name)
+        if node._kind == "operation":
+            return type(node)(node._name, tuple(parts), node._table)
+        if node._kind == "function":
+            return type(node)(node._call, parts[0], node._name)
         return node
 
     return folded(node, computed_from, fresh)
 
 
 def walk(node: Any) -> Iterator[Any]:
-    """An expression and all that it was made of, each once, in the order they are typed."""
+    """An expression and all that it was made of, each once, in the order they are written."""
     seen: set[int] = set()
     pending = [node]
     while pending:
@@ -67,11 +67,11 @@ def walk(node: Any) -> Iterator[Any]:
         if id(node) not in seen:
             seen.add(id(node))
             yield node
-            pending += reversed(list(node.parts()))
+            pending += reversed(list(node._parts()))
 
 
 class Entry(NamedTuple):
-    """A node, and where in the table the expressions stand that it was typed with."""
+    """A node, and where in the table the expressions stand that it was written with."""
 
     node: Any
     parts: list[int]
@@ -80,21 +80,21 @@ class Entry(NamedTuple):
 def tabulated(root: Any, *, exact: bool = True) -> tuple[list[Any], list[Entry]]:
     """An expression as a table with each part once, before its use, and the expression last.
 
-    What is typed alike is one entry: two expressions are typed the same way if their keys, which
-    come first, are equal. ``exact`` tells 1 from 1.0, and apart what has memories of its own.
+    What is written alike is one entry: two expressions are written the same way if their keys,
+    which come first, are equal. ``exact`` tells 1 from 1.0, and apart what has memories of its own.
     """
     known: dict[Any, int] = {}
     entries: list[Entry] = []
 
     def place(node: Any, parts: list[int]) -> int:
-        own = id(node) if exact and node.remembers else None
-        key = (node.kind, own, mapped(node.typed_with(), lambda _: _Part, exact), *parts)
+        own = id(node) if exact and node._remembers else None
+        key = (node._kind, own, mapped(node._written_with(), lambda _: _Part, exact), *parts)
         if key not in known:
             known[key] = len(entries)
             entries.append(Entry(node, parts))
         return known[key]
 
-    folded(root, lambda node: node.parts(), place)
+    folded(root, lambda node: node._parts(), place)
     return list(known), entries
 
 
@@ -107,7 +107,7 @@ def mapped(item: Any, of_expression: Callable[[Any], Any], exact: bool | None = 
 
     With ``exact`` it is a key: tuples for lists, and -0.0 is not 0.0.
     """
-    if hasattr(item, "typed_with"):
+    if hasattr(item, "_written_with"):
         return of_expression(item)
     if isinstance(item, (list, tuple)):
         entries = [mapped(entry, of_expression, exact) for entry in item]
@@ -122,8 +122,8 @@ def mapped(item: Any, of_expression: Callable[[Any], Any], exact: bool | None = 
 
 
 def expressions_in(item: Any) -> Iterator[Any]:
-    """The expressions in an argument, in the order they are typed."""
-    if hasattr(item, "typed_with"):
+    """The expressions in an argument, in the order they are written."""
+    if hasattr(item, "_written_with"):
         yield item
     elif isinstance(item, (list, tuple)):
         for entry in item:

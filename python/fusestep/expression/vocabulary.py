@@ -1,4 +1,4 @@
-"""The names that expressions are typed with."""
+"""The names that expressions are written with."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
-from .cells import Function
-from .nodes import Constant, Expression, Input, Named, Operation, expression
+from .nodes import Constant, Expression, Function, Input, Named, Operation, expression
+from .writing import Call
 
 P = ParamSpec("P")
+T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Expression])
 
 VOCABULARY: dict[str, Callable[..., Expression]] = {}
@@ -21,7 +22,7 @@ samples: Expression = Input("samples")
 epoch: Expression = Input("epoch")
 batch_size: Expression = Input("batch_size")
 # two doubles are all of pi that the precision of an expression can tell
-pi: Expression = Named("pi", None, Constant(3.141592653589793) + Constant(1.2246467991473532e-16))
+pi: Expression = Named(Call("pi"), Constant(3.141592653589793) + Constant(1.2246467991473532e-16))
 NAMES: dict[str, Expression] = {
     "step": step,
     "samples": samples,
@@ -39,39 +40,57 @@ def known(name: Any, names: Mapping[str, Any], what: str) -> Any:
 
 
 def in_vocabulary(call: C) -> C:
-    """Adds a name to the vocabulary; what it gives knows by itself how it is typed."""
+    """Registers a function for `parse` and `from_json`; what it returns must print itself."""
     VOCABULARY[call.__name__] = call
     return call
 
 
 def named(build: Callable[P, Expression]) -> Callable[P, Expression]:
-    """Adds a function to the vocabulary: what it gives keeps the function's name and arguments.
-
-    What it raises about its arguments begins with the name.
-    """
-    signature = inspect.signature(build)
-    defaults = {name: p.default for name, p in signature.parameters.items()}
-
-    @functools.wraps(build)
-    def call(*args: P.args, **kwargs: P.kwargs) -> Expression:
-        try:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            body = build(*bound.args, **bound.kwargs)
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{build.__name__}: {error}") from error
-        arguments = {name: plain(value) for name, value in bound.arguments.items()}
-        return Named(build.__name__, arguments, body, defaults)
-
+    """Registers a function likewise; what it returns prints as the call that built it."""
+    call = remembering(build, lambda body, call: Named(call, body))
     VOCABULARY[build.__name__] = call
     return call
 
 
-def plain(value: Any) -> Any:
-    """An argument as JSON knows it: NumPy's numbers and arrays become Python's."""
+def remembering(
+    build: Callable[P, T], keep: Callable[[T, Call], T], name: str | None = None
+) -> Callable[P, T]:
+    """The same function, which returns ``keep(result, the call as it was written)``.
+
+    ``name`` is the function's in that call, and what errors about its arguments begin with.
+    """
+    called = name or build.__name__
+    signature = inspect.signature(build)
+    defaults = defaults_of(build)
+    more = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+
+    @functools.wraps(build)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            result = build(*bound.args, **bound.kwargs)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{called}: {error}") from error
+        arguments = bound.arguments
+        for options in more:
+            arguments.update(arguments.pop(options))
+        pairs = {name: as_python(value) for name, value in arguments.items()}
+        return keep(result, Call(called, pairs, defaults))
+
+    return call
+
+
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of a function and their defaults; ``inspect.Parameter.empty`` for none."""
+    return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+
+def as_python(value: Any) -> Any:
+    """An argument with Python's numbers and lists for NumPy's, and for constants."""
     if isinstance(value, Constant):
-        return value.value
+        return value._value
     if isinstance(value, (Expression, str, bool, type(None))):
         return value
     if isinstance(value, Integral):
@@ -79,7 +98,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, Sequence) or hasattr(value, "tolist"):
-        return [plain(entry) for entry in value]
+        return [as_python(entry) for entry in value]
     return value
 
 

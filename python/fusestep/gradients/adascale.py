@@ -9,7 +9,7 @@ from .. import _core
 from ..arguments import check_number, check_positive
 from ..clock import Clock
 from ..expression import Expression, batch_size, maximum, where
-from ..expression.cells import Cell
+from ..expression.nodes import Cell
 from ..memory import LARGEST, MemoryCell, Remembering
 from .statistics import GradientStatistics
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .. import _core
 from ..arguments import check_number, check_positive, check_whole
-from ..expression.cells import Cell
+from ..expression.nodes import Cell
 from ..memory import Changes, MemoryCell, Remembering
 
 

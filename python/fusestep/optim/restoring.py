@@ -8,7 +8,7 @@ from typing import Any
 
 from .._core import StateError
 from ..expression import Expression, from_json
-from ..expression.saved import is_saved
+from ..expression.writing import is_saved
 from ..memory import Changes, Remembering
 from .limits import LIMITS
 from .saved import number_from_json, plain, short

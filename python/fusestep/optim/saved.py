@@ -8,7 +8,7 @@ from reprlib import Repr
 from typing import Any
 
 from ..expression import Expression
-from ..expression.saved import saved
+from ..expression.writing import saved
 from .schedule import controls_of
 
 FORMAT = 2  # 1 did not say which class a state is of

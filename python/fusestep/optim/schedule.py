@@ -17,8 +17,8 @@ from ..clock import Clock
 from ..control import Control
 from ..engines import Plan
 from ..expression import Expression
-from ..expression.cells import Function
-from ..expression.program import Called, compiled
+from ..expression.nodes import Function
+from ..expression.program import Callback, program_of
 from ..expression.traversal import walk
 from ..memory import Changes, claimed, memories
 
@@ -48,7 +48,7 @@ class Schedule:
     __slots__ = ("__weakref__", "_applied", "_before", "_entries", "_plan", "controls", "functions")
 
     controls: tuple[Control, ...]  # what a step shows the loss to
-    functions: tuple[Called, ...]  # what a step calls before it evaluates
+    functions: tuple[Callback, ...]  # what a step calls before it evaluates
 
     def __init__(self, applied: int = 0, before: Schedule | None = None) -> None:
         self._applied = applied  # updates, until there is a plan that counts them
@@ -115,7 +115,7 @@ class Schedule:
             (int(place.in_limits), place.at, name, *bounds[:4], _words(bounds))
             for place, (name, _, bounds) in entries.items()
         ]
-        program, functions = compiled(expressions) if expressions else (None, ())
+        program, functions = program_of(expressions) if expressions else (None, ())
         controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
         tables = self.hyper if hyper is None else hyper, self.limits if limits is None else limits
         changes = [
