@@ -193,7 +193,7 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(policy: batch.Po
     wrong |= {"overflow": [None, 2, NAN], "highest": [None]}
     for name in before:
         for bad in ("text", True, NAN, [1], *wrong.get(name, [])):
-            with pytest.raises(fs.StateError, match=f"state of batch.*does not fit: {name}"):
+            with pytest.raises(fs.StateError, match=rf"the state does not fit batch.*\n  {name}: "):
                 policy.load_state_dict({**before, name: bad})
     for state in ({}, None, {**before, "other": 1}):
         with pytest.raises(fs.StateError, match="must be a dict of size, changed_at, overflow"):

@@ -13,6 +13,7 @@ import pytest
 
 import fusestep as fs
 from fusestep import batch
+from fusestep.saved_state import differences
 from test_memory import POLICIES, every, run
 
 
@@ -34,6 +35,14 @@ FUNCTIONS: list[Any] = [growing, lambda clock: 8 + clock.step, Rule(), Rule().__
 
 def loader(size: Any) -> fs.Loader:
     return fs.Loader(np.arange(1000), size, seed=3)
+
+
+def resuming(policy: batch.Policy, saved: Any) -> Any:
+    """The changes with which a policy goes on from what another has saved."""
+    changes = []
+    with differences("this policy") as found:
+        changes += policy.resuming(saved, "policy", found)
+    return changes
 
 
 def saved(thing: Any) -> Any:
@@ -77,14 +86,14 @@ def test_functions_are_compared_by_name() -> None:
     state = json.loads(json.dumps(policy.saved()))
     other = batch.expression(shrinking, dwell=50)
     with pytest.warns(UserWarning, match=r"shrinking.* goes on from the state of .*:growing"):
-        changes = other.resumed(state)
+        changes = resuming(other, state)
     assert other.size is None
     fs._core.commit(changes)
     assert other.state_dict() == policy.state_dict()
 
     named = [batch.expression(f, name="mine", dwell=50) for f in (growing, shrinking)]
     run(named[0])
-    fs._core.commit(named[1].resumed(named[0].saved()))
+    fs._core.commit(resuming(named[1], named[0].saved()))
     assert named[1].size == named[0].size
     with pytest.raises(TypeError, match="name must be text, not 3"):
         batch.expression(growing, name=3)  # type: ignore[arg-type]
@@ -100,14 +109,14 @@ def test_a_policy_of_another_kind_begins_anew_and_says_so(make: Any) -> None:
     with pytest.warns(
         UserWarning, match="begins anew, instead of going on from the state of batch."
     ):
-        fs._core.commit(other.resumed(policy.saved()))
+        fs._core.commit(resuming(other, policy.saved()))
     assert other.state_dict() == batch.doubling(8, 4, maximum=64).state_dict()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plain = batch.fixed(32)  # a policy that remembers nothing has nothing to tell
         if "fixed" not in repr(policy):
-            fs._core.commit(plain.resumed(policy.saved()))
-        fs._core.commit(make().resumed(policy.saved()))
+            fs._core.commit(resuming(plain, policy.saved()))
+        fs._core.commit(resuming(make(), policy.saved()))
     assert saved(policy) == before
 
 
@@ -121,8 +130,8 @@ def test_what_is_saved_of_no_policy_is_refused(bad: Any) -> None:
     policy = batch.loss_ratio(8)
     run(policy)
     before = saved(policy)
-    with pytest.raises(fs.StateError, match=r"policy: must|must be a dict of"):
-        policy.resumed(bad)
+    with pytest.raises(fs.StateError, match=r"\n  policy(: must|\.state|\.typed)"):
+        resuming(policy, bad)
     state = {**loader(64).state_dict(), "policy": bad}
     sizes = loader(policy)
     with pytest.raises(fs.StateError):

@@ -202,10 +202,14 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(make: Any) -> No
     before, value = leaf.state_dict(), leaf.value
     for name in before:
         for bad in ("text", [1, "x"], None if name in ("seen", "value") else "x"):
-            with pytest.raises(fs.StateError, match=f"{type(leaf).__name__}.*does not fit: {name}"):
+            with pytest.raises(fs.StateError, match=rf"fit {type(leaf).__name__}.*\n  {name}"):
                 leaf.load_state_dict({**before, name: bad})
-    for state in ({}, None, {**before, "other": 1}):
-        with pytest.raises(fs.StateError, match="must be a dict of seen, value"):
+    for state, message in (
+        ({}, "  seen: not saved"),
+        (None, "it must be a dict of seen, value"),
+        ({**before, "other": 1}, "  other: unknown"),
+    ):
+        with pytest.raises(fs.StateError, match=message):
             leaf.load_state_dict(state)
     assert (leaf.state_dict(), leaf.value) == (before, value)
 

@@ -257,6 +257,6 @@ def test_a_state_that_does_not_fit_is_refused(state: Any) -> None:
     scale = AdaScale(statistics, 8)
     for one in (statistics, scale):
         before = one.state_dict()
-        with pytest.raises(fs.StateError, match=r"the state of \w+\("):
+        with pytest.raises(fs.StateError, match=r"the state does not fit \w+\("):
             one.load_state_dict(state)
         assert one.state_dict() == before

@@ -66,47 +66,47 @@ class Lying(int):
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        (None, "must be a dict of format, n_samples, .*, not None"),
-        ({}, "must be a dict of format, n_samples"),
-        ([], "must be a dict of format, n_samples"),
-        (state(more=1), "must be a dict of format, .* not of .*'more'"),
+        (None, "it must be a dict of n_samples, .*, not None"),
+        ({}, "format: saved None, present 2"),
+        ([], r"it must be a dict of n_samples, .*, not \[\]"),
+        (state(more=1), "more: unknown"),
         (state(n_samples=9), "n_samples: saved 9, present 10"),
         (state(n_samples=Lying(9)), "n_samples: saved 9, present 10"),
         (state(n_samples=10.0), "n_samples: saved 10.0, present 10"),
         (state(order="hashed"), "order: saved 'hashed', present 'shuffled'"),
         (state(window=3), "window: saved 3, present None"),
         (state(position=10), "position: 10 is not below 10"),
-        (state(epoch=-1), "epoch must be at least 0"),
-        (state(epoch=2**53), "epoch must be at least 0 and at most"),
-        (state(epoch=float("nan")), "epoch must be a whole number, not nan"),
-        (state(epoch=True), "epoch must be a whole number, not True"),
-        (state(epoch="1"), "epoch must be a whole number, not '1'"),
-        (state(epoch=np.ma.masked_array([1], [True])), "epoch must be a whole number"),
-        (state(seed=1.5), "seed must be a whole number, not 1.5"),
-        (state(seed=2**63), "seed must be at least 0"),
-        (state(seed=-1), "seed must be at least 0"),
-        (state(samples=2**63 - 1, batches=1), "samples must be at least 0 and at most"),
+        (state(epoch=-1), "epoch: must be a whole number from 0"),
+        (state(epoch=2**53), r"epoch: must be a whole number from 0 to 2\^"),
+        (state(epoch=float("nan")), "epoch: must be a whole number .*, not nan"),
+        (state(epoch=True), "epoch: must be a whole number .*, not True"),
+        (state(epoch="1"), "epoch: must be a whole number .*, not '1'"),
+        (state(epoch=np.ma.masked_array([1], [True])), "epoch: must be a JSON value or an array"),
+        (state(seed=1.5), "seed: must be a whole number .*, not 1.5"),
+        (state(seed=2**63), "seed: must be a whole number from 0"),
+        (state(seed=-1), "seed: must be a whole number from 0"),
+        (state(samples=2**63 - 1, batches=1), r"samples: must be a whole number from 0 to 2\^"),
         (state(samples=5, batches=1), "samples: 5 are more than the 0 of its epochs"),
         (state(epoch=2, samples=20), "batches: 0 can't hold 20 samples"),
         (state(epoch=2, samples=20, batches=21), "batches: 21 can't hold 20 samples"),
         (state(batches=1), "batches: 1 can't hold 0 samples"),
         (state(begin=3), "begin: 3 is after epoch 0"),
-        (state(begin=-1), "begin must be at least 0"),
-        (state(begin=0.0), "begin must be a whole number"),
+        (state(begin=-1), "begin: must be a whole number from 0"),
+        (state(begin=0.0), "begin: must be a whole number"),
         (state(format=1), "format: saved 1, present 2"),
         (state(format=None), "format: saved None, present 2"),
         (state(policy=None), "policy: must be a dict of typed, state, not None"),
-        (state(policy={}), "policy: must be a dict of typed, state, not {}"),
-        (state(policy={**POLICY, "more": 1}), "policy: must be a dict of typed, state"),
-        (state(policy={**POLICY, "typed": 3}), "policy: must hold text and a dict"),
-        (state(policy={**POLICY, "state": {}}), "the state of .* must be a dict of"),
+        (state(policy={}), r"policy\.typed: not saved\n  policy\.state: not saved"),
+        (state(policy={**POLICY, "more": 1}), r"policy\.more: unknown"),
+        (state(policy={**POLICY, "typed": 3}), r"policy\.typed: must be text, not 3"),
+        (state(policy={**POLICY, "state": {}}), r"policy\.state\.size: not saved"),
         (
             state(policy={**POLICY, "state": {**POLICY["state"], "size": -4}}),
-            "the state of .* size",
+            r"policy\.state\.size: must be",
         ),
         (
             state(policy={**POLICY, "state": {**POLICY["state"], "overflow": float("nan")}}),
-            "the state of .* overflow",
+            r"policy\.state\.overflow: must be",
         ),
     ],
 )
@@ -121,8 +121,9 @@ def test_a_state_that_does_not_fit_is_refused(saved: object, message: str) -> No
 
 
 def test_all_that_does_not_fit_is_named_at_once() -> None:
-    wrong = state(n_samples=9, seed=-1, order="hashed")
-    with pytest.raises(fs.StateError, match=r"n_samples: (.|\n)*order: (.|\n)*seed must be"):
+    wrong = state(n_samples=9, seed=-1, order="hashed", policy={**POLICY, "state": {}})
+    names = ("n_samples: ", "order: ", "seed: must be", r"policy\.state\.size: not saved")
+    with pytest.raises(fs.StateError, match=r"(.|\n)*".join(names)):
         fs.Loader(np.arange(10), 3).load_state_dict(wrong)
 
 

@@ -17,22 +17,31 @@ It belongs to the first optimizer, and the first loader, that uses it; see `clai
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import types
 import typing
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _core
-from .arguments import check_finite, check_flag, check_whole
 from .expression import Expression
 from .expression.nodes import Cell
 from .expression.traversal import computed_from
-
-LARGEST = 2**53 - 1  # the largest count: whole numbers are exact in a float up to here
+from .saved_state import (
+    Form,
+    differences,
+    fields,
+    flag,
+    list_of,
+    number,
+    optional,
+    read,
+    reported,
+    whole,
+)
 
 Changes = list[tuple[Any, str, Any]]  # object, attribute, value: for _core.commit
 Kind = Literal["optimizer", "loader"]
@@ -65,8 +74,12 @@ class Remembering:
         """The cells that expressions read, and what they show of a memory."""
         return ()
 
+    def _forms(self) -> dict[str, Form]:
+        """What the fields of the memory must be, by name."""
+        return dict(_forms_of(self._first.__class__))
+
     def _check_memory(self, memory: Any) -> None:
-        """Raises ValueError, naming the field, where no run leads to this memory."""
+        """Raises ValueError, naming a field, where no run leads to these values together."""
 
     def _is_owned(self, kind: Kind) -> bool:
         """Whether an optimizer or a loader that uses it has it for itself."""
@@ -85,16 +98,12 @@ class Remembering:
 
     def _state(self, memory: Any) -> dict[str, Any]:
         """A memory as JSON values."""
-        values = {field.name: getattr(memory, field.name) for field in fields(memory)}
+        values = {name: getattr(memory, name) for name in _forms_of(memory.__class__)}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a ``state_dict``. StateError where it does not fit; nothing has changed."""
         _core.commit(self.restored(state))
-
-    def check_state(self, state: Any) -> None:
-        """Raises StateError unless ``load_state_dict`` would take the state."""
-        self.restored(state)
 
     def anew(self) -> Changes:
         """The changes after which it remembers what it did at first."""
@@ -102,21 +111,20 @@ class Remembering:
 
     def restored(self, state: Any) -> Changes:
         """The changes that ``load_state_dict`` makes."""
-        kinds = _kinds(self._first.__class__)
-        state = dict(state) if isinstance(state, Mapping) else state
-        if not isinstance(state, dict) or set(state) != set(kinds):
-            given = f"of {[*map(str, state)]}" if isinstance(state, dict) else type(state).__name__
-            raise _core.StateError(
-                f"the state of {self!r} must be a dict of {', '.join(kinds)}, not {given}"
-            )
-        try:
-            values = {name: _converted(name, kind, state[name]) for name, kind in kinds.items()}
-            memory = type(self._first)(**values)
+        with differences(repr(self)) as found:
+            changes: Changes = read(state, self.restoring, found)
+        return changes
+
+    def restoring(self, value: Any, path: str, found: list[str]) -> Changes:
+        """Likewise where its state is part of another: a form, as `saved_state` has them."""
+        before = len(found)
+        values = fields(self._forms())(value, path, found)
+        if len(found) > before:
+            return []
+        lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+        memory = type(self._first)(**{**values, **lists})
+        with reported(found, path):
             self._check_memory(memory)
-        except (TypeError, ValueError) as error:
-            raise _core.StateError(f"the state of {self!r} does not fit: {error}") from None
-        except RecursionError:
-            raise _core.StateError(f"the state of {self!r} is nested too deeply") from None
         return self._changes(memory)
 
 
@@ -188,20 +196,15 @@ def memories(value: Any) -> Iterator[Remembering]:
 
 
 @functools.cache
-def _kinds(memory: type) -> dict[str, Any]:
+def _forms_of(memory: Any) -> dict[str, Form]:
     hints = typing.get_type_hints(memory)
-    return {field.name: hints[field.name] for field in fields(memory)}
+    return {field.name: _form_of(hints[field.name]) for field in dataclasses.fields(memory)}
 
 
-def _converted(name: str, kind: Any, value: Any) -> Any:
-    """A saved value as the kind of number that a field is annotated with."""
+def _form_of(kind: Any) -> Form:
+    """What a field may be that is annotated like this."""
     if isinstance(kind, types.UnionType):  # X | None
-        return None if value is None else _converted(name, typing.get_args(kind)[0], value)
+        return optional(_form_of(typing.get_args(kind)[0]))
     if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError(f"{name} must be a list, not {value!r}")
-        entry = typing.get_args(kind)[0]
-        return tuple(_converted(f"{name}[{i}]", entry, v) for i, v in enumerate(value))
-    if kind is bool:
-        return check_flag(name, value)
-    return check_whole(name, value, 0, LARGEST) if kind is int else check_finite(name, value)
+        return list_of(_form_of(typing.get_args(kind)[0]))
+    return {bool: flag, int: whole(), float: number()}[kind]

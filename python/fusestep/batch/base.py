@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from .. import _core
-from ..arguments import check_number, check_scalar, check_whole
+from ..arguments import check_number, check_scalar
 from ..clock import Clock
 from ..control import Control
 from ..control.base import tell_unseen
@@ -22,7 +21,18 @@ from ..expression.nodes import Cell, Named
 from ..expression.vocabulary import as_python
 from ..expression.writing import Call
 from ..memory import Changes, Kind, MemoryCell, Remembering, memories
-from .rounding import LARGEST, Options, Rounding
+from ..saved_state import (
+    LARGEST,
+    Form,
+    anything,
+    dict_of,
+    fields,
+    number,
+    optional,
+    text,
+    whole,
+)
+from .rounding import Options, Rounding
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -32,7 +42,7 @@ T = TypeVar("T", bound="Policy")
 
 
 @dataclass(frozen=True)
-class Memory:
+class PolicyMemory:
     """What every policy remembers: its last size, the samples before it, and its ``overflow``."""
 
     size: int | None = None
@@ -85,8 +95,8 @@ class Policy(Remembering):
     """
 
     constant: int | None = None  # the size of every batch where that is known before all of them
-    _memory: Memory
-    _begins: ClassVar[Memory] = Memory()
+    _memory: PolicyMemory
+    _begins: ClassVar[PolicyMemory] = PolicyMemory()
     _start: int | None = None  # the size while the rule has wanted none
     _used: tuple[Remembering, ...] = ()  # what its rule reads the memory of
     _controls: tuple[Control, ...] = ()  # among these
@@ -159,7 +169,7 @@ class Policy(Remembering):
             memory = replace(memory, size=size, changed_at=changed_at, overflow=overflow)
         return size, [] if memory is self._memory else self._changes(memory)
 
-    def _want(self, clock: Clock, memory: Memory) -> tuple[float | None, Memory]:
+    def _want(self, clock: Clock, memory: PolicyMemory) -> tuple[float | None, PolicyMemory]:
         """What the rule wants, and the memory with what the rule itself takes from the clock."""
         return self.wanted(clock), memory
 
@@ -182,7 +192,7 @@ class Policy(Remembering):
         rate = None if lr is None else check_number("lr", lr)
         return self._changes(self._after(finite, rate))
 
-    def _after(self, loss: float | None, lr: float | None) -> Memory:
+    def _after(self, loss: float | None, lr: float | None) -> PolicyMemory:
         """The memory after a finite loss and a rate, each None where there is nothing new."""
         return self._memory
 
@@ -193,7 +203,7 @@ class Policy(Remembering):
         """
         super().load_state_dict(state)
 
-    def saved(self, memory: Memory | None = None) -> dict[str, Any]:
+    def saved(self, memory: PolicyMemory | None = None) -> dict[str, Any]:
         """What it is, as text that is the same in every process, and what it remembers.
 
         ``memory``: what it remembered at another moment.
@@ -206,24 +216,22 @@ class Policy(Remembering):
             "state": self._state(self._memory if memory is None else memory),
         }
 
-    def resumed(self, saved: Any) -> Changes:
+    def resuming(self, value: Any, path: str, found: list[str]) -> Changes:
         """The changes with which it goes on from what ``saved`` gave, perhaps for another policy.
 
-        One of the same name goes on from the state, and one of another name begins anew; where
-        anything is remembered, a warning names both if their arguments differ. Functions are
-        compared by name. StateError: what is saved is of no policy.
+        A form, as `saved_state` has them. A policy of the same name goes on from the state, and one
+        of another name begins anew; where anything is remembered, a warning names both if their
+        arguments differ. Functions are compared by name.
         """
-        present = self.saved()["typed"]
-        given = dict(saved) if isinstance(saved, Mapping) else saved
-        if not isinstance(given, dict) or given.keys() != {"typed", "state"}:
-            what = [*given] or "{}" if isinstance(given, dict) else reprlib.repr(given)
-            raise _core.StateError(f"policy: must be a dict of typed, state, not {what}")
-        there, state = given["typed"], given["state"]
-        if not isinstance(there, str) or not isinstance(state, Mapping):
-            raise _core.StateError("policy: must hold text and a dict under typed and state")
+        saved = fields({"typed": text, "state": dict_of(anything)})(value, path, found)
+        if len(saved) < 2:
+            return []
+        there, present = saved["typed"], self.saved()["typed"]
         is_alike = there.partition("(")[0] == present.partition("(")[0]
-        changes = self.restored(state) if is_alike else self.anew()
-        if there != present and self.remembers:
+        changes = (
+            self.restoring(saved["state"], f"{path}.state", found) if is_alike else self.anew()
+        )
+        if there != present and self.remembers and not found:
             how = "goes on from" if is_alike else "begins anew, instead of going on from"
             warnings.warn(f"batch_size: {present} {how} the state of {there}", stacklevel=3)
         return changes
@@ -237,18 +245,19 @@ class Policy(Remembering):
         self._used = tuple(thing for part in parts for thing in memories(part))
         self._controls = tuple(thing for thing in self._used if isinstance(thing, Control))
 
-    def _shown(self, memory: Memory) -> Iterable[tuple[Cell, float]]:
+    def _shown(self, memory: PolicyMemory) -> Iterable[tuple[Cell, float]]:
         return ((self._share, memory.overflow),)
 
     def _is_owned(self, kind: Kind) -> bool:
         return kind == "loader" and self.remembers  # optimizers only read a policy's expressions
 
-    def _check_memory(self, memory: Memory) -> None:
-        if memory.size is not None:
-            check_whole("size", memory.size, 1, LARGEST)
-        if memory.changed_at is not None:
-            check_number("changed_at", memory.changed_at, 0.0, LARGEST)
-        check_number("overflow", memory.overflow, 0.0, 1.0)
+    def _forms(self) -> dict[str, Form]:
+        return {
+            **super()._forms(),
+            "size": optional(whole(1)),
+            "changed_at": optional(number(0.0, LARGEST)),
+            "overflow": number(0.0, 1.0),
+        }
 
     def __repr__(self) -> str:
         name, arguments = self._typed

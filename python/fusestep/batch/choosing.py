@@ -7,8 +7,8 @@ from typing import Any, Literal, overload
 
 from ..arguments import check_choice, check_flag, check_whole
 from ..expression import Expression
+from ..saved_state import LARGEST
 from .base import Policy
-from .rounding import LARGEST
 from .scheduled import expression, fixed
 
 

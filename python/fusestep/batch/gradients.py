@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..arguments import check_number, check_positive, check_whole
 from ..clock import Clock
-from .base import Memory, Policy, typed
-from .rounding import LARGEST, Options
+from ..saved_state import LARGEST
+from .base import Policy, PolicyMemory, typed
+from .rounding import Options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,10 +42,10 @@ class Adaptive(Policy):
     def wanted(self, clock: Clock) -> float | None:
         return self._rule(self._memory)
 
-    def _want(self, clock: Clock, memory: Memory) -> tuple[float | None, Memory]:
+    def _want(self, clock: Clock, memory: PolicyMemory) -> tuple[float | None, PolicyMemory]:
         return self._rule(memory), memory
 
-    def _rule(self, memory: Memory) -> float | None:
+    def _rule(self, memory: PolicyMemory) -> float | None:
         raise NotImplementedError
 
 
@@ -66,7 +67,7 @@ class OfGradients(Adaptive):
         self._statistics, self._reads, self._of = statistics, reads, rule
         self._read(statistics)
 
-    def _rule(self, memory: Memory) -> float | None:
+    def _rule(self, memory: PolicyMemory) -> float | None:
         values = [getattr(self._statistics, name) for name in self._reads]
         for name, value in zip(self._reads, values, strict=True):
             if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
@@ -132,7 +133,7 @@ def norm_test(
     check_positive("theta", theta)
     part = check_number("theta", theta, 0.0, 1.0, below_upper=True)
 
-    def rule(_: Memory, s: float, g2: float) -> float | None:
+    def rule(_: PolicyMemory, s: float, g2: float) -> float | None:
         return s / part / part / g2 if g2 > 0 else None
 
     reads = ("gradient_variance", "squared_gradient")
@@ -176,7 +177,7 @@ def diversity(
     part = check_positive("delta", delta)
     n = check_whole("n_samples", n_samples, 1, LARGEST)
 
-    def rule(_: Memory, s: float, g2: float) -> float | None:
+    def rule(_: PolicyMemory, s: float, g2: float) -> float | None:
         return part * ((s + g2) / (g2 + s / n)) if g2 > 0 else None
 
     reads = ("gradient_variance", "squared_gradient")

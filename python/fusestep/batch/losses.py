@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ..arguments import check_finite, check_number, check_positive
-from .base import Memory, Policy, typed
+from ..saved_state import Form, number, optional
+from .base import Policy, PolicyMemory, typed
 from .gradients import Adaptive, OfGradients, Statistics
 from .rounding import Options
 
@@ -16,20 +17,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CabsMemory(Memory):
+class CabsMemory(PolicyMemory):
     loss: float | None = None
     lr: float | None = None
 
 
 @dataclass(frozen=True)
-class RatioMemory(Memory):
+class RatioMemory(PolicyMemory):
     first_loss: float | None = None
     loss: float | None = None
 
 
 class Cabs(OfGradients):
     _memory: CabsMemory
-    _begins: ClassVar[Memory] = CabsMemory()
+    _begins: ClassVar[PolicyMemory] = CabsMemory()
 
     def __init__(
         self,
@@ -56,12 +57,9 @@ class Cabs(OfGradients):
             return None
         return self._c * memory.lr * s / memory.loss if memory.loss > 0 else math.inf
 
-    def _check_memory(self, memory: Memory) -> None:
-        super()._check_memory(memory)
-        assert isinstance(memory, CabsMemory)
-        for name, value in (("loss", memory.loss), ("lr", memory.lr)):
-            if value is not None:
-                check_number(name, value)
+    def _forms(self) -> dict[str, Form]:
+        at_least_zero = optional(number(0.0))
+        return {**super()._forms(), "loss": at_least_zero, "lr": at_least_zero}
 
 
 @typed
@@ -105,7 +103,7 @@ def cabs(
 
 class LossRatio(Adaptive):
     _memory: RatioMemory
-    _begins: ClassVar[Memory] = RatioMemory()
+    _begins: ClassVar[PolicyMemory] = RatioMemory()
 
     def __init__(self, start: int, lowest: float, **options: Unpack[Options]) -> None:
         super().__init__(start, **options)
@@ -127,7 +125,7 @@ class LossRatio(Adaptive):
                 f"{name} must be above lowest={self._lowest!r} for {self!r}, not {loss!r}"
             )
 
-    def _rule(self, memory: Memory) -> float | None:
+    def _rule(self, memory: PolicyMemory) -> float | None:
         assert isinstance(memory, RatioMemory)
         assert self._start is not None
         if memory.first_loss is None or memory.loss is None:
@@ -135,8 +133,7 @@ class LossRatio(Adaptive):
         left = memory.loss - self._lowest
         return self._start * ((memory.first_loss - self._lowest) / left) if left > 0 else math.inf
 
-    def _check_memory(self, memory: Memory) -> None:
-        super()._check_memory(memory)
+    def _check_memory(self, memory: PolicyMemory) -> None:
         assert isinstance(memory, RatioMemory)
         if memory.first_loss is not None:
             self._check_first("first_loss", memory.first_loss)

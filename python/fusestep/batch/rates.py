@@ -13,8 +13,9 @@ from ..clock import Clock, Unit
 from ..expression import Expression
 from ..expression.nodes import Cell
 from ..memory import MemoryCell
-from .base import Memory, Policy, typed
-from .rounding import LARGEST, Options, OtherOptions
+from ..saved_state import LARGEST, Form, number
+from .base import Policy, PolicyMemory, typed
+from .rounding import Options, OtherOptions
 from .scheduled import Scheduled, check_curve
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Doubling(Scheduled):
 
 
 @dataclass(frozen=True)
-class RateMemory(Memory):
+class RateMemory(PolicyMemory):
     highest: float = 0.0  # value of the curve so far
 
 
@@ -61,7 +62,7 @@ class IncreaseInsteadOfDecay(Policy):
     def wanted(self, clock: Clock) -> float:
         return self._want(clock, self._memory)[0]
 
-    def _want(self, clock: Clock, memory: Memory) -> tuple[float, Memory]:
+    def _want(self, clock: Clock, memory: PolicyMemory) -> tuple[float, PolicyMemory]:
         assert isinstance(memory, RateMemory)
         value = self._value(clock)
         highest = max(memory.highest, value)
@@ -73,15 +74,13 @@ class IncreaseInsteadOfDecay(Policy):
     def _value(self, clock: Clock) -> float:
         return check_number("lr_curve", self._curve(clock))
 
-    def _shown(self, memory: Memory) -> Iterable[tuple[Cell, float]]:
+    def _shown(self, memory: PolicyMemory) -> Iterable[tuple[Cell, float]]:
         assert isinstance(memory, RateMemory)
         yield from super()._shown(memory)
         yield self._rate, memory.highest
 
-    def _check_memory(self, memory: Memory) -> None:
-        super()._check_memory(memory)
-        assert isinstance(memory, RateMemory)
-        check_number("highest", memory.highest)
+    def _forms(self) -> dict[str, Form]:
+        return {**super()._forms(), "highest": number(0.0)}
 
 
 @typed

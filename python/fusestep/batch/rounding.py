@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from ..arguments import check_choice, check_flag, check_number, check_whole
-
-LARGEST = 2**53 - 1  # the largest batch that a clock takes
+from ..saved_state import LARGEST
 
 
 class OtherOptions(TypedDict, total=False):

@@ -14,8 +14,9 @@ from ..expression.nodes import Input
 from ..expression.nodes import expression as as_expression
 from ..expression.traversal import substituted, walk
 from ..memory import Changes
+from ..saved_state import LARGEST
 from .base import Policy, typed
-from .rounding import LARGEST, Options
+from .rounding import Options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

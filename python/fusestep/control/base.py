@@ -10,20 +10,21 @@ from numbers import Real
 from typing import Any
 
 from .. import _core
-from ..arguments import check_finite, check_number, check_scalar
+from ..arguments import check_finite, check_scalar
 from ..clock import Clock
 from ..expression import Expression, clip
 from ..expression.nodes import Cell, Named
 from ..expression.vocabulary import as_python, defaults_of
 from ..expression.writing import Call
-from ..memory import LARGEST, Changes, MemoryCell, Remembering
+from ..memory import Changes, MemoryCell, Remembering
+from ..saved_state import LARGEST
 
 _PATIENCE = 1000  # updates without a loss, where no clock tells the epoch
 _TOLD = (math.inf, LARGEST)
 
 
 @dataclass(frozen=True)
-class Memory:
+class ControlMemory:
     """What every control remembers: the updates before the next one, and its value."""
 
     seen: int = 0
@@ -45,14 +46,14 @@ class Control(Remembering, Named):
     __slots__ = ("_cell", "_first", "_memory", "_owners", "_waits")
     _remembers = True
 
-    _memory: Memory
-    _first: Memory
+    _memory: ControlMemory
+    _first: ControlMemory
     _waits: tuple[float, int] | None  # epoch and updates at the first step without a loss
 
     def __init__(
         self,
         arguments: Mapping[str, Any],
-        first: Memory,
+        first: ControlMemory,
         cell: MemoryCell | None = None,
         body: Expression | None = None,
     ) -> None:
@@ -97,11 +98,11 @@ class Control(Remembering, Named):
         seen = min((self._memory.seen if step is None else step) + 1, LARGEST)
         return self._changes(self._after(number, seen))
 
-    def _after(self, loss: float, seen: int) -> Memory:
+    def _after(self, loss: float, seen: int) -> ControlMemory:
         """The memory after a loss, with ``seen``, the step of the next update."""
         raise NotImplementedError
 
-    def _shown(self, memory: Memory) -> Iterable[tuple[Cell, float]]:
+    def _shown(self, memory: ControlMemory) -> Iterable[tuple[Cell, float]]:
         return ((self._cell, memory.value),)
 
 
@@ -131,11 +132,6 @@ def tell_unseen(
                 "show it with opt.step(..., loss=loss)",
                 stacklevel=3,
             )
-
-
-def check_value(memory: Memory, lower: float, upper: float) -> None:
-    """Raises ValueError unless the value is within its bounds."""
-    check_number("value", memory.value, lower, upper)
 
 
 def bounded(value: float, lower: float, upper: float) -> float:

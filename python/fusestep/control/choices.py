@@ -14,19 +14,20 @@ from ..expression.nodes import expression
 from ..expression.traversal import substituted
 from ..expression.vocabulary import in_vocabulary
 from ..memory import MemoryCell
-from .base import Control, Memory, bounded, clipped
+from ..saved_state import Form, whole
+from .base import Control, ControlMemory, bounded, clipped
 
 _MOST = sys.float_info.max
 
 
 @dataclass(frozen=True)
-class RestartMemory(Memory):
+class RestartMemory(ControlMemory):
     value: float = 0.0  # the step at which the curve began; -1 before a reset to a number
     below: bool = False
 
 
 @dataclass(frozen=True)
-class TrialMemory(Memory):
+class TrialMemory(ControlMemory):
     value: float = 0.0  # the place of the curve that is followed
     count: int = 0  # losses in this round
     last: float | None = None  # the loss at the end of the trial before
@@ -91,7 +92,7 @@ class RestartBelow(Control):
 
     def _check_memory(self, memory: RestartMemory) -> None:
         if memory.value != self._first.value and not 0 <= memory.value <= memory.seen:
-            raise ValueError(f"value must be from 0 to seen={memory.seen}, not {memory.value!r}")
+            raise ValueError(f"value: must be from 0 to seen={memory.seen}, not {memory.value!r}")
 
 
 @in_vocabulary
@@ -167,15 +168,17 @@ class BestOf(Control):
         trials: int = self._known["trial"] * len(self._known["curves"])
         return trials
 
+    def _forms(self) -> dict[str, Form]:
+        return {**super()._forms(), "count": whole(0, 2 * self._trials - 1)}
+
     def _check_memory(self, memory: TrialMemory) -> None:
         trial, trials = self._known["trial"], self._trials
-        check_whole("count", memory.count, 0, 2 * trials - 1)
         over = min(memory.count, trials) // trial
         if len(memory.falls) != over:
-            raise ValueError(f"falls must be {over} at count={memory.count}, not {memory.falls!r}")
+            raise ValueError(f"falls: must be {over} at count={memory.count}, not {memory.falls!r}")
         tried = range(len(self._known["curves"])) if memory.count >= trials else (over,)
         if memory.value not in tried:
-            raise ValueError(f"value must be one of {[*tried]}, not {memory.value!r}")
+            raise ValueError(f"value: must be one of {[*tried]}, not {memory.value!r}")
 
 
 def _rank(fall: float | None) -> float:

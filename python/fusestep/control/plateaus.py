@@ -8,18 +8,19 @@ from typing import Literal
 
 from ..arguments import check_choice, check_number, check_positive, check_whole
 from ..expression.vocabulary import in_vocabulary
-from .base import Control, Memory, bounded, check_bounds, check_value
+from ..saved_state import Form, number, whole
+from .base import Control, ControlMemory, bounded, check_bounds
 
 
 @dataclass(frozen=True)
-class PlateauMemory(Memory):
+class PlateauMemory(ControlMemory):
     best: float | None = None
     bad: int = 0
     cooling: int = 0
 
 
 @dataclass(frozen=True)
-class TrendMemory(Memory):
+class TrendMemory(ControlMemory):
     smoothed: float | None = None
     bad: int = 0
     good: int = 0
@@ -98,11 +99,14 @@ class Plateau(Control):
         margin: float = self._known["threshold"] * abs(best)
         return loss < best - margin if self._known["mode"] == "min" else loss > best + margin
 
-    def _check_memory(self, memory: PlateauMemory) -> None:
+    def _forms(self) -> dict[str, Form]:
         known = self._known
-        check_value(memory, known["min_value"], 1.0)
-        check_whole("bad", memory.bad, 0, known["patience"])
-        check_whole("cooling", memory.cooling, 0, known["cooldown"])
+        return {
+            **super()._forms(),
+            "value": number(known["min_value"], 1.0),
+            "bad": whole(0, known["patience"]),
+            "cooling": whole(0, known["cooldown"]),
+        }
 
 
 @in_vocabulary
@@ -180,8 +184,11 @@ class ReduceThenGrow(Control):
         value = bounded(now.value * factor, known["lower"], known["upper"])
         return TrendMemory(seen, value, smoothed, bad, good)
 
-    def _check_memory(self, memory: TrendMemory) -> None:
+    def _forms(self) -> dict[str, Form]:
         known = self._known
-        check_value(memory, known["lower"], known["upper"])
-        check_whole("bad", memory.bad, 0, known["patience_bad"])
-        check_whole("good", memory.good, 0, known["patience_good"])
+        return {
+            **super()._forms(),
+            "value": number(known["lower"], known["upper"]),
+            "bad": whole(0, known["patience_bad"]),
+            "good": whole(0, known["patience_good"]),
+        }

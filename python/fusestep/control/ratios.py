@@ -8,22 +8,23 @@ from typing import Any, Literal
 
 from ..arguments import check_choice, check_number, check_positive
 from ..expression.vocabulary import in_vocabulary
-from .base import Control, Memory, bounded, check_bounds, check_value
+from ..saved_state import Form, above_zero, number, optional
+from .base import Control, ControlMemory, bounded, check_bounds
 
 
 @dataclass(frozen=True)
-class BackoffMemory(Memory):
+class BackoffMemory(ControlMemory):
     previous: float | None = None
 
 
 @dataclass(frozen=True)
-class RollbackMemory(Memory):
+class RollbackMemory(ControlMemory):
     best: float | None = None
     best_value: float = 1.0
 
 
 @dataclass(frozen=True)
-class GapMemory(Memory):
+class GapMemory(ControlMemory):
     best: float | None = None
 
 
@@ -68,10 +69,9 @@ class LossBackoff(Control):
             value = value * previous / loss
         return BackoffMemory(seen, bounded(value, known["lower"], known["upper"]), loss)
 
-    def _check_memory(self, memory: BackoffMemory) -> None:
-        check_value(memory, self._known["lower"], self._known["upper"])
-        if memory.previous is not None:
-            check_positive("previous", memory.previous)
+    def _forms(self) -> dict[str, Form]:
+        value = number(self._known["lower"], self._known["upper"])
+        return {**super()._forms(), "value": value, "previous": optional(above_zero)}
 
 
 @in_vocabulary
@@ -137,9 +137,13 @@ class Rollback(Control):
         tolerance: float = self._known["tolerance"]
         return math.inf if best is None else best + tolerance * abs(best)
 
-    def _check_memory(self, memory: RollbackMemory) -> None:
-        check_value(memory, self._known["lower"], self._known["upper"])
-        check_number("best_value", memory.best_value, 0.0, max(self._known["upper"], 1.0))
+    def _forms(self) -> dict[str, Form]:
+        lower, upper = self._known["lower"], self._known["upper"]
+        return {
+            **super()._forms(),
+            "value": number(lower, upper),
+            "best_value": number(0.0, max(upper, 1.0)),
+        }
 
 
 @in_vocabulary
@@ -199,10 +203,9 @@ class LossGap(Control):
             value = bounded(gap, known["lower"], known["upper"])
         return GapMemory(seen, value, best)
 
-    def _check_memory(self, memory: GapMemory) -> None:
-        check_value(memory, self._known["lower"], self._known["upper"])
-        if memory.best is not None:
-            check_positive("best", memory.best)
+    def _forms(self) -> dict[str, Form]:
+        value = number(self._known["lower"], self._known["upper"])
+        return {**super()._forms(), "value": value, "best": optional(above_zero)}
 
 
 def _above_zero(loss: float, control: Control) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._core import StateError
 from ..arguments import check_choice, check_flag, check_whole
 from .order import Piece
 
@@ -39,15 +38,15 @@ class Cutting:
     def _is_uneven(self, position: int) -> bool:
         return self.tail == "short" and (self._samples - position) % self._unit != 0
 
-    def check_place(self, position: int) -> None:
-        """Raises StateError if what is left of an epoch can't be cut."""
-        if self._is_uneven(position):
-            raise StateError(
-                "the state does not fit this loader:\n"
-                f"  position: {position}, {self._samples - position} samples of the epoch are left "
-                f"and can't be shared evenly among {self.world} ranks: load it with even=False, or "
-                "with tail='carry' or tail='drop'"
-            )
+    def unshared(self, position: int) -> list[str]:
+        """What is wrong with a saved position if the rest of its epoch can't be shared evenly."""
+        if not self._is_uneven(position):
+            return []
+        return [
+            f"position: {position}, {self._samples - position} samples of the epoch are left "
+            f"and can't be shared evenly among {self.world} ranks: load it with even=False, or "
+            "with tail='carry' or tail='drop'"
+        ]
 
     def _rounded(self, size: int) -> int:
         return size if self._unit == 1 else max(self._unit, size - size % self._unit)

@@ -14,9 +14,10 @@ from ..batch import Policy, as_policy
 from ..clock import Clock
 from ..expression import Expression
 from ..memory import claimed
+from ..saved_state import anything, differences, fields, read, same
 from .batch import Batch
 from .columns import Columns
-from .cursor import Cursor, restored, saved
+from .cursor import FORMAT, FORMS, Cursor, contradictions, to_json
 from .cutting import Cutting
 from .loop import Loop
 from .order import Sampling, as_order
@@ -231,7 +232,7 @@ class Loader:
         left = self._present is not None and self._present() is None and self._left_of(cursor) == 0
         if left:  # at its end
             cursor = cursor._replace(begin=None)
-        return saved(cursor, self._fixed(), self.policy.saved(memory))
+        return to_json(cursor, self._fixed(), self.policy.saved(memory))
 
     def _fixed(self) -> dict[str, Any]:
         """What a state must have alike."""
@@ -251,9 +252,16 @@ class Loader:
         Raises:
             StateError: other data or another order, or no state of a loader. Nothing has changed.
         """
-        cursor, policy = restored(state, self.state_dict(), self.samples)
-        self._cutting.check_place(cursor.position)
-        changes = self.policy.resumed(policy)
+        fixed = {name: same(value) for name, value in self._fixed().items()}
+        form = fields({**fixed, **FORMS, "policy": anything})
+        with differences("this loader") as found:
+            saved = read(state, form, found, version=FORMAT)
+            if not found:
+                cursor = Cursor(*(saved[name] for name in Cursor._fields))
+                found += contradictions(cursor, self.samples)
+                found += self._cutting.unshared(cursor.position)
+            if "policy" in saved:
+                changes = self.policy.resuming(saved["policy"], "policy", found)
         if self._present is not None and self._present() is None:
             changes.append((self, "_present", None))
         changes += [(self, "_cursor", cursor), (self, "_stream", self._new_stream(cursor))]

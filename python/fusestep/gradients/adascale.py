@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .. import _core
-from ..arguments import check_number, check_positive
+from ..arguments import check_positive
 from ..clock import Clock
 from ..expression import Expression, batch_size, maximum, where
 from ..expression.nodes import Cell
-from ..memory import LARGEST, MemoryCell, Remembering
+from ..memory import MemoryCell, Remembering
+from ..saved_state import LARGEST, Form, number
 from .statistics import GradientStatistics
 
 
@@ -87,8 +88,8 @@ class AdaScale(Remembering):
     def _shown(self, memory: Progress) -> Iterable[tuple[Cell, float]]:
         return ((self._cell, memory.progress),)
 
-    def _check_memory(self, memory: Progress) -> None:
-        check_number("progress", memory.progress, 0.0, LARGEST)
+    def _forms(self) -> dict[str, Form]:
+        return {"progress": number(0.0, LARGEST)}
 
     def __repr__(self) -> str:
         return f"AdaScale({self.statistics!r}, base_batch={self.base_batch!r})"

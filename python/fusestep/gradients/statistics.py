@@ -12,6 +12,7 @@ from .. import _core
 from ..arguments import check_number, check_positive, check_whole
 from ..expression.nodes import Cell
 from ..memory import Changes, MemoryCell, Remembering
+from ..saved_state import Form, number
 
 
 class Cells(NamedTuple):
@@ -174,13 +175,15 @@ class GradientStatistics(Remembering):
             (self.cells.squared_gradient, self._squared(memory) or 0.0),
         )
 
+    def _forms(self) -> dict[str, Form]:
+        return {**super()._forms(), "weight": number(0.0, 1.0)}
+
     def _check_memory(self, memory: Means) -> None:
-        check_number("weight", memory.weight, 0.0, 1.0)
         if not memory.weight and (memory.variance or memory.squared_gradient):
-            raise ValueError(f"weight must be above 0 where something was learnt, not {memory}")
+            raise ValueError(f"weight: must be above 0 where something was learnt, not {memory}")
         for name, mean in self._means(memory).items():
             if not math.isfinite(mean):
-                raise ValueError(f"{name} over weight must be finite, not {mean}")
+                raise ValueError(f"{name}: over weight, must be finite, not {mean}")
 
     @property
     def gradient_variance(self) -> float | None:
