@@ -195,8 +195,10 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(policy: batch.Po
         for bad in ("text", True, NAN, [1], *wrong.get(name, [])):
             with pytest.raises(fs.StateError, match=rf"the state does not fit batch.*\n  {name}: "):
                 policy.load_state_dict({**before, name: bad})
-    for state in ({}, None, {**before, "other": 1}):
-        with pytest.raises(fs.StateError, match="must be a dict of size, changed_at, overflow"):
+    unfit: dict[str, Any] = {"size: not saved": {}, "a dict of size, changed_at, overflow": None}
+    unfit["other: unknown"] = {**before, "other": 1}
+    for message, state in unfit.items():
+        with pytest.raises(fs.StateError, match=message):
             policy.load_state_dict(state)
     assert policy.state_dict() == before
 
