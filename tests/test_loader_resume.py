@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
+from runs.children import killed_at_the_end
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -25,20 +26,21 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole).wait(120) == 0
+    with killed_at_the_end(start(whole)) as program:
+        assert program.wait(120) == 0
     kills, place = 0, killed / "loader.json"
     while not (killed / "end.npz").exists():
-        program = start(killed)
         before = json.loads(place.read_text())["steps"] if place.exists() else 0
         # let it take some steps, as many as chance says, then kill it without warning
         wanted, deadline = before + random.randint(5, 60), time.monotonic() + 60
-        while program.poll() is None and time.monotonic() < deadline:
-            if place.exists() and json.loads(place.read_text())["steps"] >= wanted:
-                program.kill()
-                kills += 1
-                break
-            time.sleep(0.002)
-        program.wait(60)
+        with killed_at_the_end(start(killed)) as program:
+            while program.poll() is None and time.monotonic() < deadline:
+                if place.exists() and json.loads(place.read_text())["steps"] >= wanted:
+                    kills += 1
+                    break
+                time.sleep(0.002)
+            else:
+                assert program.poll() == 0, "the run hangs or has failed"
     assert kills >= 1
     with np.load(whole / "end.npz") as one, np.load(killed / "end.npz") as other:
         for name in one.files:
