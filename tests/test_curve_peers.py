@@ -64,7 +64,7 @@ TORCH: dict[str, tuple[str, dict[str, Any], Any]] = {
     "restarts": (
         "CosineAnnealingWarmRestarts",
         {"T_0": 10, "eta_min": 0.01},
-        s.cosine_restarts(0.1, 0.01, length=10),
+        s.cosine_restarts(0.1, length=10, end=0.01),
     ),
     "longer restarts": (
         "CosineAnnealingWarmRestarts",
@@ -91,7 +91,7 @@ def test_curves_agree_with_torch(case: str) -> None:
 
 def test_cosine_agrees_with_torch_up_to_its_end() -> None:
     theirs = in_torch("CosineAnnealingLR", TOTAL + 1, T_max=TOTAL, eta_min=0.01)
-    assert_agrees(s.cosine(0.1, 0.01, length=TOTAL)(range(TOTAL + 1)), theirs)
+    assert_agrees(s.cosine(0.1, length=TOTAL, end=0.01)(range(TOTAL + 1)), theirs)
 
 
 @pytest.mark.parametrize("anneal", ["cosine", "linear"])
@@ -112,8 +112,10 @@ def test_one_cycle_agrees_with_torch_up_to_its_end(
         three_phase=three_phase,
         cycle_momentum=False,
     )
-    options: dict[str, Any] = {"anneal": anneal, "three_phase": three_phase}
-    ours = s.one_cycle(0.1, TOTAL + 1, warm=warm, start_div=10, end_div=100, **options)
+    options: dict[str, Any] = {"anneal_strategy": anneal, "three_phase": three_phase}
+    ours = s.one_cycle(
+        0.1, TOTAL + 1, pct_start=warm, div_factor=10, final_div_factor=100, **options
+    )
     assert_agrees(ours(range(TOTAL)), theirs)
 
 
@@ -135,11 +137,11 @@ WARM_COSINES = [s.warmup_cosine(0.1, w, n, end=0.001, start=0.01) for w, n in ((
 OPTAX: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "polynomial": (
         lambda o: o.polynomial_schedule(0.1, 0.01, power=2.5, transition_steps=40),
-        s.polynomial(0.1, 0.01, length=40, power=2.5),
+        s.polynomial(0.1, length=40, end=0.01, power=2.5),
     ),
     "late polynomial": (
         lambda o: o.polynomial_schedule(0.1, 0.01, 3, transition_steps=40, transition_begin=7),
-        s.polynomial(0.1, 0.01, length=40, power=3).shifted(7),
+        s.polynomial(0.1, length=40, end=0.01, power=3).shifted(7),
     ),
     "linear": (lambda o: o.linear_schedule(0.1, 0.3, 40), s.linear(0.1, 0.3, length=40)),
     "piecewise constant": (
@@ -156,7 +158,7 @@ OPTAX: dict[str, tuple[Callable[[Any], Any], Any]] = {
     ),
     "cosine": (
         lambda o: o.cosine_decay_schedule(0.1, 40, alpha=0.1, exponent=1.5),
-        s.cosine(0.1, 0.1 * 0.1, length=40, exponent=1.5),
+        s.cosine(0.1, length=40, end=0.1 * 0.1, exponent=1.5),
     ),
     "warm-up and cosine": (
         lambda o: o.warmup_cosine_decay_schedule(0.01, 0.1, 10, 60, end_value=0.001),
@@ -200,7 +202,7 @@ def keras_cosine(t: int) -> float:
 KERAS: dict[str, tuple[Callable[[int], float], Any]] = {
     "PolynomialDecay": (
         keras_polynomial,
-        s.polynomial(0.1, 1e-4, length=20, power=0.5, cycle=True),
+        s.polynomial(0.1, length=20, end=1e-4, power=0.5, cycle=True),
     ),
     "InverseTimeDecay": (lambda t: 0.1 / (1 + 0.5 * t / 10), s.inverse_time(0.1, scale=10 / 0.5)),
     "InverseTimeDecay in steps": (lambda t: 0.1 / (1 + t // 10), s.inverse_time(0.1, 10, 1, True)),
@@ -224,7 +226,7 @@ def test_curves_agree_with_the_formulas_of_keras(case: str) -> None:
 
 def test_torch_rises_again_after_a_cosine_where_ours_is_held() -> None:
     theirs = in_torch("CosineAnnealingLR", 21, T_max=10, eta_min=0.01)
-    ours = s.cosine(0.1, 0.01, length=10)(range(21))
+    ours = s.cosine(0.1, length=10, end=0.01)(range(21))
     assert theirs[20] == pytest.approx(0.1)
     assert set(ours[10:]) == {0.01}
 
@@ -281,7 +283,7 @@ def test_torch_misses_restarts_that_ours_finds(length: int, restart: int) -> Non
     optimizer.step()
     theirs.step(restart)
     assert theirs.get_last_lr() == [pytest.approx(0.01)]
-    assert s.cosine_restarts(0.1, 0.01, length=length, t_mult=3)(restart) == 0.1
+    assert s.cosine_restarts(0.1, length=length, end=0.01, t_mult=3)(restart) == 0.1
 
 
 def test_a_curve_as_a_function_of_the_step_drives_torch() -> None:

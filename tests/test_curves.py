@@ -98,12 +98,12 @@ STATED: dict[str, tuple[Callable[..., dict[float, float]], bool]] = {
     **dict.fromkeys(("linear", "polynomial", "cosine", "rex"), _FALL),
     **dict.fromkeys(("warmup_cosine", "warmup_linear"), _ARC),
     "warmup_constant": (lambda a: {0: a["start"], a["warmup"]: a["peak"]}, True),
-    "gradual_warmup": (lambda a: {0: a["base"], a["length"]: a["k"] * a["base"]}, True),
+    "gradual_warmup": (lambda a: {0: a["base"], a["length"]: a["factor"] * a["base"]}, True),
     "warmup": (lambda a: {0: a["start"] if a["length"] else 1, a["length"]: 1}, True),
     "interpolate": (lambda a: {0: a["points"][0][1], **dict(a["points"])}, True),
     "piecewise": (lambda a: dict(zip([0, *a["at"]], a["values"], strict=True)), True),
     "inverse_sqrt": (lambda a: {0: a["peak"], a["timescale"]: a["peak"]}, False),
-    "one_cycle": (lambda a: {a["total"] * a.get("warm", 0.3) - 1: a["peak"]}, False),
+    "one_cycle": (lambda a: {a["total"] * a.get("pct_start", 0.3) - 1: a["peak"]}, False),
     "cyclic": (lambda a: {0: a["low"], a["up"] + (a["down"] or a["up"]): a["low"]}, False),
     "wsd": (lambda a: dict.fromkeys((a["warmup"], a["warmup"] + a["stable"]), a["peak"]), False),
 }
@@ -151,7 +151,7 @@ def test_every_restart_is_exact(length: int, t_mult: int) -> None:
     assert set(curve(at)) == set(curve(at.astype(float))) == {0.3}
     late = curve(at[1:] - 1) - 0.01
     assert (late <= (0.3 - 0.01) * (np.pi / 2 / durations[:-1]) ** 2 + 1e-17).all()
-    decayed = fs.schedules.cosine_restarts(**arguments, decay=0.9)
+    decayed = fs.schedules.cosine_restarts(**arguments, factor=0.9)
     for i, begin in list(enumerate(begins))[:300]:
         assert decayed(begin) == float(Fraction(0.3) * Fraction(0.9) ** i)
 
@@ -242,11 +242,11 @@ SEED = [-1, 2**63, 1.5, True, None, "1"]
 # what each argument is, by its name, but for a few that are something else in one curve
 _KINDS = [
     ("value", [*FINITE, 10**400]),
-    ("start end low high peak offset scale lower upper a b base k", FINITE),
-    ("length every timescale dim up gamma start_div end_div rate", ABOVE_0),
+    ("start end low high peak offset scale lower upper base", FINITE),
+    ("length every timescale dim up gamma div_factor final_div_factor rate", ABOVE_0),
     ("factor exponent warmup stable power", LEAST_0),
-    ("total warm", [*ABOVE_0, 1e-3]),
-    ("by kind shape mode anneal distribution", CHOICE),
+    ("total pct_start", [*ABOVE_0, 1e-3]),
+    ("by kind shape mode anneal_strategy distribution", CHOICE),
     ("cycle staircase three_phase", FLAG),
     ("floor cap", [v for v in FINITE if v is not None]),
     ("down", [v for v in ABOVE_0 if v is not None]),
@@ -261,8 +261,10 @@ KINDS = {name: bad for names, bad in _KINDS for name in names.split()}
 _NEEDED = [("wsd", "decay"), ("inverse_time", "scale"), ("noam", "warmup")]
 SPECIAL: dict[tuple[str, str], list[Any]] = {
     **dict.fromkeys(_NEEDED, ABOVE_0),
-    **dict.fromkeys([("cosine_restarts", "decay"), ("warmup", "length")], LEAST_0),
-    ("staircase_linear", "decay"): FINITE,
+    **dict.fromkeys([("cosine_restarts", "factor"), ("warmup", "length")], LEAST_0),
+    ("staircase_linear", "fraction"): FINITE,
+    ("gradual_warmup", "factor"): FINITE,
+    ("power", "exponent"): FINITE,
     ("multistep", "at"): RISING,
     ("warmup_cosine", "total"): [*ABOVE_0, 100, 99],
     ("warmup_linear", "total"): [*ABOVE_0, 100, 99],

@@ -31,7 +31,7 @@ lr = schedules.step(1, 0.5, every=2, by="samples")
 WRONG = [
     'schedules.cosine(1.0, length=3, by="steps")',
     'schedules.cyclic(0, 1, 2, mode="square")',
-    'schedules.one_cycle(1, 2, anneal="sine")',
+    'schedules.one_cycle(1, 2, anneal_strategy="sine")',
     'schedules.warmup(3, shape="sine")',
     'schedules.wsd(1, 2, 3, 4, shape="sine")',
     'schedules.interpolate([(0, 1), (1, 2)], kind="spline")',

@@ -9,6 +9,8 @@ One native call updates a whole model, with the same bits on every instruction s
     True
 """
 
+from typing import TYPE_CHECKING
+
 # the native part first: it refuses a child interpreter before NumPy has been loaded there
 from . import _core, batch, control, data, expression, gradients, scaling, schedules, threads
 from ._core import StateError, build_info, get_num_threads, set_num_threads
@@ -17,6 +19,7 @@ from .data import Batch, Loader
 from .engines import StepInfo
 from .expression import Expression
 from .optim import SGD, AdaBelief, Adam, AdamW, Optimizer
+from .renamed import renamed
 
 threads.register()
 
@@ -45,3 +48,10 @@ __all__ = [
     "schedules",
     "set_num_threads",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"batch": "batch_sizes"})
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,14 +1,14 @@
 """The learning rate follows the batch: expressions that read the ``batch_size`` of the clock.
 
 They give the rate for the batch that a step uses, so give the step its size:
-``opt.step(grads, clock=fs.Clock(batch_size=64))``. In text and JSON, where `fusestep.schedules` has
-``linear`` and ``power`` and `fusestep.expression` has ``sqrt``, the three rules here are called
-``scale_linear``, ``scale_sqrt`` and ``scale_power``; both names are the same function.
+``opt.step(grads, clock=fs.Clock(batch_size=64))``. In text and JSON their names begin with
+``scaling.``, as in "scaling.linear(lr=0.1, base_batch=32)".
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from .arguments import check_finite, check_list, check_number, check_whole
 from .expression import Expression, batch_size, where
@@ -18,25 +18,39 @@ from .expression.traversal import substituted
 from .expression.vocabulary import named
 from .expression.writing import Call
 from .gradients import AdaScale
+from .renamed import renamed
+
+P = ParamSpec("P")
 
 __all__ = [
     "adascale",
     "linear",
     "noise_curve",
     "power",
-    "scale_linear",
-    "scale_power",
-    "scale_sqrt",
     "sde_adam",
     "sqrt",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(
+        __name__, {"scale_linear": "linear", "scale_power": "power", "scale_sqrt": "sqrt"}
+    )
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _rule(build: Callable[P, Expression]) -> Callable[P, Expression]:
+    return named(build, "scaling.")
+
 
 # 1 - 0.9 is a little below a tenth in binary: a beta that should be 0 may come out as 1e-16
 _NEARLY_ONE = 1 - 1e-9
 
 
-@named
-def scale_linear(lr: float | Expression, base_batch: int) -> Expression:
+@_rule
+def linear(lr: float | Expression, base_batch: int) -> Expression:
     """The rate grows like the batch: ``lr * batch_size / base_batch``. For SGD.
 
     Args:
@@ -56,8 +70,8 @@ def scale_linear(lr: float | Expression, base_batch: int) -> Expression:
     return _rate("lr", lr) * _factor(base_batch)
 
 
-@named
-def scale_sqrt(lr: float | Expression, base_batch: int) -> Expression:
+@_rule
+def sqrt(lr: float | Expression, base_batch: int) -> Expression:
     """The rate grows like the root of the batch: ``lr * sqrt(batch_size / base_batch)``.
 
     It keeps the variance of an update. For Adam and its family, and for SGD over a fixed number of
@@ -78,8 +92,8 @@ def scale_sqrt(lr: float | Expression, base_batch: int) -> Expression:
     return _rate("lr", lr) * root(_factor(base_batch))
 
 
-@named
-def scale_power(lr: float | Expression, base_batch: int, exponent: float) -> Expression:
+@_rule
+def power(lr: float | Expression, base_batch: int, exponent: float) -> Expression:
     """The rate grows like a power of the batch: ``lr * (batch_size / base_batch)^exponent``.
 
     Args:
@@ -96,7 +110,7 @@ def scale_power(lr: float | Expression, base_batch: int, exponent: float) -> Exp
     return _rate("lr", lr) * _factor(base_batch) ** check_number("exponent", exponent)
 
 
-@named
+@_rule
 def noise_curve(
     lr_max: float | Expression, noise_scale: float | Expression, exponent: float = 1.0
 ) -> Expression:
@@ -198,9 +212,6 @@ def adascale(lr: float | Expression, scale: AdaScale) -> Expression:
         raise TypeError(f"scale must be a fusestep.gradients.AdaScale, not {scale!r}")
     rate = scale.factor * substituted(_rate("lr", lr), {"step": scale.steps})
     return Named(Call("scaling.adascale"), rate)
-
-
-linear, sqrt, power = scale_linear, scale_sqrt, scale_power
 
 
 def _factor(base_batch: int) -> Expression:

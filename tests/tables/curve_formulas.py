@@ -113,7 +113,7 @@ def inverse_time(t: N, start: N, scale: N, power: N = 1, staircase: bool = False
     return real(start) / raised(1 + passed, power)
 
 
-def cosine_restarts(t: N, start: N, length: N, end: N = 0, t_mult: N = 1, decay: N = 1) -> N:
+def cosine_restarts(t: N, start: N, length: N, end: N = 0, t_mult: N = 1, factor: N = 1) -> N:
     if t_mult == 1:
         i = spans(t, length)
         x = since(t, i * length) / length
@@ -121,7 +121,7 @@ def cosine_restarts(t: N, start: N, length: N, end: N = 0, t_mult: N = 1, decay:
         begins = restarts(length, t_mult)
         i = bisect_right(begins, reached(t)) - 1
         x = min(since(t, begins[i]) / (begins[i + 1] - begins[i]), ONE)
-    return between(end, real(start) * raised(decay, i), wave(x))
+    return between(end, real(start) * raised(factor, i), wave(x))
 
 
 def noam(t: N, dim: N, warmup: N, scale: N = 1) -> N:
@@ -129,14 +129,16 @@ def noam(t: N, dim: N, warmup: N, scale: N = 1) -> N:
     return real(scale) / mp.sqrt(real(dim)) * min(1 / mp.sqrt(n), n / (w * mp.sqrt(w)))
 
 
-def one_cycle(t: N, peak: N, total: N, warm: N = 0.3, three_phase: bool = False, **more: Any) -> N:
-    first = peak / more.get("start_div", 25)
-    up = Fraction(float(warm) * float(total) - 1)  # torch's phases end at doubles
+def one_cycle(
+    t: N, peak: N, total: N, pct_start: N = 0.3, three_phase: bool = False, **more: Any
+) -> N:
+    first = peak / more.get("div_factor", 25)
+    up = Fraction(float(pct_start) * float(total) - 1)  # torch's phases end at doubles
     times = [Fraction(0), up, 2 * up, total - 1]
-    values = [first, peak, first, first / more.get("end_div", 10000)]
+    values = [first, peak, first, first / more.get("final_div_factor", 10000)]
     if not three_phase:
         del times[2], values[2]
-    return through(t, times, values, more.get("anneal", "cosine"))
+    return through(t, times, values, more.get("anneal_strategy", "cosine"))
 
 
 def cyclic(t: N, low: N, high: N, up: N, down: N = None, mode: str = "", gamma: N = 1) -> N:
@@ -153,8 +155,8 @@ def tanh(t: N, start: N, end: N, length: N, lower: N = -7, upper: N = 3) -> N:
     return between(end, start, (1 - mp.tanh(real(lower * (1 - x) + upper * x))) / 2)
 
 
-def power(t: N, a: N, b: N, cap: N = None) -> N:
-    value = real(a) * raised(max(t, ONE), b)
+def power(t: N, scale: N, exponent: N, cap: N = None) -> N:
+    value = real(scale) * raised(max(t, ONE), exponent)
     return value if cap is None else min(value, real(cap))
 
 
@@ -198,8 +200,8 @@ FORMULAS: dict[str, Callable[..., N]] = {
     "multistep": lambda t, start, factor, at: (
         real(start) * raised(factor, bisect_right(at, reached(t)))
     ),
-    "staircase_linear": lambda t, start, decay, every, length: (
-        start * (1 - decay * spans(type(t)(min(t, length)), every) * every / length)
+    "staircase_linear": lambda t, start, fraction, every, length: (
+        start * (1 - fraction * spans(type(t)(min(t, length)), every) * every / length)
     ),
     "piecewise": lambda t, values, at: values[bisect_right(at, reached(t))],
     "interpolate": lambda t, points, kind="linear": through(t, *zip(*points, strict=True), kind),
@@ -213,7 +215,9 @@ FORMULAS: dict[str, Callable[..., N]] = {
         t, [0, warmup, total], [start, peak, end]
     ),
     "warmup_constant": lambda t, peak, warmup, start=0: through(t, [0, warmup], [start, peak]),
-    "gradual_warmup": lambda t, base, k, length: base + (k * base - base) * part(t, length),
+    "gradual_warmup": lambda t, base, factor, length: (
+        base + (factor * base - base) * part(t, length)
+    ),
 }
 _WRITTEN_OUT = (polynomial, exponential, inverse_time, cosine_restarts, noam, one_cycle, cyclic)
 _WRITTEN_OUT += (tanh, power, random, warmup, warmup_cosine, wsd, sequence)

@@ -39,7 +39,8 @@ def _each(item: Any, of_row: Any, of_number: Any) -> Any:
     return item if isinstance(item, (str, bool)) else of_number(item)
 
 
-_ONE_CYCLE = {"peak": 0.1, "total": 1000, "warm": 0.25}
+_ONE_CYCLE = {"peak": 0.1, "total": 1000, "pct_start": 0.25}
+_DIVIDED = {"div_factor": 3, "final_div_factor": 7}
 _WARM = {"peak": 0.1, "warmup": 100}
 _POINTS = [[2.0, 0.1], [10, 1.0], [20.5, -0.3], [100, 0.7]]
 _LINE = Row("linear", 70, start=1.0, end=0.1, length=70)
@@ -64,23 +65,23 @@ ROWS = [
     Row("step", 5, 10, start=1.0, factor=0, every=5),
     Row("multistep", 30, 60, 90, start=0.1, factor=0.1, at=[30, 60, 90]),
     Row("multistep", 0.5, 2.7, start=-1, factor=1.7, at=[0.5, 2.7], by="epoch"),
-    Row("staircase_linear", 10, 20, 95, start=0.1, decay=0.9, every=10, length=95),
-    Row("staircase_linear", 0.1, 0.3, 6, start=1, decay=-2, every=0.1, length=6, by="epoch"),
+    Row("staircase_linear", 10, 20, 95, start=0.1, fraction=0.9, every=10, length=95),
+    Row("staircase_linear", 0.1, 0.3, 6, start=1, fraction=-2, every=0.1, length=6, by="epoch"),
     Row("piecewise", 30, 60, values=[0.1, -0.5, 3], at=[30, 60]),
     Row("piecewise", 0.3, values=[0.1, 0.2], at=[0.3], by="epoch"),
     Row("interpolate", 2, 10, 20.5, 100, points=_POINTS),
     Row("interpolate", 2, 10, 20.5, 100, points=_POINTS, kind="cosine", by="epoch"),
     Row("cosine", 1000, start=0.1, length=1000),
     Row("cosine", 9.7, start=-0.3, end=0.2, length=9.7, exponent=1.5, by="epoch"),
-    Row("cosine_restarts", 7, 21, 49, 105, start=1, length=7, t_mult=2, decay=0.7),
+    Row("cosine_restarts", 7, 21, 49, 105, start=1, length=7, t_mult=2, factor=0.7),
     Row("cosine_restarts", 10, 25, 47.5, start=0.3, end=0.1, length=10, t_mult=1.5),
     Row("cosine_restarts", 0.1, 0.4, 1.3, start=1, end=-1, length=0.1, t_mult=3, by="epoch"),
-    Row("cosine_restarts", 0.7, 2.1, 70, start=1, length=0.7, decay=0.99, by="epoch"),
+    Row("cosine_restarts", 0.7, 2.1, 70, start=1, length=0.7, factor=0.99, by="epoch"),
     Row("inverse_sqrt", 100, 5000, peak=0.1, timescale=100),
     Row("noam", 1.5, 20, dim=100.5, warmup=2.5, scale=-3, by="epoch"),
     Row("one_cycle", 249, 999, **_ONE_CYCLE),
-    Row("one_cycle", 249, 498, 999, **_ONE_CYCLE, three_phase=True, anneal="linear"),
-    Row("one_cycle", 249, 999, **_ONE_CYCLE, start_div=3, end_div=7, anneal="linear", by="epoch"),
+    Row("one_cycle", 249, 498, 999, **_ONE_CYCLE, three_phase=True, anneal_strategy="linear"),
+    Row("one_cycle", 249, 999, **_ONE_CYCLE, **_DIVIDED, anneal_strategy="linear", by="epoch"),
     Row("one_cycle", 2, 4, 9, peak=-2, total=10, three_phase=True, by="samples"),
     Row("cyclic", 40, 80, 120, 800, low=0.01, high=0.1, up=40),
     Row("cyclic", 7, 10, 17, 90, low=0.3, high=-1, up=7, down=3, mode="triangular2"),
@@ -89,7 +90,7 @@ ROWS = [
     Row("wsd", 0.3, 0.9, peak=3, warmup=0, stable=0.3, decay=0.6, shape="1-sqrt", by="epoch"),
     Row("tanh", 2.3, start=-1, end=0.3, length=2.3, lower=-1.5, upper=0.2, by="epoch"),
     Row("rex", 0.7, start=-0.1, end=3, length=0.7, by="epoch"),
-    Row("power", 1, 1000, a=4.0, b=-0.51, cap=0.7),
+    Row("power", 1, 1000, scale=4.0, exponent=-0.51, cap=0.7),
     Row("random", 1, 2, 300, low=-0.1, high=0.7, seed=2**40 + 3),
     Row(
         "random", 0.1, 0.3, 7, low=1e-5, high=0.1, distribution="loguniform", every=0.1, by="epoch"
@@ -103,7 +104,7 @@ ROWS = [
     Row("warmup_cosine", 0.3, 7, peak=-1, warmup=0.3, total=7, end=0.2, start=0.9, by="epoch"),
     Row("warmup_linear", 100, 1000, **_WARM, total=1000, end=0.3, start=-0.1),
     Row("warmup_constant", 0.7, peak=-1, warmup=0.7, start=0.1, by="epoch"),
-    Row("gradual_warmup", 5, base=0.1, k=8, length=5, by="epoch"),
+    Row("gradual_warmup", 5, base=0.1, factor=8, length=5, by="epoch"),
     Row("sequence", 20, 100, 130, pieces=[0.3, _LINE, _WAVE], at=[20, 100]),
     Row("sequence", 0.3, pieces=[1, 2], at=[0.3], by="epoch"),
 ]

@@ -36,3 +36,7 @@ __all__ = [
     "steps",
     "steps_per_epoch",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,3 +15,7 @@ __all__ = [
     "RestartBelow",
     "Rollback",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

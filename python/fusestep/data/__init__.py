@@ -7,3 +7,7 @@ from .order import ORDERS
 from .sampling import Balanced, Subset, Weighted
 
 __all__ = ["ORDERS", "Balanced", "Batch", "Float32", "Loader", "Subset", "Weighted", "to_float32"]
+
+
+def __dir__() -> list[str]:
+    return __all__

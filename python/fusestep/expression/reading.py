@@ -12,7 +12,7 @@ from typing import Any
 
 from .nodes import METHODS, Expression, Function, Operation, expression
 from .traversal import folded, tabulated
-from .vocabulary import NAMES, VOCABULARY, known
+from .vocabulary import NAMES, RENAMED, RENAMED_ARGUMENTS, VOCABULARY, known
 from .writing import KEY, VERSION
 
 # operations and how many operands they have
@@ -144,6 +144,7 @@ class _Reader:
         if "call" not in value:
             raise ValueError(f"not a part of an expression: {_short(value)}")
         name = value["call"]
+        name = RENAMED.get(name, name) if isinstance(name, str) else name
         if "with" not in value:
             return known(name, NAMES, "name")
         if not isinstance(value["with"], Mapping) or not all(
@@ -153,7 +154,9 @@ class _Reader:
         arguments = {k: self.read(v, depth + 1) for k, v in value["with"].items()}
         if isinstance(name, str) and name in METHODS:
             return METHODS[name](expression(arguments.pop("expression", None)), **arguments)
-        return known(name, VOCABULARY, "function")(**arguments)
+        build = known(name, VOCABULARY, "function")
+        earlier = RENAMED_ARGUMENTS.get(name, {})
+        return build(**{earlier.get(k, k): argument for k, argument in arguments.items()})
 
     def _function(self, name: Any) -> Any:
         if not isinstance(name, str):
@@ -202,7 +205,7 @@ def parse(text: str) -> Expression:
     for statement in statements[:-1]:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                if name in NAMES or name in VOCABULARY:
+                if name in NAMES or name in VOCABULARY or name == "scaling":
                     raise ValueError(f"{name} can't be the name of a part: it has a meaning")
                 parts[name] = _value(value, parts, text)
             case _:
@@ -248,6 +251,12 @@ def _opened(
             return _between(symbol), [left, right]
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             return _call(known(name, VOCABULARY, "function"), args, keywords)
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="scaling"), attr=name),
+            args=args,
+            keywords=keywords,
+        ):
+            return _call(known(f"scaling.{name}", VOCABULARY, "function"), args, keywords)
         case ast.Call(func=ast.Attribute(value=receiver, attr=name), args=args, keywords=keywords):
             method = known(name, METHODS, "method")
             return _call(

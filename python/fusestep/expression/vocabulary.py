@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
+from ..arguments import nearest
 from .nodes import Constant, Expression, Function, Input, Named, Operation, expression
 from .writing import Call
 
@@ -31,9 +32,31 @@ NAMES: dict[str, Expression] = {
     "pi": pi,
 }
 
+# earlier names of functions, and of arguments: from_json reads them, all else says the present one
+RENAMED = {
+    "noise_curve": "scaling.noise_curve",
+    "scale_linear": "scaling.linear",
+    "scale_power": "scaling.power",
+    "scale_sqrt": "scaling.sqrt",
+}
+RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {
+    "cosine_restarts": {"decay": "factor"},
+    "gradual_warmup": {"k": "factor"},
+    "one_cycle": {
+        "warm": "pct_start",
+        "start_div": "div_factor",
+        "end_div": "final_div_factor",
+        "anneal": "anneal_strategy",
+    },
+    "power": {"a": "scale", "b": "exponent"},
+    "staircase_linear": {"decay": "fraction"},
+}
+
 
 def known(name: Any, names: Mapping[str, Any], what: str) -> Any:
     """What has a name; ValueError with all names if there is none."""
+    if isinstance(name, str) and RENAMED.get(name) in names:
+        raise ValueError(f"{name} is called {RENAMED[name]} now")
     if not isinstance(name, str) or name not in names:
         raise ValueError(f"no {what} {reprlib.repr(name)}; known are {', '.join(sorted(names))}")
     return names[name]
@@ -45,39 +68,45 @@ def in_vocabulary(call: C) -> C:
     return call
 
 
-def named(build: Callable[P, Expression]) -> Callable[P, Expression]:
-    """Registers a function likewise; what it returns prints as the call that built it."""
-    call = remembering(build, lambda body, call: Named(call, body))
-    VOCABULARY[build.__name__] = call
-    return call
+def named(build: Callable[P, Expression], room: str = "") -> Callable[P, Expression]:
+    """Registers a function likewise; what it returns prints as the call that built it.
+
+    ``room`` goes before its name, as in "scaling.".
+    """
+    name = f"{room}{build.__name__}"
+    VOCABULARY[name] = remembering(build, lambda body, call: Named(call, body), name)
+    return VOCABULARY[name]
 
 
-def remembering(
-    build: Callable[P, T], keep: Callable[[T, Call], T], name: str | None = None
-) -> Callable[P, T]:
+def remembering(build: Callable[P, T], keep: Callable[[T, Call], T], name: str) -> Callable[P, T]:
     """The same function, which returns ``keep(result, the call as it was written)``.
 
     ``name`` is the function's in that call, and what errors about its arguments begin with.
     """
-    called = name or build.__name__
     signature = inspect.signature(build)
     defaults = defaults_of(build)
     more = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    earlier = RENAMED_ARGUMENTS.get(name, {})
 
     @functools.wraps(build)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for given in () if more else kwargs:
+            if given not in defaults:
+                now = earlier.get(given)
+                instead = f": use {now!r}" if now else nearest(given, defaults)
+                raise TypeError(f"{name} has no argument {given!r}{instead}")
         try:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             result = build(*bound.args, **bound.kwargs)
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{called}: {error}") from error
+            raise kind(f"{name}: {error}") from error
         arguments = bound.arguments
         for options in more:
             arguments.update(arguments.pop(options))
-        pairs = {name: as_python(value) for name, value in arguments.items()}
-        return keep(result, Call(called, pairs, defaults))
+        pairs = {key: as_python(value) for key, value in arguments.items()}
+        return keep(result, Call(name, pairs, defaults))
 
     return call
 

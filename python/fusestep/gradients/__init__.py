@@ -19,3 +19,7 @@ from .splitting import parts, split_step
 from .statistics import GradientStatistics
 
 __all__ = ["AdaScale", "GradientStatistics", "parts", "split_step"]
+
+
+def __dir__() -> list[str]:
+    return __all__

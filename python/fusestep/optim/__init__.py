@@ -6,3 +6,7 @@ from .groups import Group
 from .sgd import SGD
 
 __all__ = ["SGD", "AdaBelief", "Adam", "AdamW", "Group", "Optimizer"]
+
+
+def __dir__() -> list[str]:
+    return __all__

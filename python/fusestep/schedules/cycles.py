@@ -29,23 +29,22 @@ _LAST_TIME = 2**53
 @named
 def cosine_restarts(
     start: float,
-    end: float = 0.0,
-    *,
     length: float,
+    end: float = 0.0,
     t_mult: float = 1,
-    decay: float = 1.0,
+    factor: float = 1.0,
     by: Unit = "step",
 ) -> Expression:
     """Cosine curves from ``start`` to ``end``, one after another.
 
-    Cycle i is ``length * t_mult^i`` long and begins at ``start * decay^i``. The boundaries are
+    Cycle i is ``length * t_mult^i`` long and begins at ``start * factor^i``. The boundaries are
     known exactly, so every cycle begins at its first value.
 
     Args:
         start, end: any finite numbers.
         length: of the first cycle, above 0, in the unit of ``by``.
         t_mult: each cycle is that many times longer than the one before: 1, or at least 1.01.
-        decay: at least 0; each cycle begins at that fraction of the start before.
+        factor: at least 0; each cycle begins at that many times the start before.
         by: what ``t`` is: "step", "samples" or "epoch".
 
     Example:
@@ -58,7 +57,7 @@ def cosine_restarts(
     """
     check_positive("length", length)
     check_number("t_mult", t_mult, 1)
-    shrink = expression(check_number("decay", decay))
+    shrink = expression(check_number("factor", factor))
     t = time(by)
     if t_mult == 1:
         cycle = floor(t / length)
@@ -69,7 +68,7 @@ def cosine_restarts(
         begin, duration = _look_up_exact(cycle, begins), _look_up_exact(cycle, durations)
     x = minimum(since(t, begin) / duration, 1)
     last = expression(check_finite("end", end))
-    highest = check_finite("start", start) * (shrink**cycle if decay != 1 else expression(1))
+    highest = check_finite("start", start) * (shrink**cycle if factor != 1 else expression(1))
     return last + (highest - last) * cosine_weight(x)
 
 
@@ -103,25 +102,25 @@ def _look_up_exact(index: Expression, numbers: list[Decimal]) -> Expression:
 def one_cycle(
     peak: float,
     total: float,
-    warm: float = 0.3,
-    start_div: float = 25.0,
-    end_div: float = 1e4,
-    anneal: Literal["cosine", "linear"] = "cosine",
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    anneal_strategy: Literal["cosine", "linear"] = "cosine",
     three_phase: bool = False,
     by: Unit = "step",
 ) -> Expression:
     """One rise to a high peak and one long fall far below the start.
 
-    From ``peak / start_div`` at 0 to ``peak`` at ``warm * total - 1``, then to
-    ``peak / start_div / end_div`` at ``total - 1``, held from then on. With ``three_phase`` it
-    falls to the first value at ``2 * warm * total - 2``, then to the last one.
+    From ``peak / div_factor`` at 0 to ``peak`` at ``pct_start * total - 1``, then to
+    ``peak / div_factor / final_div_factor`` at ``total - 1``, held from then on. With
+    ``three_phase`` it falls to the first value at ``2 * pct_start * total - 2``, then to the last.
 
     Args:
         peak: any finite number.
         total: the whole length, in the unit of ``by``.
-        warm: the fraction of it that rises; ``warm * total`` must be above 1.
-        start_div, end_div: above 0.
-        anneal: "cosine" or "linear" between those values.
+        pct_start: the fraction of it that rises; ``pct_start * total`` must be above 1.
+        div_factor, final_div_factor: above 0.
+        anneal_strategy: "cosine" or "linear" between those values.
         three_phase: as said above; the rise and the first fall must end before the last.
         by: what ``t`` is: "step", "samples" or "epoch".
 
@@ -130,27 +129,27 @@ def one_cycle(
         >>> fs.schedules.one_cycle(peak=1.0, total=10)([0, 2, 9])
         array([4.e-02, 1.e+00, 4.e-06])
 
-    Source: Smith and Topin, "Super-convergence", 2019; the phases are those of torch's OneCycleLR,
-    which fails after ``total``.
+    Source: Smith and Topin, "Super-convergence", 2019; phases and words are those of torch's
+    OneCycleLR, which fails after ``total``.
     """
-    check_choice("anneal", anneal, ("cosine", "linear"))
+    check_choice("anneal_strategy", anneal_strategy, ("cosine", "linear"))
     high = expression(check_finite("peak", peak))
-    first = high / check_positive("start_div", start_div)
-    last = first / check_positive("end_div", end_div)
-    up = check_positive("warm", warm) * check_positive("total", total) - 1
+    first = high / check_positive("div_factor", div_factor)
+    last = first / check_positive("final_div_factor", final_div_factor)
+    up = check_positive("pct_start", pct_start) * check_positive("total", total) - 1
     three = check_flag("three_phase", three_phase)
     ends = [0.0, up, 2 * up, total - 1.0] if three else [0.0, up, total - 1.0]
     if any(a >= b for a, b in pairwise(ends)):
         raise ValueError(
-            f"warm * total must be above 1 and leave time to fall, not warm={warm!r}, "
-            f"total={total!r}"
+            f"pct_start * total must be above 1 and leave time to fall, not "
+            f"pct_start={pct_start!r}, total={total!r}"
         )
     values = [first, high, first, last] if three else [first, high, last]
     t = time(by)
     result = values[-1]
     for k in reversed(range(len(ends) - 1)):
         x = since(t, ends[k]) / (expression(ends[k + 1]) - ends[k])
-        weight = 1 - x if anneal == "linear" else cosine_weight(x)
+        weight = 1 - x if anneal_strategy == "linear" else cosine_weight(x)
         phase = values[k + 1] + (values[k] - values[k + 1]) * weight
         result = where(t < ends[k + 1], phase, result)
     return result

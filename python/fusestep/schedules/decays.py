@@ -142,21 +142,22 @@ def noam(dim: float, warmup: float, scale: float = 1.0, by: Unit = "step") -> Ex
 
 
 @named
-def power(a: float, b: float, cap: float | None = None, by: Unit = "step") -> Expression:
-    """A power of time: ``a * max(t, 1)^b``, at most ``cap``.
+def power(scale: float, exponent: float, cap: float | None = None, by: Unit = "step") -> Expression:
+    """A power of time: ``scale * max(t, 1)^exponent``, at most ``cap``.
 
     Args:
-        a, b: any finite numbers.
+        scale, exponent: any finite numbers.
         cap: the largest value, or None.
         by: what ``t`` is: "step", "samples" or "epoch".
 
     Example:
         >>> import fusestep as fs
-        >>> fs.schedules.power(a=4.0, b=-0.5, cap=1.0)([1, 64])
+        >>> fs.schedules.power(scale=4.0, exponent=-0.5, cap=1.0)([1, 64])
         array([1. , 0.5])
 
     Source: Shen et al., "Power scheduler: a batch size and token number agnostic learning rate
     scheduler", 2024, by samples and with a warm-up.
     """
-    value = check_finite("a", a) * maximum(time(by), 1) ** check_finite("b", b)
+    base = maximum(time(by), 1)
+    value = check_finite("scale", scale) * base ** check_finite("exponent", exponent)
     return value if cap is None else minimum(value, check_finite("cap", cap))

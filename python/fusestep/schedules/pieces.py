@@ -82,26 +82,26 @@ def multistep(start: float, factor: float, at: Sequence[float], by: Unit = "step
 
 @named
 def staircase_linear(
-    start: float, decay: float, every: float, length: float, by: Unit = "step"
+    start: float, fraction: float, every: float, length: float, by: Unit = "step"
 ) -> Expression:
-    """A straight fall in steps: in all by the fraction ``decay`` over ``length``, then held.
+    """A straight fall in steps: in all by a ``fraction`` of ``start`` over ``length``, then held.
 
-    ``start * (1 - decay * floor(t / every) * every / length)`` with t at most ``length``.
+    ``start * (1 - fraction * floor(t / every) * every / length)`` with t at most ``length``.
 
     Args:
-        start, decay: any finite numbers.
+        start, fraction: any finite numbers.
         every: how long a step is, above 0, in the unit of ``by``.
         length: above 0, in the unit of ``by``.
         by: what ``t`` is: "step", "samples" or "epoch".
 
     Example:
         >>> import fusestep as fs
-        >>> fs.schedules.staircase_linear(start=1.0, decay=0.5, every=10, length=40)([9, 10, 99])
+        >>> fs.schedules.staircase_linear(start=1.0, fraction=0.5, every=10, length=40)([9, 10, 99])
         array([1.   , 0.875, 0.5  ])
     """
     t = minimum(time(by), check_positive("length", length))
     passed = floor(t / check_positive("every", every)) * every / length
-    return check_finite("start", start) * (1 - check_finite("decay", decay) * passed)
+    return check_finite("start", start) * (1 - check_finite("fraction", fraction) * passed)
 
 
 @named

@@ -58,9 +58,8 @@ def linear(start: float, end: float, length: float, by: Unit = "step") -> Expres
 @named
 def polynomial(
     start: float,
-    end: float = 0.0,
-    *,
     length: float,
+    end: float = 0.0,
     power: float = 1.0,
     cycle: bool = False,
     by: Unit = "step",
@@ -96,7 +95,7 @@ def polynomial(
 
 @named
 def cosine(
-    start: float, end: float = 0.0, *, length: float, exponent: float = 1.0, by: Unit = "step"
+    start: float, length: float, end: float = 0.0, exponent: float = 1.0, by: Unit = "step"
 ) -> Expression:
     """Half a cosine wave from ``start`` to ``end``, held from then on.
 

@@ -149,26 +149,27 @@ def warmup_constant(
 
 
 @named
-def gradual_warmup(base: float, k: float, length: float, by: Unit = "step") -> Expression:
-    """From the rate for one worker to that for ``k``, in equal steps, held from then on.
+def gradual_warmup(base: float, factor: float, length: float, by: Unit = "step") -> Expression:
+    """From the rate for one worker to that for several, in equal steps, held from then on.
 
-    ``base + (k * base - base) * min(t / length, 1)``.
+    ``base + (factor * base - base) * min(t / length, 1)``.
 
     Args:
-        base, k: any finite numbers.
+        base: any finite number.
+        factor: any finite number: how many workers there are.
         length: above 0, in the unit of ``by``; five epochs in the source.
         by: what ``t`` is: "step", "samples" or "epoch".
 
     Example:
         >>> import fusestep as fs
-        >>> fs.schedules.gradual_warmup(base=0.1, k=8, length=5, by="epoch")(epoch=2.5)
+        >>> fs.schedules.gradual_warmup(base=0.1, factor=8, length=5, by="epoch")(epoch=2.5)
         0.45
 
     Source: Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017.
     """
     small = expression(check_finite("base", base))
     x = minimum(time(by) / check_positive("length", length), 1)
-    return small + (check_finite("k", k) * small - small) * x
+    return small + (check_finite("factor", factor) * small - small) * x
 
 
 @named
@@ -177,8 +178,8 @@ def wsd(
     warmup: float,
     stable: float,
     decay: float,
-    start: float = 0.0,
     end: float = 0.0,
+    start: float = 0.0,
     shape: Literal["linear", "cosine", "1-sqrt"] = "linear",
     by: Unit = "step",
 ) -> Expression:
@@ -188,7 +189,7 @@ def wsd(
     "linear", ``(1 + cos(pi x)) / 2`` for "cosine", ``1 - sqrt(x)`` for "1-sqrt".
 
     Args:
-        peak, start, end: any finite numbers.
+        peak, end, start: any finite numbers.
         warmup, stable: at least 0, in the unit of ``by``.
         decay: above 0.
         shape: "linear", "cosine" or "1-sqrt".
