@@ -30,4 +30,5 @@ for k, (name, options) in enumerate(rows):
             grads[0][3] = np.inf
         opt.step([grads[0], None if step % 3 == 1 else grads[1], grads[2]])
         opt.lr = opt.lr * 0.9
-        saved.save(folder / f"{k}-{step + 1}.npz", opt, params)
+        if first == 0 or step + 1 == last:  # what another run goes on from, or is compared with
+            saved.save(folder / f"{k}-{step + 1}.npz", opt, params)
