@@ -26,7 +26,7 @@ def form_2(*nodes: str) -> str:
 
 
 BAD_NODES = {
-    '{"call": "cosin", "with": {}}': "no function 'cosin'; kn",
+    '{"call": "cosin", "with": {}}': "no function 'cosin'; did you mean 'cosine'",
     '{"call": ["by"], "with": {}}': r"no function \['by'\]; kn",
     '{"call": null, "with": {}}': "no function None; kn",
     '{"call": "linear", "with": null}': "'with' must be a dict of arguments: ",
@@ -78,7 +78,8 @@ def test_json_that_is_no_expression_is_refused(text: str, message: str) -> None:
 
 
 BAD_TEXT = [
-    ("cosin(1)", ValueError, "no function 'cosin'; known are BestOf, .*cosine, cosine_restarts"),
+    ("cosin(1)", ValueError, "no function 'cosin'; did you mean 'cosine'"),
+    ("curve(1)", ValueError, "no function 'curve'; known are BestOf, .*cosine, cosine_restarts"),
     ("__import__('os').system('true')", ValueError, "no method 'system'; known are by, repeated"),
     ("().__class__", ValueError, "not a part of an expression"),
     ("open('x')", ValueError, "no function 'open'"),

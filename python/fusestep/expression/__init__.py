@@ -1,4 +1,4 @@
-"""Arithmetic on the clock: the words that expressions are made of."""
+"""Arithmetic on the clock: the inputs, functions and constants that expressions are made of."""
 
 from .nodes import Expression
 from .reading import from_json, parse

@@ -21,15 +21,25 @@ from .writing import Call, assembled, saved, taken_apart, written
 
 TIMES = ("step", "samples", "epoch")
 
-Operator = Callable[[Any, Any], "Expression"]
+Operator = Callable[["Expression", Any], "Expression"]
 
 
-def _infix(name: str) -> tuple[Operator, Operator]:
-    """An operator, and the same with its operands swapped."""
-    return (
-        lambda self, other: self._combine(name, self, other),
-        lambda self, other: self._combine(name, other, self),
-    )
+def _operators(name: str) -> tuple[Operator, Operator]:
+    """An infix operator, and the same with its operands swapped."""
+
+    def operator(self: Expression, other: Any) -> Expression:
+        return _combined(name, self, other)
+
+    def swapped(self: Expression, other: Any) -> Expression:
+        return _combined(name, other, self)
+
+    return operator, swapped
+
+
+def _combined(name: str, *operands: Any) -> Expression:
+    """An operation, or NotImplemented where an operand is neither expression nor number."""
+    nodes = [constant_or_expression(operand) for operand in operands]
+    return NotImplemented if None in nodes else Operation(name, tuple(nodes))
 
 
 class Expression:
@@ -67,13 +77,14 @@ class Expression:
     __slots__ = ("__weakref__", "_program")
 
     _kind: ClassVar[str]
-    _remembers: ClassVar[bool] = False  # it has a state beside what it is written with
+    _remembers: ClassVar[bool] = False  # has a state beside what it is written with
     _program: tuple[_core.Program, tuple[Any, ...]]
     __array_ufunc__ = None  # NumPy's numbers leave the operators to expressions
 
     def __call__(
         self, step: Any = None, *, samples: Any = None, epoch: Any = None, batch_size: Any = None
     ) -> Any:
+        """The value for a clock, or an array of values for arrays of them; see the class."""
         if isinstance(step, Clock):
             step, samples, epoch, batch_size = step
         try:
@@ -138,15 +149,15 @@ class Expression:
         """
         return draw(self, stop, by=by, ax=ax, label=repr(self) if label is None else label)
 
-    __add__, __radd__ = _infix("add")
-    __sub__, __rsub__ = _infix("subtract")
-    __mul__, __rmul__ = _infix("multiply")
-    __truediv__, __rtruediv__ = _infix("divide")
-    __pow__, __rpow__ = _infix("power")
-    __floordiv__, __rfloordiv__ = _infix("floor_divide")
-    __mod__, __rmod__ = _infix("remainder")
-    __lt__, __gt__ = _infix("less")
-    __le__, __ge__ = _infix("less_equal")
+    __add__, __radd__ = _operators("add")
+    __sub__, __rsub__ = _operators("subtract")
+    __mul__, __rmul__ = _operators("multiply")
+    __truediv__, __rtruediv__ = _operators("divide")
+    __pow__, __rpow__ = _operators("power")
+    __floordiv__, __rfloordiv__ = _operators("floor_divide")
+    __mod__, __rmod__ = _operators("remainder")
+    __lt__, __gt__ = _operators("less")
+    __le__, __ge__ = _operators("less_equal")
 
     def __neg__(self) -> Expression:
         return (
@@ -187,10 +198,6 @@ class Expression:
         state = {name: getattr(self, name) for name in slots if hasattr(self, name)}
         return copyreg.__newobj__, (type(self),), (None, state)  # type: ignore[attr-defined]
 
-    def _combine(self, name: str, *operands: Any) -> Expression:
-        nodes = [constant_or_expression(operand) for operand in operands]
-        return NotImplemented if None in nodes else Operation(name, tuple(nodes))
-
     def _retimed(
         self, name: str, arguments: Mapping[str, Any], clock: Callable[[Expression], Expression]
     ) -> Expression:
@@ -203,7 +210,7 @@ class Expression:
         """What tells it from others of its kind, with the expressions that it was made of."""
         raise NotImplementedError
 
-    def _fields(self) -> tuple[Any, ...]:
+    def _rebuilt_from(self) -> tuple[Any, ...]:
         """What its class is called with to make the same again."""
         return self._written_with()
 
@@ -276,7 +283,7 @@ class Named(Expression):
     def _written_with(self) -> tuple[Any, ...]:
         return (self._call.name, self._call.arguments)
 
-    def _fields(self) -> tuple[Any, ...]:
+    def _rebuilt_from(self) -> tuple[Any, ...]:
         return (self._call, self._body)
 
 
@@ -320,7 +327,7 @@ class Function(Expression):
         call = self._call
         return (call if getattr(call, "__hash__", None) else id(call), self._time)
 
-    def _fields(self) -> tuple[Any, ...]:
+    def _rebuilt_from(self) -> tuple[Any, ...]:
         return (self._call, self._time, self._name)
 
 

@@ -77,6 +77,8 @@ def from_json(
         value = json.loads(text) if isinstance(text, str) else text
     except RecursionError:
         raise ValueError("a saved expression is not that deep: it is a list of nodes") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {_short(text)} ({error})") from None
     body = {1: "value", VERSION: "nodes"}  # form 1 was one node with all others inside
     if not isinstance(value, Mapping) or KEY not in value:
         raise ValueError(

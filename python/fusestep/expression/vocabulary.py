@@ -54,11 +54,12 @@ RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {
 
 
 def known(name: Any, names: Mapping[str, Any], what: str) -> Any:
-    """What has a name; ValueError with all names if there is none."""
+    """What has a name; ValueError with the name that was meant, or all, if there is none."""
     if isinstance(name, str) and RENAMED.get(name) in names:
         raise ValueError(f"{name} is called {RENAMED[name]} now")
     if not isinstance(name, str) or name not in names:
-        raise ValueError(f"no {what} {reprlib.repr(name)}; known are {', '.join(sorted(names))}")
+        instead = nearest(name[:100] if isinstance(name, str) else "", sorted(names))
+        raise ValueError(f"no {what} {reprlib.repr(name)}{instead}")
     return names[name]
 
 
@@ -74,8 +75,10 @@ def named(build: Callable[P, Expression], room: str = "") -> Callable[P, Express
     ``room`` goes before its name, as in "scaling.".
     """
     name = f"{room}{build.__name__}"
-    VOCABULARY[name] = remembering(build, lambda body, call: Named(call, body), name)
-    return VOCABULARY[name]
+    call = remembering(build, lambda body, call: Named(call, body), name)
+    call.__signature__ = inspect.signature(build, eval_str=True)  # type: ignore[attr-defined]
+    VOCABULARY[name] = call
+    return call
 
 
 def remembering(build: Callable[P, T], keep: Callable[[T, Call], T], name: str) -> Callable[P, T]:

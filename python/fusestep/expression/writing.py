@@ -209,7 +209,7 @@ def taken_apart(root: Any) -> list[tuple[Any, Any]]:
     rows: list[tuple[Any, Any]] = []
 
     def fields(node: Any) -> Any:
-        return () if node._remembers else node._fields()
+        return () if node._remembers else node._rebuilt_from()
 
     def row(node: Any, parts: list[int]) -> int:
         places = map(_Place, parts)
