@@ -88,7 +88,7 @@ def test_the_command_line_draws_expressions_and_the_gallery(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["warmup_cosin(1)"], "no function 'warmup_cosin'; known are BestOf"),
+        (["warmup_cosin(1)"], "no function 'warmup_cosin'; did you mean 'warmup_cosine'"),
         (["cosine(1, length=0)"], "length must be greater than 0, not 0"),
         (["open('x', 'w')"], "no function 'open'"),
         ([], "give expressions, or --all"),

@@ -10,7 +10,7 @@ from typing import Any
 from .clock import Unit
 from .expression import parse
 
-# every curve, as one would type it, over 120 steps
+# every curve as text, drawn over 120 steps
 GALLERY = {
     "constant": "constant(1)",
     "linear": "linear(start=1, end=0.2, length=100)",

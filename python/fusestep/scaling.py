@@ -180,7 +180,7 @@ def sde_adam(
     lost = [k * (1 - expression(beta)) for beta in betas]
     return {
         "lr": _rate("lr", lr) * root(k),
-        "betas": tuple(where(part < _NEARLY_ONE, 1 - part, -1) for part in lost),
+        "betas": tuple(where(share < _NEARLY_ONE, 1 - share, -1) for share in lost),
         "eps": expression(eps) / root(k),
     }
 

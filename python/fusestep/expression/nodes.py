@@ -48,7 +48,7 @@ class Expression:
     Expressions come from `fusestep.schedules`, `fusestep.control` and the names in
     `fusestep.expression` (``step``, ``samples``, ``epoch``, ``batch_size``, ``minimum``, ``where``
     and so on), and combine with numbers by ``+ - * / ** // % abs()``. Comparisons (``< <= > >=``)
-    give 1 or 0, for ``where``. They never change; copies are not needed.
+    give 1 or 0, for ``where``. They are immutable.
 
     Calling one evaluates it, for one clock or for arrays of them::
 
@@ -77,7 +77,7 @@ class Expression:
     __slots__ = ("__weakref__", "_program")
 
     _kind: ClassVar[str]
-    _remembers: ClassVar[bool] = False  # has a state beside what it is written with
+    _remembers: ClassVar[bool] = False  # has a state of its own
     _program: tuple[_core.Program, tuple[Any, ...]]
     __array_ufunc__ = None  # NumPy's numbers leave the operators to expressions
 
@@ -99,7 +99,7 @@ class Expression:
         return values_with_functions(program, functions, Clock(step, samples, epoch, batch_size))
 
     def shifted(self, n: float) -> Expression:
-        """The same, ``n`` later in its own time: it holds its first value until then.
+        """The same, ``n`` later in its own time; the first value is held until then.
 
         >>> import fusestep as fs
         >>> fs.schedules.linear(start=1.0, end=0.0, length=10).shifted(5)(step=10)
@@ -109,7 +109,7 @@ class Expression:
         return self._retimed("shifted", {"n": n}, lambda t: Operation("maximum", (t - n, 0)))
 
     def repeated(self, n: float) -> Expression:
-        """The same, beginning anew every ``n`` of its own time; ``n`` above 0.
+        """The same, starting again every ``n`` of its own time; ``n`` above 0.
 
         >>> import fusestep as fs
         >>> fs.schedules.linear(start=1.0, end=0.0, length=10).repeated(4)(step=5)
@@ -189,7 +189,7 @@ class Expression:
     def __reduce__(self) -> Any:
         """For pickle and copy: a flat table, without the native program, which is built again.
 
-        What has memories goes as the object that it is, so that those who share it still do.
+        A node with a state is pickled as an object, so that expressions that share it still do.
         """
         if not self._remembers:
             return assembled, (taken_apart(self),)

@@ -24,7 +24,7 @@ from .traversal import computed_from, folded
 _LARGEST_EXPANDED_POWER = 64  # whole exponents up to this become multiplications
 _OPERANDS = {"where": 3, "random": 3, **dict.fromkeys(("sqrt", "exp", "log", "cospi", "tanh"), 1)}
 _NEAR = 1e-9
-_TIMES = ("epoch", "samples")  # that are fractions, or may be
+_TIMES = ("epoch", "samples")  # which may be rounded fractions
 
 
 class Callback:
@@ -106,7 +106,7 @@ class _Code:
         return self._emit(name, (a, b, *more)[: _OPERANDS.get(name, 2)])
 
     def _reached(self, operand: int, boundary: int | None = None) -> int:
-        """A time that is beyond a whole number, or a boundary, as soon as it is near enough."""
+        """A value, with the tolerance added where it is a time that a boundary is compared with."""
         slope = self._lines[operand].slope
         if boundary is not None and slope is not None:
             other = self._lines[boundary].slope
@@ -115,7 +115,7 @@ class _Code:
         return self._emit("add", (operand, self._constant(near))) if near else operand
 
     def _elapsed(self, time: int, begin: int, limit: str) -> int:
-        """The time since a boundary: 0, not a little below, where it is only near."""
+        """The time since a boundary; 0 where the time is before it by the tolerance or less."""
         passed = self._emit("subtract", (time, begin))
         near = _nearness(self._lines[passed].slope)
         return self._emit(limit, (passed, self._constant(0.0))) if near else passed
@@ -162,7 +162,7 @@ _CONSTANT: dict[str, Callable[[float, float], float]] = {
     "multiply": operator.mul,
     "divide": operator.truediv,
 }
-# what these give is no time, and has no rounding error of one in it
+# their values are no times: a boundary is met exactly or not at all
 _DECIDED = ("floor", "table", "count", "random", "less", "less_equal", "cell", "function")
 
 

@@ -43,7 +43,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 }
 
 
-# Python 3.10 makes a syntax tree as deep as it is told to, and crashes; later ones raise
+# Python 3.10 crashes on a syntax tree that is too deep; later versions raise
 _MOST_OPERATORS = 100_000 if sys.version_info < (3, 11) else sys.maxsize
 
 
@@ -182,9 +182,9 @@ def parse(text: str) -> Expression:
     """The expression that a text stands for, in the words of `fusestep.expression`, `schedules`,
     `scaling` and `control`. Nothing else can be called: it is safe for text from anywhere.
 
-    Parts may be named before they are used, on lines of their own or before a semicolon, as in
-    ``a = step / 100; a * a``: so a text can be as long as it must, while Python's parser takes only
-    some levels of parentheses, and what is used twice is computed once.
+    A part may get a name before its use, on a line of its own or before a semicolon, as in
+    ``a = step / 100; a * a``. Python's parser limits how deep parentheses go; named parts keep a
+    long expression below that limit.
 
     Raises:
         ValueError: the text is not an expression, holds an unknown name, or is too deep.

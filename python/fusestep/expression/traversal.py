@@ -81,7 +81,7 @@ def tabulated(root: Any, *, exact: bool = True) -> tuple[list[Any], list[Entry]]
     """An expression as a table with each part once, before its use, and the expression last.
 
     What is written alike is one entry: two expressions are written the same way if their keys,
-    which come first, are equal. ``exact`` tells 1 from 1.0, and apart what has memories of its own.
+    which come first, are equal. ``exact`` tells 1 from 1.0, and apart what has a state of its own.
     """
     known: dict[Any, int] = {}
     entries: list[Entry] = []

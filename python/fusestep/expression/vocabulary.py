@@ -32,7 +32,7 @@ NAMES: dict[str, Expression] = {
     "pi": pi,
 }
 
-# earlier names of functions, and of arguments: from_json reads them, all else says the present one
+# earlier names: from_json reads them, everything else raises an error with the present one
 RENAMED = {
     "noise_curve": "scaling.noise_curve",
     "scale_linear": "scaling.linear",

@@ -155,7 +155,7 @@ def saved(expression: Any) -> dict[str, Any]:
     nodes: list[Any] = []
     references: list[Any] = []
     for node, parts in tabulated(expression)[1]:
-        value = _value(node, [references[part] for part in parts])
+        value = _json(node, [references[part] for part in parts])
         if not parts and node._kind in ("constant", "input"):
             references.append(value)
         else:
@@ -169,7 +169,7 @@ def is_saved(value: Any) -> bool:
     return isinstance(value, Mapping) and KEY in value
 
 
-def _value(node: Any, parts: list[Any]) -> Any:
+def _json(node: Any, parts: list[Any]) -> Any:
     if node._kind == "constant":
         return node._value
     if node._kind == "input":
@@ -202,7 +202,7 @@ class _Place(NamedTuple):
 
 
 def taken_apart(root: Any) -> list[tuple[Any, Any]]:
-    """The class and the arguments of each node, parts first; or None and a node with memories.
+    """The class and the arguments of each node, parts first; or None and a node with a state.
 
     So pickle and copy need not walk an expression recursively.
     """

@@ -2,7 +2,7 @@
 
 Conventions: the first update has t = 0, and negative times are refused; after its length a curve
 holds its last value; at a boundary, and within 1e-9 of it where the time is in epochs or samples
-(see `fusestep.Clock`), the later piece rules; a total includes its warm-up; arguments are values,
+(see `fusestep.Clock`), the later piece applies; a total includes its warm-up; arguments are values,
 not shares of others, unless they are called factor or fraction. All go by position or by name:
 those that must be given come first, values before times, and ``by`` is the last.
 """

@@ -40,7 +40,7 @@ def as_lambda(expression: Expression | float, by: Unit = "step") -> Callable[...
         0.5
     """
     curve = as_expression(expression)
-    time(by)  # refuses what is no time
+    time(by)  # raises where it is no unit of time
 
     def value(t: Any) -> Any:
         jax: Any = sys.modules.get("jax")

@@ -1,4 +1,4 @@
-"""Curves made of pieces. At a boundary the later piece rules."""
+"""Curves made of pieces. At a boundary the later piece applies."""
 
 from __future__ import annotations
 
@@ -184,13 +184,13 @@ def table(values: Sequence[float], by: Unit = "step") -> Expression:
 
 @named
 def sequence(pieces: Sequence[Expression], at: Sequence[float], by: Unit = "step") -> Expression:
-    """One curve after another, each in its own time from 0.
+    """One curve after another, each with its time counted from 0.
 
     Args:
         pieces: expressions or numbers, one more than there are boundaries.
         at: rising times above 0 where the next piece begins, in the unit of ``by``.
-        by: "step", "samples" or "epoch": what ``at`` is, and the input whose time begins anew in
-            each piece. Other inputs that a piece reads go on as they are.
+        by: "step", "samples" or "epoch": what ``at`` is, and the input that is counted from 0 in
+            each piece. Other inputs that a piece reads stay as they are.
 
     Example:
         >>> import fusestep as fs

@@ -15,7 +15,7 @@ def progress(length: float, by: Unit) -> Expression:
 
 
 def since(t: Expression, begin: float | Expression) -> Expression:
-    """The time since a boundary that has come: 0 where the time is only near enough."""
+    """The time since a boundary; 0 where rounding alone puts the time before it."""
     return Operation("elapsed", (t, begin))
 
 
@@ -137,7 +137,7 @@ def tanh(
     Args:
         start, end: any finite numbers.
         length: above 0, in the unit of ``by``.
-        lower, upper: the part of the tangent that is used; ``lower`` below ``upper``.
+        lower, upper: the range of the tangent that is used; ``lower`` below ``upper``.
         by: what ``t`` is: "step", "samples" or "epoch".
 
     Example:

@@ -80,7 +80,7 @@ def warmup_cosine(
     """A straight rise to ``peak``, then half a cosine wave down to ``end``, held from then on.
 
     ``start + (peak - start) * t / warmup`` before ``warmup``; then
-    ``end + (peak - end) * (1 + cos(pi x)) / 2`` with x the part of what is left that has passed.
+    ``end + (peak - end) * (1 + cos(pi x)) / 2`` with x the fraction of the rest that has passed.
 
     Args:
         peak, end, start: any finite numbers.
@@ -185,8 +185,8 @@ def wsd(
 ) -> Expression:
     """Warm-up, stable, decay: a straight rise, ``peak`` for long, then a short fall, held.
 
-    With x the part of the decay that has passed, what is left of ``peak - end`` is ``1 - x`` for
-    "linear", ``(1 + cos(pi x)) / 2`` for "cosine", ``1 - sqrt(x)`` for "1-sqrt".
+    With x the fraction of the decay that has passed, what remains of ``peak - end`` is ``1 - x``
+    for "linear", ``(1 + cos(pi x)) / 2`` for "cosine", ``1 - sqrt(x)`` for "1-sqrt".
 
     Args:
         peak, end, start: any finite numbers.
