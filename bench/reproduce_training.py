@@ -258,7 +258,7 @@ def _grown_and_decayed(
     runs: dict[str, list[Curve]] = {"decay": [], "increase": [], "constant": []}
     updates: dict[str, int] = {}
     for seed in range(orders):
-        growing = fs.batch.increase_instead_of_decay(falling, BASE, maximum=LARGEST)
+        growing = fs.batch_sizes.increase_instead_of_decay(falling, BASE, maximum=LARGEST)
         arms: dict[str, tuple[Any, Rate]] = {
             "decay": (BASE, falling),
             "increase": (growing, growing.lr),

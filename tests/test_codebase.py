@@ -51,43 +51,17 @@ IMPORTS: dict[str, set[str]] = {
     "expression": {"_core", "arguments", "clock"},
     "schedules": {"trees", "arguments", "clock", "expression"},
     "memory": {"_core", "expression", "saved_state"},
-    "control": {"saved_state", "_core", "arguments", "clock", "expression", "memory"},
-    "gradients": {"saved_state", "_core", "arguments", "clock", "expression", "memory"},
+    "control": {"_core", "arguments", "clock", "expression", "memory", "saved_state"},
+    "gradients": {"_core", "arguments", "clock", "expression", "memory", "saved_state"},
     "scaling": {"arguments", "expression", "gradients", "renamed"},
-    "batch": {
-        "saved_state",
-        "_core",
-        "arguments",
-        "clock",
-        "control",
-        "expression",
-        "memory",
-        "schedules",
-    },
-    "data": {
-        "saved_state",
-        "_core",
-        "arguments",
-        "clock",
-        "engines",
-        "expression",
-        "memory",
-        "batch",
-    },
-    "optim": {
-        "saved_state",
-        "_core",
-        "foreign",
-        "trees",
-        "arguments",
-        "clock",
-        "engines",
-        "expression",
-        "control",
-    }
-    | {"gradients", "memory"},
+    "batch_sizes": {"_core", "arguments", "clock", "control", "expression", "memory", "schedules"}
+    | {"saved_state"},
+    "data": {"_core", "arguments", "clock", "engines", "expression", "memory", "batch_sizes"}
+    | {"saved_state"},
+    "optim": {"_core", "foreign", "trees", "arguments", "clock", "engines", "expression", "control"}
+    | {"gradients", "memory", "saved_state"},
     "fusestep": {"_core", "clock", "control", "engines", "expression", "schedules", "optim"}
-    | {"batch", "data", "gradients", "renamed", "scaling", "threads"},
+    | {"batch_sizes", "data", "gradients", "renamed", "scaling", "threads"},
     "threads": {"_core"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})

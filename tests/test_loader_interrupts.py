@@ -12,7 +12,7 @@ import pytest
 
 import fusestep as fs
 from emulation.interrupts import Interrupt
-from fusestep import batch
+from fusestep import batch_sizes
 from fusestep.data.columns import Columns
 from fusestep.data.reading import Reader
 from fusestep.data.stream import Stream
@@ -36,7 +36,7 @@ def negated(rows: np.ndarray) -> np.ndarray:
 
 
 def growing() -> Any:
-    return batch.ramp(start=3, end=7, increment=2, over_samples=12)
+    return batch_sizes.ramp(start=3, end=7, increment=2, over_samples=12)
 
 
 LOADERS: dict[str, Callable[[], fs.Loader]] = {

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from fusestep import batch
+from fusestep import batch_sizes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 N = 11
 
 
 def growing() -> Any:
-    return batch.ramp(start=2, end=8, increment=3, over_samples=20)
+    return batch_sizes.ramp(start=2, end=8, increment=3, over_samples=20)
 
 
 MAKES: dict[str, Callable[..., fs.Loader]] = {
@@ -138,7 +138,7 @@ def test_for_ever_and_the_number_of_batches() -> None:
     assert endless.clock.epoch == 33 + 4 / N
     with pytest.raises(TypeError, match="epochs=None has no length"):
         len(endless)
-    with pytest.raises(TypeError, match=r"not known: batch\.ramp"):
+    with pytest.raises(TypeError, match=r"not known: batch_sizes\.ramp"):
         len(fs.Loader(np.arange(N), growing()))
     assert endless
     assert fs.Loader(np.arange(N), growing())
@@ -177,7 +177,7 @@ def test_it_says_what_it_is() -> None:
     loader = fs.Loader(np.arange(N), 4, epochs=None)
     next(iter(loader))
     assert repr(loader) == (
-        "Loader(11 samples, batch_size=batch.fixed(n=4), order='shuffled', epochs=None, "
+        "Loader(11 samples, batch_size=batch_sizes.fixed(n=4), order='shuffled', epochs=None, "
         "tail='short', at epoch 0.363636)"
     )
 

@@ -51,7 +51,7 @@ def test_a_loss_may_be_any_number_or_an_array_of_one_element(loss: Any) -> None:
     w = np.ones(2)
     opt = fs.SGD(w, lr=control.LossGap(reference=0.5))
     opt.step(np.ones(2), loss=loss)
-    policy = fs.batch.loss_ratio(8)
+    policy = fs.batch_sizes.loss_ratio(8)
     policy.observe(loss=loss)
     assert policy.state_dict()["loss"] == 1.0
 
@@ -83,7 +83,7 @@ def test_what_is_no_number_is_no_loss_and_nothing_has_changed(loss: Any) -> None
     w = np.ones(2)
     leaf = control.Plateau()
     opt = fs.SGD(w, lr=leaf)
-    policy = fs.batch.loss_ratio(8)
+    policy = fs.batch_sizes.loss_ratio(8)
     for observe in (
         lambda: leaf.observe(loss),
         lambda: opt.step(np.ones(2), loss=loss),

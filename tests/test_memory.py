@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from fusestep import batch, control, schedules
+from fusestep import batch_sizes, control, schedules
 from fusestep.gradients import AdaScale, GradientStatistics
 from fusestep.memory import Remembering
 
@@ -37,16 +37,16 @@ def learnt() -> GradientStatistics:
     return statistics
 
 
-POLICIES: dict[str, Callable[[], batch.Policy]] = {
-    "threshold": lambda: batch.polynomial(8, 64, length=20, threshold=0.1),
-    "monotone": lambda: batch.polynomial(64, 8, length=20, monotone=True),
-    "growth": lambda: batch.polynomial(8, 64, length=20, max_growth=1.5),
-    "dwell": lambda: batch.polynomial(8, 64, length=20, dwell=40),
-    "overflow": lambda: batch.fixed(64, maximum=32, overflow="lr"),
-    "noise_scale": lambda: batch.noise_scale(learnt(), start=8, maximum=64),
-    "cabs": lambda: batch.cabs(learnt(), start=8, maximum=64),
-    "loss_ratio": lambda: batch.loss_ratio(8, maximum=64),
-    "increase": lambda: batch.increase_instead_of_decay(CURVE, 8, maximum=64),
+POLICIES: dict[str, Callable[[], batch_sizes.Policy]] = {
+    "threshold": lambda: batch_sizes.polynomial(8, 64, length=20, threshold=0.1),
+    "monotone": lambda: batch_sizes.polynomial(64, 8, length=20, monotone=True),
+    "growth": lambda: batch_sizes.polynomial(8, 64, length=20, max_growth=1.5),
+    "dwell": lambda: batch_sizes.polynomial(8, 64, length=20, dwell=40),
+    "overflow": lambda: batch_sizes.fixed(64, maximum=32, overflow="lr"),
+    "noise_scale": lambda: batch_sizes.noise_scale(learnt(), start=8, maximum=64),
+    "cabs": lambda: batch_sizes.cabs(learnt(), start=8, maximum=64),
+    "loss_ratio": lambda: batch_sizes.loss_ratio(8, maximum=64),
+    "increase": lambda: batch_sizes.increase_instead_of_decay(CURVE, 8, maximum=64),
 }
 OTHERS: dict[str, Callable[[], Remembering]] = {
     "GradientStatistics": learnt,
@@ -67,7 +67,7 @@ def run(thing: Any, begin: int = 0, updates: int = 9) -> list[float]:
         if isinstance(thing, control.Control):
             thing.observe(loss, step=t)
             given.append(thing.value)
-        elif isinstance(thing, batch.Policy):
+        elif isinstance(thing, batch_sizes.Policy):
             thing.observe(loss=loss, lr=0.1)
             given += [thing.next_size(fs.Clock(t, 16 * t, t / 8)), thing.overflow()]
         elif isinstance(thing, AdaScale):

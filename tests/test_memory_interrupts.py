@@ -9,7 +9,7 @@ import pytest
 
 import fusestep as fs
 from emulation.interrupts import Interrupt
-from fusestep import batch, control
+from fusestep import batch_sizes, control
 from fusestep.gradients import AdaScale, GradientStatistics
 from test_memory import ALL, every, run, text
 
@@ -18,7 +18,7 @@ def moved(thing: Any) -> None:
     """Takes in one update."""
     if isinstance(thing, control.Control):
         thing.observe(7.0)
-    elif isinstance(thing, batch.Policy):
+    elif isinstance(thing, batch_sizes.Policy):
         thing.observe(loss=7.0, lr=0.2)
     elif isinstance(thing, AdaScale):
         thing.advance(24)
@@ -30,7 +30,7 @@ def shown(thing: Any) -> tuple[Any, ...]:
     """All that can be seen of it, its expressions too."""
     if isinstance(thing, control.Control):
         return text(thing), thing.value
-    if isinstance(thing, batch.Policy):
+    if isinstance(thing, batch_sizes.Policy):
         return text(thing), thing.size, thing.overflow(), getattr(thing, "lr", thing.overflow)()
     if isinstance(thing, GradientStatistics):
         return text(thing), *(cell() for cell in thing.cells)
@@ -40,7 +40,7 @@ def shown(thing: Any) -> tuple[Any, ...]:
 @every(ALL)
 @pytest.mark.parametrize("what", ["moved", "loaded", "sized"])
 def test_an_interrupt_leaves_what_is_remembered_whole(make: Any, what: str) -> None:
-    if what == "sized" and not isinstance(make(), batch.Policy):
+    if what == "sized" and not isinstance(make(), batch_sizes.Policy):
         return
     other = make()
     run(other, updates=7)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from fusestep import batch, control
+from fusestep import batch_sizes, control
 from fusestep.gradients import AdaScale, GradientStatistics
 from test_memory import CONTROLS, CURVE, POLICIES, every, learnt
 
@@ -38,9 +38,9 @@ def test_a_control_belongs_to_the_first_optimizer_and_the_first_loader(make: Any
     given = leaf.state_dict()
     with pytest.raises(fs.StateError, match=rf"{type(leaf).__name__}.*another optimizer.*deepcopy"):
         optimizer(free * leaf)
-    sized = loader(batch.expression(8 + leaf, maximum=64), batches=2)  # of the same run
+    sized = loader(batch_sizes.expression(8 + leaf, maximum=64), batches=2)  # of the same run
     with pytest.raises(fs.StateError, match="belongs to another loader"):
-        loader(batch.expression(8 + leaf, maximum=64))
+        loader(batch_sizes.expression(8 + leaf, maximum=64))
     assert leaf.state_dict() == given
     for unused in (free, before[1], copy.deepcopy(0.1 * leaf)):
         optimizer(unused, steps=1)
@@ -65,15 +65,15 @@ def test_a_policy_that_remembers_belongs_to_the_first_loader(make: Any) -> None:
 @pytest.mark.parametrize(
     "policy",
     [
-        batch.polynomial(8, 64, length=20),
-        batch.polynomial(64, 8, length=20, by="step", multiple_of=8),
-        batch.expression(lambda clock: 8 + clock.step),
-        batch.fixed(50),
-        batch.ramp(start=8, end=64, increment=8, over_samples=500),
+        batch_sizes.polynomial(8, 64, length=20),
+        batch_sizes.polynomial(64, 8, length=20, by="step", multiple_of=8),
+        batch_sizes.expression(lambda clock: 8 + clock.step),
+        batch_sizes.fixed(50),
+        batch_sizes.ramp(start=8, end=64, increment=8, over_samples=500),
     ],
     ids=repr,
 )
-def test_a_policy_of_the_clock_alone_is_the_same_in_every_run(policy: batch.Policy) -> None:
+def test_a_policy_of_the_clock_alone_is_the_same_in_every_run(policy: batch_sizes.Policy) -> None:
     runs = [[b.size for b in loader(policy)] for _ in range(3)]
     assert runs[0] == runs[1] == runs[2]
     assert sum(runs[0]) == 1000
@@ -89,7 +89,7 @@ def test_a_policy_whose_clock_goes_back_before_its_last_change_begins_anew(make:
 
 
 def test_what_was_refused_or_never_used_is_free() -> None:
-    plateau, policy = control.Plateau(), batch.fixed(8, dwell=1)
+    plateau, policy = control.Plateau(), batch_sizes.fixed(8, dwell=1)
     with pytest.raises(ValueError, match="epochs"):
         fs.Loader(np.arange(9), policy, epochs=0)
     with pytest.raises(ValueError, match="clip_norm"):
@@ -125,7 +125,7 @@ def test_statistics_belong_to_the_first_optimizer_that_they_learn_from() -> None
 
 def test_statistics_that_a_policy_reads_belong_to_its_loader_too() -> None:
     statistics = GradientStatistics()
-    first = loader(batch.noise_scale(statistics, start=8, maximum=64))
+    first = loader(batch_sizes.noise_scale(statistics, start=8, maximum=64))
     opt = fs.SGD(np.zeros(2), lr=0.1)
     for _ in range(2):
         opt.accumulate(np.ones(2), 4)
@@ -133,7 +133,7 @@ def test_statistics_that_a_policy_reads_belong_to_its_loader_too() -> None:
     del first, opt
     gc.collect()
     with pytest.raises(fs.StateError, match=r"GradientStatistics.*belongs to another loader"):
-        loader(batch.norm_test(statistics, theta=0.5, start=8, maximum=64))
+        loader(batch_sizes.norm_test(statistics, theta=0.5, start=8, maximum=64))
 
 
 def test_adascale_belongs_to_the_first_optimizer_whose_rate_follows_it() -> None:
@@ -147,7 +147,7 @@ def test_adascale_belongs_to_the_first_optimizer_whose_rate_follows_it() -> None
 
 
 def test_two_optimizers_may_read_what_one_loader_moves() -> None:
-    policy = batch.increase_instead_of_decay(CURVE, 8, maximum=16)
+    policy = batch_sizes.increase_instead_of_decay(CURVE, 8, maximum=16)
     batches = iter(fs.Loader(np.arange(99), policy))
     pair = [fs.SGD(np.zeros(1), lr=policy.lr * policy.overflow) for _ in range(2)]
     for part in (next(batches), next(batches)):
@@ -199,7 +199,7 @@ def test_a_control_that_never_sees_a_loss_says_so_once() -> None:
     with pytest.warns(UserWarning, match="has seen no loss after 1 updates"):
         opt.state_dict()
 
-    sizes = batch.expression(8 * control.Plateau())
+    sizes = batch_sizes.expression(8 * control.Plateau())
     with pytest.warns(UserWarning, match="has seen no loss"):
         list(fs.Loader(np.arange(80), sizes, epochs=3))
 

@@ -12,7 +12,7 @@ One native call updates a whole model, with the same bits on every instruction s
 from typing import TYPE_CHECKING
 
 # the native part first: it refuses a child interpreter before NumPy has been loaded there
-from . import _core, batch, control, data, expression, gradients, scaling, schedules, threads
+from . import _core, batch_sizes, control, data, expression, gradients, scaling, schedules, threads
 from ._core import StateError, build_info, get_num_threads, set_num_threads
 from .clock import Clock
 from .data import Batch, Loader
@@ -37,7 +37,7 @@ __all__ = [
     "Optimizer",
     "StateError",
     "StepInfo",
-    "batch",
+    "batch_sizes",
     "build_info",
     "control",
     "data",

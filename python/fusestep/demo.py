@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import AdamW, Clock, Expression, Loader, batch, build_info, schedules
+from . import AdamW, Clock, Expression, Loader, batch_sizes, build_info, schedules
 
 Array = npt.NDArray[Any]
 Params = dict[str, dict[str, Array]]
@@ -62,7 +62,9 @@ def learning_rate(epochs: int) -> Expression:
 
 def batches(digits: Digits, epochs: int) -> Loader:
     """Shuffled batches that grow from the smallest to the largest size."""
-    size = batch.polynomial(start=SMALLEST, end=LARGEST, length=epochs, by="epoch", multiple_of=8)
+    size = batch_sizes.polynomial(
+        start=SMALLEST, end=LARGEST, length=epochs, by="epoch", multiple_of=8
+    )
     data = {"x": digits.train_x, "y": digits.train_y}
     return Loader(data, size, seed=2, epochs=epochs, tail="carry")
 

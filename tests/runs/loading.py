@@ -22,7 +22,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     x, labels = digits()
     params = initial_params()
-    size = fs.batch.polynomial(
+    size = fs.batch_sizes.polynomial(
         start=16, end=64, length=EPOCHS, by="epoch", multiple_of=4, threshold=0.2
     )
     loader = fs.Loader({"x": x, "y": labels}, size, seed=4, epochs=EPOCHS, tail="carry")

@@ -46,7 +46,7 @@ def main() -> None:
     lr = schedules.warmup_cosine(peak=3e-3, warmup=2, total=20)
     lr = lr * control.Plateau(factor=0.5, patience=20)
     smooth: fs.Expression = expression.where(expression.step < 5, 0.0, lr)
-    size = fs.batch.ramp(start=2, end=8, increment=2, over_samples=20)
+    size = fs.batch_sizes.ramp(start=2, end=8, increment=2, over_samples=20)
     x, y = np.ones((40, 3), np.float32), np.ones((40, 2), np.float32)
     loader = fs.Loader({"x": x, "y": y}, batch_size=size, seed=0, epochs=2)
     opt = fs.AdamW(

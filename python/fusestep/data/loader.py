@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from .. import _core
 from ..arguments import check_choice, check_flag, check_whole, named_arguments
-from ..batch import Policy, as_policy
+from ..batch_sizes import Policy, as_policy
 from ..clock import Clock
 from ..expression import Expression
 from ..memory import claimed
@@ -72,8 +72,9 @@ class Loader:
             one in a dict or tuple is delivered as a table of its rows. Rows are taken by position.
             Columns that are not arrays (categories, missing values) keep their type; so do sparse
             rows (CSR), which ``transform={"x": lambda rows: rows.toarray()}`` makes dense.
-        batch_size: a whole number, at least 1, "full", an expression, a policy of `fusestep.batch`,
-            or a function of the clock. Above the number of samples it is all of them.
+        batch_size: a whole number, at least 1, "full", an expression, a policy of
+            `fusestep.batch_sizes`, or a function of the clock. Above the number of samples it is
+            all of them.
         seed: a whole number from 0 to 2^63 - 1.
         epochs: how many a loop takes, at least 1; None for ever.
         order: "shuffled", all permutations equally likely (4 bytes for each sample); "hashed",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ..arguments import check_finite, check_number, check_positive
 from ..saved_state import Form, number, optional
 from .base import Policy, PolicyMemory, typed
-from .gradients import Adaptive, OfGradients, Statistics
+from .from_gradients import Adaptive, OfGradients, Statistics
 from .rounding import Options
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ def cabs(
     Example:
         >>> import fusestep as fs
         >>> from types import SimpleNamespace
-        >>> from fusestep import batch
-        >>> policy = batch.cabs(SimpleNamespace(gradient_variance=640.0), start=16, maximum=512)
+        >>> from fusestep import batch_sizes
+        >>> seen = SimpleNamespace(gradient_variance=640.0)
+        >>> policy = batch_sizes.cabs(seen, start=16, maximum=512)
         >>> policy.observe(loss=0.5, lr=0.1)
         >>> policy.next_size(fs.Clock())
         128
@@ -156,8 +157,8 @@ def loss_ratio(start: int, lowest: float = 0.0, **options: Unpack[Options]) -> P
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
-        >>> policy = batch.loss_ratio(start=32)
+        >>> from fusestep import batch_sizes
+        >>> policy = batch_sizes.loss_ratio(start=32)
         >>> for loss in (2.0, 1.6, 0.5):
         ...     policy.observe(loss=loss)
         >>> policy.next_size(fs.Clock())

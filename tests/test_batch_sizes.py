@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from fusestep import batch, schedules
+from fusestep import batch_sizes, schedules
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 import hypothesis
@@ -25,12 +25,14 @@ NAN, INF = math.nan, math.inf
 WANTED: list[Any] = [0]
 
 
-def given(**options: Any) -> batch.Policy:
+def given(**options: Any) -> batch_sizes.Policy:
     """A policy whose rule wants what WANTED holds."""
-    return batch.expression(lambda clock: WANTED[0], **options)
+    return batch_sizes.expression(lambda clock: WANTED[0], **options)
 
 
-def sizes(policy: batch.Policy, wanted: list[Any], samples: list[int] | None = None) -> list[int]:
+def sizes(
+    policy: batch_sizes.Policy, wanted: list[Any], samples: list[int] | None = None
+) -> list[int]:
     """The sizes where the rule of ``given`` wants these numbers, one after another."""
     times = range(len(wanted)) if samples is None else samples
     found = []
@@ -65,8 +67,10 @@ def test_a_number_becomes_a_size_in_the_stated_order(
 def test_a_size_dwells_for_so_many_samples_since_the_last_change() -> None:
     found = sizes(given(dwell=100), [10, 20, 20, 30, 30, 5], [0, 99, 100, 150, 199, 200])
     assert found == [10, 10, 20, 20, 20, 5]
-    with pytest.raises(ValueError, match=r"batch.fixed\(n=8, dwell=9\) has dwell .* tell samples"):
-        batch.fixed(8, dwell=9).next_size(Clock(step=0))
+    with pytest.raises(
+        ValueError, match=r"batch_sizes.fixed\(n=8, dwell=9\) has dwell .* tell samples"
+    ):
+        batch_sizes.fixed(8, dwell=9).next_size(Clock(step=0))
 
 
 def test_what_the_maximum_cuts_off_goes_to_the_learning_rate() -> None:
@@ -78,22 +82,22 @@ def test_what_the_maximum_cuts_off_goes_to_the_learning_rate() -> None:
         policy.next_size(Clock())
         values.append(factor())
     assert values == [0.5, 0.5, 0.25, 0.125, 0.0, 0.5]
-    assert repr(factor) == "0.5 * batch.expression.overflow"
+    assert repr(factor) == "0.5 * batch_sizes.expression.overflow"
     clipped = given(maximum=100)
     assert (sizes(clipped, [1000]), clipped.overflow()) == ([100], 1.0)
 
 
 def test_overflow_stays_while_the_rule_knows_nothing() -> None:
     statistics = SimpleNamespace(noise_scale=400.0)
-    policy = batch.noise_scale(statistics, start=8, maximum=100, overflow="lr")
+    policy = batch_sizes.noise_scale(statistics, start=8, maximum=100, overflow="lr")
     policy.next_size(Clock())
     statistics.noise_scale = None
     assert (policy.next_size(Clock()), policy.overflow()) == (100, 0.25)
 
 
 def test_an_optimizer_uses_the_overflow_and_is_resumed_with_it() -> None:
-    def build() -> tuple[batch.Policy, fs.SGD]:
-        policy = batch.exponential(8, 2, maximum=16, overflow="lr")
+    def build() -> tuple[batch_sizes.Policy, fs.SGD]:
+        policy = batch_sizes.exponential(8, 2, maximum=16, overflow="lr")
         return policy, fs.SGD(np.ones(2), lr=0.5 * policy.overflow)
 
     policy, opt = build()
@@ -110,7 +114,7 @@ def test_an_optimizer_uses_the_overflow_and_is_resumed_with_it() -> None:
 
 
 def test_copies_go_their_own_way() -> None:
-    policy = batch.exponential(8, 2, maximum=16, overflow="lr")
+    policy = batch_sizes.exponential(8, 2, maximum=16, overflow="lr")
     twin = copy.deepcopy(policy)
     twin.next_size(Clock(step=3))
     assert (policy.size, policy.overflow(), twin.size, twin.overflow()) == (None, 1.0, 16, 0.25)
@@ -167,24 +171,24 @@ def test_whatever_the_rule_gives_the_size_keeps_to_the_options(
 
 def test_saved_sizes_outside_of_new_limits_are_left_at_once() -> None:
     state = {"size": 100, "changed_at": 0.0, "overflow": 1.0}
-    policy = batch.fixed(30, multiple_of=16, monotone=True, threshold=9.0, maximum=64)
+    policy = batch_sizes.fixed(30, multiple_of=16, monotone=True, threshold=9.0, maximum=64)
     policy.load_state_dict(state)
     assert (policy.size, policy.next_size(Clock())) == (100, 32)
-    adaptive = batch.noise_scale(SimpleNamespace(noise_scale=None), start=8, maximum=64)
+    adaptive = batch_sizes.noise_scale(SimpleNamespace(noise_scale=None), start=8, maximum=64)
     adaptive.load_state_dict(state)
     assert adaptive.next_size(Clock()) == 64
 
 
-POLICIES: list[batch.Policy] = [
-    batch.fixed(8, maximum=64),
-    batch.increase_instead_of_decay(schedules.cosine(1.0, length=9), 8, maximum=64),
-    batch.cabs(SimpleNamespace(gradient_variance=1.0), start=8),
-    batch.loss_ratio(8),
+POLICIES: list[batch_sizes.Policy] = [
+    batch_sizes.fixed(8, maximum=64),
+    batch_sizes.increase_instead_of_decay(schedules.cosine(1.0, length=9), 8, maximum=64),
+    batch_sizes.cabs(SimpleNamespace(gradient_variance=1.0), start=8),
+    batch_sizes.loss_ratio(8),
 ]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
-def test_state_that_does_not_fit_is_refused_and_nothing_changes(policy: batch.Policy) -> None:
+def test_state_that_does_not_fit_is_refused_and_nothing_changes(policy: batch_sizes.Policy) -> None:
     policy.observe(loss=1.0, lr=0.5)
     policy.next_size(Clock(step=0, samples=5))
     before = policy.state_dict()
@@ -193,7 +197,9 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(policy: batch.Po
     wrong |= {"overflow": [None, 2, NAN], "highest": [None]}
     for name in before:
         for bad in ("text", True, NAN, [1], *wrong.get(name, [])):
-            with pytest.raises(fs.StateError, match=rf"the state does not fit batch.*\n  {name}: "):
+            with pytest.raises(
+                fs.StateError, match=rf"does not fit batch_sizes.*\n  {name}: "
+            ):
                 policy.load_state_dict({**before, name: bad})
     unfit: dict[str, Any] = {"size: not saved": {}, "a dict of size, changed_at, overflow": None}
     unfit["other: unknown"] = {**before, "other": 1}
@@ -221,7 +227,8 @@ def test_a_rule_that_gives_no_size_is_named_and_nothing_changes(wanted: Any, mes
     policy = given(dwell=3)
     sizes(policy, [8])
     before = policy.state_dict()
-    with pytest.raises((TypeError, ValueError), match=r"batch\.expression.*" + re.escape(message)):
+    named = r"batch_sizes\.expression.*" + re.escape(message)
+    with pytest.raises((TypeError, ValueError), match=named):
         sizes(policy, [wanted], [50])
     assert policy.state_dict() == before
 
@@ -231,13 +238,13 @@ def test_statistics_that_are_no_numbers_are_named() -> None:
         ("x", "reads noise_scale: it must be a number, not 'x'"),
         (NAN, "not nan"),
     ):
-        policy = batch.noise_scale(SimpleNamespace(noise_scale=bad), start=8)
-        with pytest.raises((TypeError, ValueError), match=rf"batch\.noise_scale.*{message}"):
+        policy = batch_sizes.noise_scale(SimpleNamespace(noise_scale=bad), start=8)
+        with pytest.raises((TypeError, ValueError), match=rf"batch_sizes\.noise_scale.*{message}"):
             policy.next_size(Clock())
 
 
 def test_a_rule_of_ones_own_is_a_class() -> None:
-    class Steps(batch.Policy):
+    class Steps(batch_sizes.Policy):
         def wanted(self, clock: fs.Clock) -> float | None:
             return None if clock.step == 2 else 10 * (clock.step or 0)
 
@@ -249,17 +256,17 @@ def test_a_rule_of_ones_own_is_a_class() -> None:
 
 
 def test_what_a_batch_size_may_be_typed_as() -> None:
-    policy = batch.fixed(99)
-    assert batch.as_policy(policy, n_samples=9) is policy
+    policy = batch_sizes.fixed(99)
+    assert batch_sizes.as_policy(policy, n_samples=9) is policy
     line = schedules.linear(start=8, end=80, length=9)
     values: list[tuple[Any, int]] = [(np.int64(9), 9), (1, 1), (51, 51), ("full", 50), (line, 50)]
     for value, size in [*values, (lambda clock: clock.step * 2, 18), (lambda clock: 999, 50)]:
-        assert batch.as_policy(value, n_samples=50).next_size(Clock(step=9)) == size
+        assert batch_sizes.as_policy(value, n_samples=50).next_size(Clock(step=9)) == size
     for bad in (0, -1, 8.0, True, None, "half", [8], np.ones(1)):
         with pytest.raises((TypeError, ValueError), match="batch_size must be "):
-            batch.as_policy(bad, n_samples=50)
+            batch_sizes.as_policy(bad, n_samples=50)
     with pytest.raises(ValueError, match="n_samples must be at least 1"):
-        batch.as_policy(8, n_samples=0)
+        batch_sizes.as_policy(8, n_samples=0)
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -281,12 +288,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "message"), BAD, ids=[message for _, message in BAD])
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
-        batch.fixed(8, **options)
+        batch_sizes.fixed(8, **options)
 
 
 def test_bad_clocks_and_observations_are_named() -> None:
-    policy = batch.polynomial(8, 80, length=100, by="samples")
-    with pytest.raises(ValueError, match=r"batch\.polynomial.*: this expression reads samples"):
+    policy = batch_sizes.polynomial(8, 80, length=100, by="samples")
+    with pytest.raises(ValueError, match=r"sizes\.polynomial.*: this expression reads samples"):
         policy.next_size(Clock(step=1))
     with pytest.raises(TypeError, match=r"clock must be a .*Clock, not 5"):
         policy.next_size(5)

@@ -9,7 +9,7 @@ from ..arguments import check_choice, check_flag, check_whole
 from ..expression import Expression
 from ..saved_state import LARGEST
 from .base import Policy
-from .scheduled import expression, fixed
+from .from_clock import expression, fixed
 
 
 def as_policy(value: Any, n_samples: int) -> Policy:
@@ -25,9 +25,9 @@ def as_policy(value: Any, n_samples: int) -> Policy:
         TypeError, ValueError: it is none of these.
 
     Example:
-        >>> from fusestep import batch
-        >>> batch.as_policy("full", n_samples=1797)
-        batch.fixed(n=1797)
+        >>> from fusestep import batch_sizes
+        >>> batch_sizes.as_policy("full", n_samples=1797)
+        batch_sizes.fixed(n=1797)
     """
     most = check_whole("n_samples", n_samples, 1, LARGEST)
     if isinstance(value, Policy):
@@ -41,7 +41,7 @@ def as_policy(value: Any, n_samples: int) -> Policy:
     wrong = ValueError if isinstance(value, str) else TypeError
     raise wrong(
         'batch_size must be a whole number, "full", an expression, a function of the clock or a '
-        f"policy of fusestep.batch, not {value!r}"
+        f"policy of fusestep.batch_sizes, not {value!r}"
     )
 
 
@@ -63,8 +63,8 @@ def rule_of_thumb(n_samples: int, uniform: bool) -> int:
         uniform: whether samples are much alike: classes of equal size, few outliers.
 
     Example:
-        >>> from fusestep import batch
-        >>> batch.rule_of_thumb(60_000, uniform=True)
+        >>> from fusestep import batch_sizes
+        >>> batch_sizes.rule_of_thumb(60_000, uniform=True)
         128
     """
     n = check_whole("n_samples", n_samples, 1)
@@ -91,8 +91,8 @@ def steps_per_epoch(
             and need not be whole.
 
     Example:
-        >>> from fusestep import batch
-        >>> [batch.steps_per_epoch(100, 32, tail) for tail in ("short", "drop", "carry")]
+        >>> from fusestep import batch_sizes
+        >>> [batch_sizes.steps_per_epoch(100, 32, tail) for tail in ("short", "drop", "carry")]
         [4, 3, 3.125]
     """
     n, size = check_whole("n_samples", n_samples, 1), check_whole("batch", batch, 1)

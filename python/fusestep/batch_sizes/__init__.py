@@ -6,11 +6,11 @@ it a size; see `Policy` for its options.
 
 from .base import Policy
 from .choosing import as_policy, rule_of_thumb, steps_per_epoch
-from .gradients import Statistics, diversity, noise_scale, norm_test
-from .losses import cabs, loss_ratio
-from .rates import Doubling, IncreaseInsteadOfDecay, coupled, doubling, increase_instead_of_decay
+from .from_clock import exponential, expression, fixed, polynomial, ramp, steps
+from .from_gradients import Statistics, diversity, noise_scale, norm_test
+from .from_loss import cabs, loss_ratio
+from .from_lr import Doubling, IncreaseInsteadOfDecay, coupled, doubling, increase_instead_of_decay
 from .rounding import Options
-from .scheduled import exponential, expression, fixed, polynomial, ramp, steps
 
 __all__ = [
     "Doubling",

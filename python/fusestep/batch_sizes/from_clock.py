@@ -78,8 +78,8 @@ def fixed(n: int, **options: Unpack[Options]) -> Policy:
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
-        >>> batch.fixed(100, multiple_of=32).next_size(fs.Clock())
+        >>> from fusestep import batch_sizes
+        >>> batch_sizes.fixed(100, multiple_of=32).next_size(fs.Clock())
         96
     """
     return _Fixed(check_whole("n", n, 1, LARGEST), **options)
@@ -110,8 +110,8 @@ def polynomial(
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
-        >>> policy = batch.polynomial(start=32, end=128, length=4, by="epoch")
+        >>> from fusestep import batch_sizes
+        >>> policy = batch_sizes.polynomial(start=32, end=128, length=4, by="epoch")
         >>> [policy.next_size(fs.Clock(epoch=t)) for t in (0, 1, 2.5, 9)]
         [32, 56, 92, 128]
     """
@@ -145,8 +145,8 @@ def exponential(
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
-        >>> policy = batch.exponential(start=32, rate=2, every=5, by="epoch", maximum=512)
+        >>> from fusestep import batch_sizes
+        >>> policy = batch_sizes.exponential(start=32, rate=2, every=5, by="epoch", maximum=512)
         >>> [policy.next_size(fs.Clock(epoch=t)) for t in (0, 5, 7.5, 99)]
         [32, 64, 91, 512]
     """
@@ -171,8 +171,8 @@ def ramp(
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
-        >>> policy = batch.ramp(start=16, end=48, increment=8, over_samples=1000)
+        >>> from fusestep import batch_sizes
+        >>> policy = batch_sizes.ramp(start=16, end=48, increment=8, over_samples=1000)
         >>> [policy.next_size(fs.Clock(samples=n)) for n in (0, 249, 250, 999, 1000)]
         [16, 16, 24, 40, 48]
 
@@ -201,8 +201,8 @@ def steps(sizes: Mapping[int, int], **options: Unpack[Options]) -> Policy:
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
-        >>> policy = batch.steps({0: 32, 10_000: 64, 50_000: 128})
+        >>> from fusestep import batch_sizes
+        >>> policy = batch_sizes.steps({0: 32, 10_000: 64, 50_000: 128})
         >>> [policy.next_size(fs.Clock(samples=n)) for n in (0, 9_999, 10_000, 10**6)]
         [32, 32, 64, 128]
 
@@ -234,8 +234,9 @@ def expression(
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
-        >>> policy = batch.expression(64 / fs.schedules.cosine(start=1.0, end=0.5, length=100))
+        >>> from fusestep import batch_sizes
+        >>> curve = fs.schedules.cosine(start=1.0, end=0.5, length=100)
+        >>> policy = batch_sizes.expression(64 / curve)
         >>> [policy.next_size(fs.Clock(step=t)) for t in (0, 50, 100)]
         [64, 85, 128]
     """

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from fusestep import batch
+from fusestep import batch_sizes
 from fusestep.saved_state import differences
 from test_memory import POLICIES, every, run
 
@@ -37,7 +37,7 @@ def loader(size: Any) -> fs.Loader:
     return fs.Loader(np.arange(1000), size, seed=3)
 
 
-def resuming(policy: batch.Policy, saved: Any) -> Any:
+def resuming(policy: batch_sizes.Policy, saved: Any) -> Any:
     """The changes with which a policy goes on from what another has saved."""
     changes = []
     with differences("this policy") as found:
@@ -52,23 +52,23 @@ def saved(thing: Any) -> Any:
 @pytest.mark.parametrize("options", [{}, {"dwell": 50}, {"monotone": True}], ids=str)
 @pytest.mark.parametrize("rule", FUNCTIONS, ids=lambda rule: type(rule).__name__)
 def test_a_policy_made_of_a_function_goes_on_where_it_was(rule: Any, options: Any) -> None:
-    whole = [b.size for b in loader(batch.expression(rule, maximum=64, **options))]
-    first = loader(batch.expression(rule, maximum=64, **options))
+    whole = [b.size for b in loader(batch_sizes.expression(rule, maximum=64, **options))]
+    first = loader(batch_sizes.expression(rule, maximum=64, **options))
     begun = [part.size for _, part in zip(range(9), first, strict=False)]
     state = saved(first)
-    again = loader(batch.expression(rule, maximum=64, **options))
+    again = loader(batch_sizes.expression(rule, maximum=64, **options))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again.load_state_dict(state)
     assert begun + [b.size for b in again] == whole
-    assert " at 0x" not in repr(batch.expression(rule)) + json.dumps(state)
+    assert " at 0x" not in repr(batch_sizes.expression(rule)) + json.dumps(state)
 
 
 def test_a_policy_is_typed_alike_in_every_process() -> None:
     code = """
 import sys; sys.path.insert(0, "tests")
-import test_batch_saved as t, test_memory as m
-rules = [t.batch.expression(rule, dwell=1) for rule in t.FUNCTIONS]
+import test_batch_sizes_saved as t, test_memory as m
+rules = [t.batch_sizes.expression(rule, dwell=1) for rule in t.FUNCTIONS]
 print([policy.saved()["typed"] for policy in [*rules, *(make() for make in m.POLICIES.values())]])
 """
     texts = [
@@ -76,27 +76,27 @@ print([policy.saved()["typed"] for policy in [*rules, *(make() for make in m.POL
         for _ in range(2)
     ]
     assert texts[0].stdout == texts[1].stdout
-    assert "test_batch_saved:growing" in texts[0].stdout
+    assert "test_batch_sizes_saved:growing" in texts[0].stdout
     assert " at 0x" not in texts[0].stdout
 
 
 def test_functions_are_compared_by_name() -> None:
-    policy = batch.expression(growing, dwell=50)
+    policy = batch_sizes.expression(growing, dwell=50)
     run(policy)
     state = json.loads(json.dumps(policy.saved()))
-    other = batch.expression(shrinking, dwell=50)
+    other = batch_sizes.expression(shrinking, dwell=50)
     with pytest.warns(UserWarning, match=r"shrinking.* goes on from the state of .*:growing"):
         changes = resuming(other, state)
     assert other.size is None
     fs._core.commit(changes)
     assert other.state_dict() == policy.state_dict()
 
-    named = [batch.expression(f, name="mine", dwell=50) for f in (growing, shrinking)]
+    named = [batch_sizes.expression(f, name="mine", dwell=50) for f in (growing, shrinking)]
     run(named[0])
     fs._core.commit(resuming(named[1], named[0].saved()))
     assert named[1].size == named[0].size
     with pytest.raises(TypeError, match="name must be text, not 3"):
-        batch.expression(growing, name=3)  # type: ignore[arg-type]
+        batch_sizes.expression(growing, name=3)  # type: ignore[arg-type]
 
 
 @every(POLICIES)
@@ -104,16 +104,16 @@ def test_a_policy_of_another_kind_begins_anew_and_says_so(make: Any) -> None:
     policy = make()
     run(policy)
     before = saved(policy)
-    other = batch.doubling(start=8, every=4, maximum=64, threshold=0.5)
+    other = batch_sizes.doubling(start=8, every=4, maximum=64, threshold=0.5)
     run(other)
     with pytest.warns(
         UserWarning, match="begins anew, instead of going on from the state of batch."
     ):
         fs._core.commit(resuming(other, policy.saved()))
-    assert other.state_dict() == batch.doubling(8, 4, maximum=64).state_dict()
+    assert other.state_dict() == batch_sizes.doubling(8, 4, maximum=64).state_dict()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plain = batch.fixed(32)  # a policy that remembers nothing has nothing to tell
+        plain = batch_sizes.fixed(32)  # a policy that remembers nothing has nothing to tell
         if "fixed" not in repr(policy):
             fs._core.commit(resuming(plain, policy.saved()))
         fs._core.commit(resuming(make(), policy.saved()))
@@ -122,12 +122,15 @@ def test_a_policy_of_another_kind_begins_anew_and_says_so(make: Any) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [None, 3, [], {}, {"typed": "batch.fixed(n=8)"}, {"typed": 3, "state": {}}]
-    + [{"typed": "batch.loss_ratio(start=8)", "state": state} for state in (None, {}, {"size": 8})],
+    [None, 3, [], {}, {"typed": "batch_sizes.fixed(n=8)"}, {"typed": 3, "state": {}}]
+    + [
+        {"typed": "batch_sizes.loss_ratio(start=8)", "state": state}
+        for state in (None, {}, {"size": 8})
+    ],
     ids=str,
 )
 def test_what_is_saved_of_no_policy_is_refused(bad: Any) -> None:
-    policy = batch.loss_ratio(8)
+    policy = batch_sizes.loss_ratio(8)
     run(policy)
     before = saved(policy)
     with pytest.raises(fs.StateError, match=r"\n  policy(: must|\.state|\.typed)"):

@@ -15,8 +15,8 @@ from ..expression.nodes import Cell
 from ..memory import MemoryCell
 from ..saved_state import LARGEST, Form, number
 from .base import Policy, PolicyMemory, typed
+from .from_clock import Scheduled, check_curve
 from .rounding import Options, OtherOptions
-from .scheduled import Scheduled, check_curve
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -94,9 +94,9 @@ def coupled(lr: Expression, base_batch: int, **options: Unpack[Options]) -> Poli
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
+        >>> from fusestep import batch_sizes
         >>> lr = fs.schedules.linear(start=0.1, end=0.0, length=10)
-        >>> policy = batch.coupled(lr, base_batch=64)
+        >>> policy = batch_sizes.coupled(lr, base_batch=64)
         >>> [policy.next_size(fs.Clock(step=t)) for t in (0, 5, 10)]
         [64, 32, 1]
     """
@@ -133,9 +133,9 @@ def increase_instead_of_decay(
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
+        >>> from fusestep import batch_sizes
         >>> curve = fs.schedules.multistep(0.1, factor=0.5, at=[10, 20, 30])
-        >>> policy = batch.increase_instead_of_decay(curve, base_batch=32, maximum=128)
+        >>> policy = batch_sizes.increase_instead_of_decay(curve, base_batch=32, maximum=128)
         >>> for t in (0, 10, 20, 30):
         ...     print(policy.next_size(fs.Clock(step=t)), policy.lr())
         32 0.1
@@ -178,8 +178,8 @@ def doubling(
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
-        >>> policy = batch.doubling(start=128, every=20, by="epoch", maximum=2048)
+        >>> from fusestep import batch_sizes
+        >>> policy = batch_sizes.doubling(start=128, every=20, by="epoch", maximum=2048)
         >>> lr = 0.1 * policy.lr_factor
         >>> clock = fs.Clock(epoch=40)
         >>> policy.next_size(clock), lr(clock)

@@ -86,12 +86,12 @@ class Policy(Remembering):
 
     Example:
         >>> import fusestep as fs
-        >>> from fusestep import batch
-        >>> policy = batch.exponential(start=20, rate=2, every=10, multiple_of=8, maximum=128)
+        >>> from fusestep import batch_sizes
+        >>> policy = batch_sizes.exponential(start=20, rate=2, every=10, multiple_of=8, maximum=128)
         >>> [policy.next_size(fs.Clock(step=t)) for t in (0, 10, 20, 30)]
         [24, 40, 80, 128]
         >>> policy
-        batch.exponential(start=20, rate=2, every=10, multiple_of=8, maximum=128)
+        batch_sizes.exponential(start=20, rate=2, every=10, multiple_of=8, maximum=128)
     """
 
     constant: int | None = None  # the size of every batch where that is known before all of them
@@ -226,7 +226,8 @@ class Policy(Remembering):
         saved = fields({"typed": text, "state": dict_of(anything)})(value, path, found)
         if len(saved) < 2:
             return []
-        there, present = saved["typed"], self.saved()["typed"]
+        there = saved["typed"].replace("batch.", "batch_sizes.", 1)  # as it was once called
+        present = self.saved()["typed"]
         is_alike = there.partition("(")[0] == present.partition("(")[0]
         changes = (
             self.restoring(saved["state"], f"{path}.state", found) if is_alike else self.anew()
@@ -293,7 +294,7 @@ def typed(build: Callable[P, T]) -> Callable[P, T]:
         options = given.pop("options", {})
         own = {name: value for name, value in given.items() if not _is_same(value, defaults[name])}
         arguments = {name: as_python(value) for name, value in {**own, **options}.items()}
-        policy._typed = (f"batch.{build.__name__}", arguments)
+        policy._typed = (f"batch_sizes.{build.__name__}", arguments)
         return policy
 
     return call

@@ -91,9 +91,9 @@ def noise_scale(
     Example:
         >>> import fusestep as fs
         >>> from types import SimpleNamespace
-        >>> from fusestep import batch
+        >>> from fusestep import batch_sizes
         >>> seen = SimpleNamespace(noise_scale=None)
-        >>> policy = batch.noise_scale(seen, start=32, multiple_of=8, maximum=512)
+        >>> policy = batch_sizes.noise_scale(seen, start=32, multiple_of=8, maximum=512)
         >>> first = policy.next_size(fs.Clock())
         >>> seen.noise_scale = 99.0
         >>> first, policy.next_size(fs.Clock())
@@ -123,9 +123,9 @@ def norm_test(
     Example:
         >>> import fusestep as fs
         >>> from types import SimpleNamespace
-        >>> from fusestep import batch
+        >>> from fusestep import batch_sizes
         >>> seen = SimpleNamespace(gradient_variance=8.0, squared_gradient=0.5)
-        >>> batch.norm_test(seen, theta=0.5, start=16).next_size(fs.Clock())
+        >>> batch_sizes.norm_test(seen, theta=0.5, start=16).next_size(fs.Clock())
         64
 
     Source: Byrd et al., "Sample size selection in optimization methods for machine learning", 2012.
@@ -166,9 +166,9 @@ def diversity(
     Example:
         >>> import fusestep as fs
         >>> from types import SimpleNamespace
-        >>> from fusestep import batch
+        >>> from fusestep import batch_sizes
         >>> seen = SimpleNamespace(gradient_variance=96.0, squared_gradient=1.0)
-        >>> batch.diversity(seen, 0.5, n_samples=32, start=16).next_size(fs.Clock())
+        >>> batch_sizes.diversity(seen, 0.5, n_samples=32, start=16).next_size(fs.Clock())
         12
 
     Source: Yin et al., "Gradient diversity: a key ingredient for scalable distributed learning",
