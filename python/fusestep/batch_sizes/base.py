@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import warnings
@@ -18,7 +17,7 @@ from ..control import Control
 from ..control.base import tell_unseen
 from ..expression import Expression
 from ..expression.nodes import Cell, Named
-from ..expression.vocabulary import as_python
+from ..expression.vocabulary import remembering
 from ..expression.writing import Call
 from ..memory import Changes, Kind, MemoryCell, Remembering, memories
 from ..saved_state import (
@@ -103,7 +102,7 @@ class Policy(Remembering):
 
     def __init__(self, **options: Unpack[Options]) -> None:
         self._rounding = Rounding(**options)
-        self._typed: tuple[str, dict[str, Any]] = (type(self).__name__, {**options})
+        self._call = Call(type(self).__name__, {**options})
         self._share = MemoryCell(1.0, self)
         self._remember(self._begins)
 
@@ -208,11 +207,11 @@ class Policy(Remembering):
 
         ``memory``: what it remembered at another moment.
         """
-        name, arguments = self._typed
-        hidden = {"rule"} if "name" in arguments else set()  # a function that the user has named
-        texts = (f"{k}={_text(value)}" for k, value in arguments.items() if k not in hidden)
+        given = self._call.given()
+        if "name" in given:  # of a function, by which it is known
+            del given["rule"]
         return {
-            "typed": f"{name}({', '.join(texts)})",
+            "typed": Call(self._call.name, given).text(_stable_text),
             "state": self._state(self._memory if memory is None else memory),
         }
 
@@ -261,12 +260,11 @@ class Policy(Remembering):
         }
 
     def __repr__(self) -> str:
-        name, arguments = self._typed
-        return f"{name}({', '.join(f'{k}={_shown(v)}' for k, v in arguments.items())})"
+        return self._call.text(_text)
 
     def _live(self, name: str, body: Expression) -> Expression:
         """An expression that this policy changes, under a name that a saved setting can have."""
-        return Named(Call(f"{self._typed[0]}.{name}"), body)
+        return Named(Call(f"{self._call.name}.{name}"), body)
 
     def _checked(self, wanted: Any) -> float:
         if not isinstance(wanted, Real) or isinstance(wanted, bool):
@@ -282,36 +280,24 @@ class Policy(Remembering):
         return number
 
 
-def typed(build: Callable[P, T]) -> Callable[P, T]:
-    """Makes what a function builds keep the function's name and its arguments, for ``repr``."""
-    signature = inspect.signature(build)
-    defaults = {name: p.default for name, p in signature.parameters.items()}
+def policy(build: Callable[P, T]) -> Callable[P, T]:
+    """Makes what a function builds keep the call, for ``repr`` and saved state."""
 
-    @functools.wraps(build)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        policy = build(*args, **kwargs)
-        given = dict(signature.bind(*args, **kwargs).arguments)
-        options = given.pop("options", {})
-        own = {name: value for name, value in given.items() if not _is_same(value, defaults[name])}
-        arguments = {name: as_python(value) for name, value in {**own, **options}.items()}
-        policy._typed = (f"batch_sizes.{build.__name__}", arguments)
-        return policy
+    def keep(built: T, call: Call) -> T:
+        built._call = call
+        return built
 
-    return call
-
-
-def _is_same(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and bool(value == default)
-
-
-def _shown(value: Any) -> str:
-    """An argument as it is typed, but for those that would be typed with an address."""
-    represent: Any = type(value).__repr__
-    has_address = inspect.isroutine(value) or represent is object.__repr__
-    return _text(value) if has_address else repr(value)
+    return remembering(build, keep, f"batch_sizes.{build.__name__}")
 
 
 def _text(value: Any) -> str:
+    """An argument as one writes it, without the address that some objects have in their repr."""
+    represent: Any = type(value).__repr__
+    has_address = inspect.isroutine(value) or represent is object.__repr__
+    return _stable_text(value) if has_address else repr(value)
+
+
+def _stable_text(value: Any) -> str:
     """An argument as text that is the same in every process: functions by name."""
     if isinstance(value, (str, Real, list, tuple, dict, type(None), Expression, Remembering)):
         return repr(value)

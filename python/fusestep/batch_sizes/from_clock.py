@@ -15,7 +15,7 @@ from ..expression.nodes import expression as as_expression
 from ..expression.traversal import substituted, walk
 from ..memory import Changes
 from ..saved_state import LARGEST
-from .base import Policy, typed
+from .base import Policy, policy
 from .rounding import Options
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def check_curve(name: str, curve: Any) -> Expression:
     return found
 
 
-@typed
+@policy
 def fixed(n: int, **options: Unpack[Options]) -> Policy:
     """The same size at all times.
 
@@ -85,7 +85,7 @@ def fixed(n: int, **options: Unpack[Options]) -> Policy:
     return _Fixed(check_whole("n", n, 1, LARGEST), **options)
 
 
-@typed
+@policy
 def polynomial(
     start: float,
     end: float,
@@ -121,7 +121,7 @@ def polynomial(
     return Scheduled(rule, **options)
 
 
-@typed
+@policy
 def exponential(
     start: float,
     rate: float,
@@ -154,7 +154,7 @@ def exponential(
     return Scheduled(schedules.exponential(start, rate, every, staircase, by=by), **options)
 
 
-@typed
+@policy
 def ramp(
     start: int, end: int, increment: int, over_samples: int, **options: Unpack[Options]
 ) -> Policy:
@@ -190,7 +190,7 @@ def ramp(
     return Scheduled(first + (step if last > first else -step) * taken, **options)
 
 
-@typed
+@policy
 def steps(sizes: Mapping[int, int], **options: Unpack[Options]) -> Policy:
     """Sizes by the number of samples consumed.
 
@@ -217,7 +217,7 @@ def steps(sizes: Mapping[int, int], **options: Unpack[Options]) -> Policy:
     return Scheduled(schedules.piecewise(values, at=at[1:], by="samples"), **options)
 
 
-@typed
+@policy
 def expression(
     rule: Expression | Callable[[Clock], float],
     name: str | None = None,

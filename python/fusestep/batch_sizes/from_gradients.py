@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..arguments import check_number, check_positive, check_whole
 from ..clock import Clock
 from ..saved_state import LARGEST
-from .base import Policy, PolicyMemory, typed
+from .base import Policy, PolicyMemory, policy
 from .rounding import Options
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class OfGradients(Adaptive):
         return None if None in values else self._of(memory, *map(float, values))
 
 
-@typed
+@policy
 def noise_scale(
     statistics: Statistics, c: float = 1.0, *, start: int, **options: Unpack[Options]
 ) -> Policy:
@@ -105,7 +105,7 @@ def noise_scale(
     return OfGradients(statistics, ("noise_scale",), lambda _, b: factor * b, start, **options)
 
 
-@typed
+@policy
 def norm_test(
     statistics: Statistics, theta: float, *, start: int, **options: Unpack[Options]
 ) -> Policy:
@@ -140,7 +140,7 @@ def norm_test(
     return OfGradients(statistics, reads, rule, start, **options)
 
 
-@typed
+@policy
 def diversity(
     statistics: Statistics,
     delta: float,

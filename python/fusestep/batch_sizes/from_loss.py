@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..arguments import check_finite, check_number, check_positive
 from ..saved_state import Form, number, optional
-from .base import Policy, PolicyMemory, typed
+from .base import Policy, PolicyMemory, policy
 from .from_gradients import Adaptive, OfGradients, Statistics
 from .rounding import Options
 
@@ -62,7 +62,7 @@ class Cabs(OfGradients):
         return {**super()._forms(), "loss": at_least_zero, "lr": at_least_zero}
 
 
-@typed
+@policy
 def cabs(
     statistics: Statistics,
     c: float = 1.0,
@@ -140,7 +140,7 @@ class LossRatio(Adaptive):
             self._check_first("first_loss", memory.first_loss)
 
 
-@typed
+@policy
 def loss_ratio(start: int, lowest: float = 0.0, **options: Unpack[Options]) -> Policy:
     """The batch grows as the loss falls: ``start * (F0 - lowest) / (F - lowest)``.
 

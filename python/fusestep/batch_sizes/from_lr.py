@@ -14,7 +14,7 @@ from ..expression import Expression
 from ..expression.nodes import Cell
 from ..memory import MemoryCell
 from ..saved_state import LARGEST, Form, number
-from .base import Policy, PolicyMemory, typed
+from .base import Policy, PolicyMemory, policy
 from .from_clock import Scheduled, check_curve
 from .rounding import Options, OtherOptions
 
@@ -83,7 +83,7 @@ class IncreaseInsteadOfDecay(Policy):
         return {**super()._forms(), "highest": number(0.0)}
 
 
-@typed
+@policy
 def coupled(lr: Expression, base_batch: int, **options: Unpack[Options]) -> Policy:
     """The batch follows the learning rate: ``base_batch * lr(t) / lr(0)``.
 
@@ -106,7 +106,7 @@ def coupled(lr: Expression, base_batch: int, **options: Unpack[Options]) -> Poli
     return Scheduled(base * (curve / first), **options)
 
 
-@typed
+@policy
 def increase_instead_of_decay(
     lr_curve: Expression, base_batch: int, maximum: int, **options: Unpack[OtherOptions]
 ) -> IncreaseInsteadOfDecay:
@@ -152,7 +152,7 @@ def increase_instead_of_decay(
     return IncreaseInsteadOfDecay(curve, base, **limits)
 
 
-@typed
+@policy
 def doubling(
     start: float,
     every: float,
@@ -191,6 +191,6 @@ def doubling(
     check_positive("start", start)
     check_positive("factor", factor)
     check_number("lr_factor", lr_factor)
-    policy = Doubling(schedules.step(start, factor, every, by=by), **options)
-    policy.lr_factor = schedules.step(1.0, lr_factor, every, by=by)
-    return policy
+    built = Doubling(schedules.step(start, factor, every, by=by), **options)
+    built.lr_factor = schedules.step(1.0, lr_factor, every, by=by)
+    return built
