@@ -36,8 +36,8 @@ def quiet_fork(test: Any) -> Any:
     return test
 
 
-# the locks of AddressSanitizer's allocator and list of threads stay locked in a child that is forked
-# while another thread has them; the allocators of the systems and of Python are safe
+# the locks of AddressSanitizer's allocator and list of threads stay locked in a child that is
+# forked while another thread has them; the allocators of the systems and of Python are safe
 beside_threads = pytest.mark.unsanitized
 
 
