@@ -197,9 +197,7 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(policy: batch_si
     wrong |= {"overflow": [None, 2, NAN], "highest": [None]}
     for name in before:
         for bad in ("text", True, NAN, [1], *wrong.get(name, [])):
-            with pytest.raises(
-                fs.StateError, match=rf"does not fit batch_sizes.*\n  {name}: "
-            ):
+            with pytest.raises(fs.StateError, match=rf"does not fit batch_sizes.*\n  {name}: "):
                 policy.load_state_dict({**before, name: bad})
     unfit: dict[str, Any] = {"size: not saved": {}, "a dict of size, changed_at, overflow": None}
     unfit["other: unknown"] = {**before, "other": 1}

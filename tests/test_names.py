@@ -34,7 +34,9 @@ def test_an_earlier_name_of_a_module_says_the_present_one() -> None:
         says = rf"^fusestep\.scaling\.scale_{name} is called fusestep\.scaling\.{name} now$"
         with pytest.raises(AttributeError, match=says):
             getattr(scaling, f"scale_{name}")
-    with pytest.raises(AttributeError, match="^fusestep.batch is called fusestep.batch_sizes now$"):
+    with pytest.raises(
+        AttributeError, match=r"^fusestep\.batch is called fusestep\.batch_sizes now$"
+    ):
         fs.batch  # noqa: B018
     with pytest.raises(AttributeError, match="module 'fusestep' has no attribute 'scedules'"):
         fs.scedules  # noqa: B018
