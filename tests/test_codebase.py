@@ -52,7 +52,7 @@ IMPORTS: dict[str, set[str]] = {
     "schedules": {"trees", "arguments", "clock", "expression"},
     "memory": {"_core", "expression", "saved_state"},
     "control": {"_core", "arguments", "clock", "expression", "memory", "saved_state"},
-    "gradients": {"_core", "arguments", "clock", "expression", "memory", "saved_state"},
+    "gradients": {"_core", "arguments", "clock", "expression", "memory", "renamed", "saved_state"},
     "scaling": {"arguments", "expression", "gradients", "renamed"},
     "batch_sizes": {"_core", "arguments", "clock", "control", "expression", "memory", "schedules"}
     | {"saved_state"},

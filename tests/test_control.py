@@ -44,7 +44,7 @@ TRACES: list[tuple[str, Any, list[float], list[float]]] = [
     ),
     (
         "a score that should rise, down to the least value",
-        lambda: control.Plateau(factor=0.5, patience=0, mode="max", min_value=0.3),
+        lambda: control.Plateau(factor=0.5, patience=0, mode="max", lower=0.3),
         [1.0, 2.0, 1.0, 1.0, 3.0],
         [1.0, 1.0, 0.5, 0.3, 0.3],
     ),
@@ -228,7 +228,7 @@ def test_plateau_equals_torch_on_random_traces() -> None:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
         low = float(random.choice([0.0, 0.2]))
         peer = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, min_lr=low, eps=0.0, **options)
-        own = control.Plateau(min_value=low, **options)
+        own = control.Plateau(lower=low, **options)
         losses = np.round(np.cumprod(random.choice([0.9, 1.0, 1.05, 1.001], size=60)), 4)
         losses[random.random(60) < 0.03] = np.nan
         for loss in losses.tolist():

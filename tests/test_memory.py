@@ -74,7 +74,7 @@ def run(thing: Any, begin: int = 0, updates: int = 9) -> list[float]:
             given.append(thing.advance(16 + t))
         else:
             thing.add([2.0, 6.0 + t], [8, 8], 3.0)
-            given += [thing.gradient_variance, thing.cells.variance()]
+            given += [thing.gradient_variance, thing._cells.variance()]
     assert all(math.isfinite(value) for value in given)
     return given
 

@@ -33,7 +33,7 @@ def shown(thing: Any) -> tuple[Any, ...]:
     if isinstance(thing, batch_sizes.Policy):
         return text(thing), thing.size, thing.overflow(), getattr(thing, "lr", thing.overflow)()
     if isinstance(thing, GradientStatistics):
-        return text(thing), *(cell() for cell in thing.cells)
+        return text(thing), *(cell() for cell in thing._cells)
     return text(thing), thing.progress, thing.steps()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import fusestep as fs
 import fusestep.expression as fe
-from fusestep import scaling, schedules
+from fusestep import control, scaling, schedules
 from fusestep.expression.vocabulary import RENAMED, RENAMED_ARGUMENTS, VOCABULARY
 
 ROOMS = [getattr(fs, name) for name in fs.__all__]
@@ -34,10 +34,10 @@ def test_an_earlier_name_of_a_module_says_the_present_one() -> None:
         says = rf"^fusestep\.scaling\.scale_{name} is called fusestep\.scaling\.{name} now$"
         with pytest.raises(AttributeError, match=says):
             getattr(scaling, f"scale_{name}")
-    with pytest.raises(
-        AttributeError, match=r"^fusestep\.batch is called fusestep\.batch_sizes now$"
-    ):
-        fs.batch  # noqa: B018
+    for room, old, new in ((fs, "batch", "batch_sizes"), (fs.gradients, "parts", "split_batch")):
+        says = rf"^{room.__name__}\.{old} is called {room.__name__}\.{new} now$"
+        with pytest.raises(AttributeError, match=says):
+            getattr(room, old)
     with pytest.raises(AttributeError, match="module 'fusestep' has no attribute 'scedules'"):
         fs.scedules  # noqa: B018
     done = subprocess.run(
@@ -53,7 +53,7 @@ EARLIER = [(curve, old) for curve, names in RENAMED_ARGUMENTS.items() for old in
 def test_an_earlier_argument_of_a_curve_says_the_present_one(curve: str, old: str) -> None:
     new = RENAMED_ARGUMENTS[curve][old]
     with pytest.raises(TypeError, match=f"^{curve} has no argument '{old}': use '{new}'$"):
-        getattr(schedules, curve)(**{old: 1})
+        getattr(schedules, curve, getattr(control, curve, None))(**{old: 1})
     with pytest.raises(TypeError, match=f"'{old}': use '{new}'"):
         fe.parse(f"{curve}({old}=1)")
 
@@ -63,6 +63,10 @@ def test_what_is_misspelt_is_told_the_argument_that_was_meant() -> None:
         TypeError, match=r"^cosine has no argument 'lenght'; did you mean 'length'\?"
     ):
         schedules.cosine(1.0, lenght=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Plateau has no argument 'patiance'; did you mean 'pati"):
+        control.Plateau(patiance=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="no option 'maxmum'; did you mean 'maximum'"):
+        fs.batch_sizes.fixed(8, maxmum=3)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("old", RENAMED)

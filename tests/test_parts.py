@@ -84,7 +84,7 @@ def test_parts_of_a_batch_are_the_micro_batches_of_a_step() -> None:
     model = Model()
     for batch in fs.Loader({"x": x, "y": y}, 7, order="sequential"):
         rows = 0
-        for micro_batch in gradients.parts(batch, 3):
+        for micro_batch in gradients.split_batch(batch, 3):
             model.w = w
             _, grads = model.loss_and_grads({"x": micro_batch["x"], "y": micro_batch["y"]})
             opt.accumulate(grads, samples=len(micro_batch))
@@ -103,7 +103,7 @@ def test_parts_of_a_batch_are_the_micro_batches_of_a_step() -> None:
 def test_parts_are_views_in_the_form_of_the_batch(form: Any) -> None:
     batch = form(data(5))
     sizes = []
-    for part in gradients.parts(batch, 2):
+    for part in gradients.split_batch(batch, 2):
         assert isinstance(part, type(batch))
         arrays = [*part.values()] if isinstance(part, dict) else list(part)
         assert arrays[0].base is not None
@@ -117,7 +117,7 @@ def test_parts_are_views_in_the_form_of_the_batch(form: Any) -> None:
             )
     assert sizes == [2, 3]
     with pytest.raises(ValueError, match="n must be at least 1, not 0"):
-        gradients.parts(batch, 0)
+        gradients.split_batch(batch, 0)
 
 
 def test_the_loss_of_a_part_may_be_an_array_of_one_element() -> None:

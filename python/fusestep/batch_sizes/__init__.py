@@ -7,7 +7,7 @@ it a size; see `Policy` for its options.
 from .base import Policy
 from .choosing import as_policy, rule_of_thumb, steps_per_epoch
 from .from_clock import exponential, expression, fixed, polynomial, ramp, steps
-from .from_gradients import Statistics, diversity, noise_scale, norm_test
+from .from_gradients import diversity, noise_scale, norm_test
 from .from_loss import cabs, loss_ratio
 from .from_lr import Doubling, IncreaseInsteadOfDecay, coupled, doubling, increase_instead_of_decay
 from .rounding import Options
@@ -17,7 +17,6 @@ __all__ = [
     "IncreaseInsteadOfDecay",
     "Options",
     "Policy",
-    "Statistics",
     "as_policy",
     "cabs",
     "coupled",

@@ -101,7 +101,7 @@ class Policy(Remembering):
     _controls: tuple[Control, ...] = ()  # among these
 
     def __init__(self, **options: Unpack[Options]) -> None:
-        self._rounding = Rounding(**options)
+        self._rounding = Rounding.of(options)
         self._call = Call(type(self).__name__, {**options})
         self._share = MemoryCell(1.0, self)
         self._remember(self._begins)

@@ -82,7 +82,8 @@ def noise_scale(
     """A multiple of the gradient noise scale: ``c * noise_scale``.
 
     Args:
-        statistics: with the attribute ``noise_scale``, see `Statistics`.
+        statistics: a `fusestep.gradients.GradientStatistics`, or an object with the attribute
+            ``noise_scale``: a number of samples, or None while it is unknown.
         c: above 0.
         start: the size until the noise scale is known: a whole number, at least 1.
         options: limits and rounding, see `Policy`. The noise scale grows by orders of magnitude in
@@ -114,7 +115,9 @@ def norm_test(
     Its noise is then at most ``theta`` times the gradient. |G|^2 at 0 or below counts as unknown.
 
     Args:
-        statistics: with ``gradient_variance`` and ``squared_gradient``, see `Statistics`.
+        statistics: a `fusestep.gradients.GradientStatistics`, or an object with the attributes
+            ``gradient_variance`` (S) and ``squared_gradient`` (|G|^2): numbers, or None while they
+            are unknown.
         theta: in (0, 1).
         start: the size until both are known: a whole number, at least 1.
         options: limits and rounding, see `Policy`. In the source batches only grow:
@@ -156,7 +159,9 @@ def diversity(
     as unknown.
 
     Args:
-        statistics: with ``gradient_variance`` and ``squared_gradient``, see `Statistics`.
+        statistics: a `fusestep.gradients.GradientStatistics`, or an object with the attributes
+            ``gradient_variance`` (S) and ``squared_gradient`` (|G|^2): numbers, or None while they
+            are unknown.
         delta: above 0.
         n_samples: of the data set: a whole number, at least 1.
         start: the size until both are known: a whole number, at least 1.

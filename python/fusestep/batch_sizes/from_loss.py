@@ -77,7 +77,8 @@ def cabs(
     on. After every update show both: ``policy.observe(loss=loss, lr=info.lr)``.
 
     Args:
-        statistics: with ``gradient_variance``, which is smoothed already, see `Statistics`.
+        statistics: a `fusestep.gradients.GradientStatistics`, or an object with the attribute
+            ``gradient_variance``: S, smoothed already, or None while it is unknown.
         c: above 0.
         start: the size until all three are known: a whole number, at least 1.
         smoothing: in [0, 1); 0 takes each loss as it is.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict
 
-from ..arguments import check_choice, check_flag, check_number, check_whole
+from ..arguments import check_choice, check_flag, check_number, check_whole, nearest
 from ..saved_state import LARGEST
 
 
@@ -39,6 +40,15 @@ class Rounding:
     max_growth: float | None = None
     dwell: float = 0.0
     overflow: Literal["clip", "lr"] = "clip"
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Rounding:
+        """The options by name; TypeError with the one that was meant for one that there is not."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"there is no option {name!r}{nearest(name, known)}")
+        return cls(**options)
 
     def __post_init__(self) -> None:
         self.minimum = check_whole("minimum", self.minimum, 1, LARGEST)

@@ -10,11 +10,11 @@ from numbers import Real
 from typing import Any
 
 from .. import _core
-from ..arguments import check_finite, check_scalar
+from ..arguments import check_finite, check_scalar, named_arguments
 from ..clock import Clock
 from ..expression import Expression, clip
 from ..expression.nodes import Cell, Named
-from ..expression.vocabulary import as_python, defaults_of
+from ..expression.vocabulary import RENAMED_ARGUMENTS, as_python, defaults_of
 from ..expression.writing import Call
 from ..memory import Changes, MemoryCell, Remembering
 from ..saved_state import LARGEST
@@ -49,6 +49,13 @@ class Control(Remembering, Named):
     _memory: ControlMemory
     _first: ControlMemory
     _waits: tuple[float, int] | None  # epoch and updates at the first step without a loss
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            earlier = RENAMED_ARGUMENTS.get(cls.__name__, {})
+            hints = {name: repr(now) for name, now in earlier.items()}
+            cls.__init__ = named_arguments(hints=hints)(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class Plateau(Control):
         threshold: at least 0.
         mode: "min" where low losses are good, "max" for scores that should rise.
         cooldown: a whole number, at least 0.
-        min_value: the least value, in [0, 1].
+        lower: the least value, in [0, 1].
 
     Example:
         >>> import fusestep as fs
@@ -66,7 +66,7 @@ class Plateau(Control):
         threshold: float = 1e-4,
         mode: Literal["min", "max"] = "min",
         cooldown: int = 0,
-        min_value: float = 0.0,
+        lower: float = 0.0,
     ) -> None:
         arguments = {
             "factor": check_number("factor", factor, 0.0, 1.0, below_upper=True),
@@ -74,7 +74,7 @@ class Plateau(Control):
             "threshold": check_number("threshold", threshold),
             "mode": check_choice("mode", mode, ("min", "max")),
             "cooldown": check_whole("cooldown", cooldown, 0),
-            "min_value": check_number("min_value", min_value, 0.0, 1.0),
+            "lower": check_number("lower", lower, 0.0, 1.0),
         }
         check_positive("factor", factor)
         super().__init__(arguments, PlateauMemory())
@@ -86,7 +86,7 @@ class Plateau(Control):
         value, cooling = now.value, max(now.cooling - 1, 0)
         if bad > known["patience"]:
             value, cooling, bad = value * known["factor"], known["cooldown"], 0
-            value = max(value, known["min_value"])
+            value = max(value, known["lower"])
         best = loss if is_better else now.best
         return PlateauMemory(seen, value, best, bad, cooling)
 
@@ -103,7 +103,7 @@ class Plateau(Control):
         known = self._known
         return {
             **super()._forms(),
-            "value": number(known["min_value"], 1.0),
+            "value": number(known["lower"], 1.0),
             "bad": whole(0, known["patience"]),
             "cooling": whole(0, known["cooldown"]),
         }

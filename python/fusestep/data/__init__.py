@@ -1,12 +1,11 @@
 """Data iteration: every sample once in an epoch, whatever the batch size does."""
 
 from .batch import Batch
-from .columns import Float32, to_float32
+from .columns import to_float32
 from .loader import Loader
-from .order import ORDERS
 from .sampling import Balanced, Subset, Weighted
 
-__all__ = ["ORDERS", "Balanced", "Batch", "Float32", "Loader", "Subset", "Weighted", "to_float32"]
+__all__ = ["Balanced", "Batch", "Loader", "Subset", "Weighted", "to_float32"]
 
 
 def __dir__() -> list[str]:

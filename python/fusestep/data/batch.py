@@ -68,7 +68,7 @@ class Batch:
     def __len__(self) -> int:
         return self._rows
 
-    def part(self, data: Any, rows: slice) -> Batch:
+    def _part(self, data: Any, rows: slice) -> Batch:
         """Some of its rows, whose arrays these are."""
         count = len(range(*rows.indices(self._rows)))
         return Batch(data, self.clock, self.size, count, lambda: self.indices[rows])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from ..arguments import check_choice, check_flag, check_whole
+from ..batch_sizes.choosing import Tail
 from .order import Piece
 
 
@@ -18,7 +19,7 @@ class Cutting:
 
     def __init__(self, samples: int, tail: Any, shard: Any, even: Any) -> None:
         self._samples = samples
-        self.tail = check_choice("tail", tail, ("short", "drop", "carry"))
+        self.tail = check_choice("tail", tail, get_args(Tail))
         if not isinstance(shard, (tuple, list)) or len(shard) != 2:
             raise TypeError(f"shard must be (rank, world), not {shard!r}")
         self.world = check_whole("shard[1]", shard[1], 1)

@@ -6,11 +6,12 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from itertools import starmap
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from .. import _core
 from ..arguments import check_choice, check_flag, check_whole, named_arguments
 from ..batch_sizes import Policy, as_policy
+from ..batch_sizes.choosing import Tail
 from ..clock import Clock
 from ..expression import Expression
 from ..memory import claimed
@@ -20,7 +21,7 @@ from .columns import Columns
 from .cursor import FORMAT, FORMS, Cursor, contradictions, to_json
 from .cutting import Cutting
 from .loop import Loop
-from .order import Sampling, as_order
+from .order import OrderName, Sampling, as_order
 from .stream import Stream
 
 _FOREVER = 2**63  # epochs
@@ -127,18 +128,18 @@ class Loader:
     def __init__(
         self,
         data: Any,
-        batch_size: int | str | Expression | Policy | Callable[[Clock], int],
+        batch_size: int | Literal["full"] | Expression | Policy | Callable[[Clock], int],
         *,
         seed: int = 0,
         epochs: int | None = 1,
-        order: str | Sampling = "shuffled",
+        order: OrderName | Sampling = "shuffled",
         window: int | None = None,
-        tail: str = "short",
+        tail: Tail = "short",
         shard: tuple[int, int] = (0, 1),
         even: bool = False,
         transform: Any = None,
         prefetch: int = 2,
-        device: str | None = None,
+        device: Literal["cuda"] | None = None,
         progress: bool = False,
     ) -> None:
         if device is not None:

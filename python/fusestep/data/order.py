@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from .. import _core
 from ..arguments import check_choice, check_whole
 
-ORDERS = ("shuffled", "hashed", "sequential", "window")
+OrderName: TypeAlias = Literal["shuffled", "hashed", "sequential", "window"]
+ORDERS: tuple[str, ...] = get_args(OrderName)
 
 MOST_STORED = 2**32 - 1
 Indices = npt.NDArray[Any]

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _core
 from ..arguments import check_flag, check_whole
-from .order import MOST_STORED, Draw, Indices, Order, Sampling, Stored, as_order
+from .order import MOST_STORED, Draw, Indices, Order, OrderName, Sampling, Stored, as_order
 
 _MOST_SAMPLES = 2**53 - 1  # a clock counts in doubles
 
@@ -186,7 +186,7 @@ class Subset(Sampling):
     """
 
     def __init__(
-        self, indices: Any, order: str | Sampling = "shuffled", *, window: int | None = None
+        self, indices: Any, order: OrderName | Sampling = "shuffled", *, window: int | None = None
     ) -> None:
         rows = _vector("indices", indices, "which rows there are")
         if rows.dtype.kind == "b":

@@ -40,6 +40,7 @@ RENAMED = {
     "scale_sqrt": "scaling.sqrt",
 }
 RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {
+    "Plateau": {"min_value": "lower"},
     "cosine_restarts": {"decay": "factor"},
     "gradual_warmup": {"k": "factor"},
     "one_cycle": {

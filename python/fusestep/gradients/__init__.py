@@ -14,11 +14,17 @@ trace of the covariance of single samples' gradients, and |G|^2 decide what a la
     4.1
 """
 
+from typing import TYPE_CHECKING
+
+from ..renamed import renamed
 from .adascale import AdaScale
-from .splitting import parts, split_step
+from .splitting import split_batch, split_step
 from .statistics import GradientStatistics
 
-__all__ = ["AdaScale", "GradientStatistics", "parts", "split_step"]
+__all__ = ["AdaScale", "GradientStatistics", "split_batch", "split_step"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"parts": "split_batch"})
 
 
 def __dir__() -> list[str]:

@@ -61,7 +61,7 @@ class AdaScale(Remembering):
             raise TypeError(f"statistics must be a GradientStatistics, not {statistics!r}")
         self.statistics = statistics
         self.base_batch = check_positive("base_batch", base_batch)
-        known, squared = statistics.cells
+        known, squared = statistics._cells
         variance = maximum(known / self.base_batch, 1e-6)
         gain = (variance + squared) / (variance / (batch_size / self.base_batch) + squared)
         self.factor: Expression = where(known < 0, 1.0, gain)

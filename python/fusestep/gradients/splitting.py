@@ -50,7 +50,7 @@ def split_step(
             ``loss_and_grads(params, part)`` where it takes two arguments or ``params`` are given:
             the mean loss over the samples of the part, and its gradients in the form of
             ``opt.step``. It may return the same arrays each time.
-        batch: what `parts` takes. The clock of a `fusestep.Batch` is used.
+        batch: what `split_batch` takes. The clock of a `fusestep.Batch` is used.
         params: for a function of two arguments. None: those of the optimizer, in the dicts, lists
             and tuples that they were given in.
         statistics: learns from the parts.
@@ -103,8 +103,8 @@ def split_step(
     return info, mean
 
 
-def parts(batch: Any, n: int = 2) -> Iterator[Any]:
-    """A batch cut by rows: micro-batches for ``opt.accumulate``.
+def split_batch(batch: Any, n: int = 2) -> Iterator[Any]:
+    """The micro-batches of a batch, for ``opt.accumulate``: it is cut by rows.
 
     Args:
         batch: an array, or a dict, list or tuple of them, nested or not, with a sample in each row;
@@ -121,7 +121,7 @@ def parts(batch: Any, n: int = 2) -> Iterator[Any]:
 
     Example:
         >>> import numpy as np, fusestep as fs
-        >>> for part in fs.gradients.parts({"x": np.arange(5), "y": np.ones(5)}):
+        >>> for part in fs.gradients.split_batch({"x": np.arange(5), "y": np.ones(5)}):
         ...     print(len(part), part["x"])
         2 [0 1]
         3 [2 3 4]
@@ -131,7 +131,7 @@ def parts(batch: Any, n: int = 2) -> Iterator[Any]:
 
 
 class Rows(dict[Any, Any]):
-    """Arrays by name whose length is their number of rows."""
+    """Arrays by name; ``len`` is their number of rows."""
 
     def __len__(self) -> int:
         return len(next(_leaves(self)))
@@ -173,7 +173,7 @@ def _leaves(tree: Any) -> Iterator[Any]:
 
 def _cut(tree: Any, rows: slice) -> Any:
     if hasattr(tree, "clock"):
-        return tree.part(_cut(tree.data, rows), rows)
+        return tree._part(_cut(tree.data, rows), rows)
     if isinstance(tree, dict):
         return Rows((key, _cut(entry, rows)) for key, entry in tree.items())
     if isinstance(tree, (list, tuple)):

@@ -69,17 +69,17 @@ class GradientStatistics(Remembering):
     for equal sizes.
     """
 
-    __slots__ = ("_first", "_memory", "_owners", "cells", "horizon", "population")
+    __slots__ = ("_cells", "_first", "_memory", "_owners", "horizon", "population")
 
     _memory: Means
-    cells: Cells
+    _cells: Cells
     horizon: float
     population: int | None
 
     def __init__(self, horizon: float = 50_000, *, population: int | None = None) -> None:
         self.horizon = check_positive("horizon", horizon)
         self.population = None if population is None else check_whole("population", population, 1)
-        self.cells = Cells(MemoryCell(-1.0, self), MemoryCell(0.0, self))
+        self._cells = Cells(MemoryCell(-1.0, self), MemoryCell(0.0, self))
         self._remember(Means())
 
     def add(
@@ -109,19 +109,7 @@ class GradientStatistics(Remembering):
             size * _squared_norm(f"squared_norms[{j}]", norm)
             for j, (size, norm) in enumerate(pairs)
         )
-        return self.add_sums(weighted, sum(samples), len(samples), squared_norm_of_mean)
-
-    def add_sums(
-        self,
-        weighted_squared_norms: float,
-        samples: float,
-        micro_batches: int,
-        squared_norm_of_mean: float,
-    ) -> bool:
-        """Learns from one step as ``add`` does, given the sum of ``b_j * |g_j|^2`` and B and J."""
-        changes = self.after_sums(
-            weighted_squared_norms, samples, micro_batches, squared_norm_of_mean
-        )
+        changes = self.after_sums(weighted, sum(samples), len(samples), squared_norm_of_mean)
         return bool(_core.commit(changes, bool(changes)))
 
     def after_sums(
@@ -131,7 +119,10 @@ class GradientStatistics(Remembering):
         micro_batches: int,
         squared_norm_of_mean: float,
     ) -> Changes:
-        """The changes that ``add_sums`` makes, for ``_core.commit``; none where it can't learn."""
+        """The changes that ``add`` makes, for ``_core.commit``; none where it can't learn.
+
+        Given the sum of ``b_j * |g_j|^2``, B and J.
+        """
         total = _squared_norm("weighted_squared_norms", weighted_squared_norms)
         mean = _squared_norm("squared_norm_of_mean", squared_norm_of_mean)
         if micro_batches < 2 or not math.isfinite(total) or not math.isfinite(mean):
@@ -171,8 +162,8 @@ class GradientStatistics(Remembering):
     def _shown(self, memory: Means) -> Iterable[tuple[Cell, float]]:
         variance = _variance(memory)
         return (
-            (self.cells.variance, -1.0 if variance is None else variance),
-            (self.cells.squared_gradient, self._squared(memory) or 0.0),
+            (self._cells.variance, -1.0 if variance is None else variance),
+            (self._cells.squared_gradient, self._squared(memory) or 0.0),
         )
 
     def _forms(self) -> dict[str, Form]:
