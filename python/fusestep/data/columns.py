@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import _core
 from ..arguments import check_finite
-from .device import Device, contiguous, device_for, has_dtype, is_on_device
+from .device import Device, contiguous, has_dtype, is_on_device
 from .gather import Rows
 from .sources import Array, Source, as_columns, source_of
 
@@ -46,13 +46,9 @@ def to_float32(scale: float = 1.0, shift: float = 0.0) -> Float32:
 
 
 class Columns:
-    """Arrays by name or place, with the same number of rows.
+    """Arrays by name or place, with the same number of rows."""
 
-    Args:
-        device: "cuda" for batches on a GPU, None for batches where the arrays are.
-    """
-
-    def __init__(self, data: Any, transform: Any, device: str | None) -> None:
+    def __init__(self, data: Any, transform: Any) -> None:
         data = as_columns(data)
         if isinstance(data, Mapping):
             self.keys: tuple[Any, ...] | None = tuple(data)
@@ -76,11 +72,6 @@ class Columns:
             raise ValueError("data must hold at least one sample")
         self._transforms = [self._transform(i, transform) for i in range(len(sources))]
         self._forms = [self._form(i) for i in range(len(sources))]
-        names = [self.name(i) for i in range(len(sources))]
-        self.device: Device | None = device_for(names, self.sources, device)
-        for name, source in zip(names, self.sources, strict=True):
-            if self.device is not None and isinstance(source, Source) and not source.on_gpu:
-                raise TypeError(f"{name} can't go to a GPU: give its arrays, or no device")
 
     def name(self, i: int) -> str:
         """How an error names an array."""
@@ -120,16 +111,22 @@ class Columns:
         converted = isinstance(self._transforms[i], Float32)
         return source.shape[1:], np.dtype(np.float32) if converted else source.dtype
 
-    def buffers(self, rows: int) -> list[Array | None]:
-        """New memory of the host for that many rows; None where `gathering` does nothing."""
-        empty = np.empty if self.device is None else self.device.pinned
+    def by_name(self) -> dict[str, Any]:
+        """The sources, by how an error names them."""
+        return {self.name(i): source for i, source in enumerate(self.sources)}
+
+    def buffers(self, rows: int, empty: Callable[..., Array]) -> list[Array | None]:
+        """Arrays on the host that `begin_gather` fills; None where it leaves a source out.
+
+        ``empty(shape, dtype)`` allocates one.
+        """
         return [
             empty((rows, *form[0]), form[1]) if form and not is_on_device(source) else None
             for source, form in zip(self.sources, self._forms, strict=True)
         ]
 
     def targets(self, device: Device, rows: int) -> list[Any]:
-        """New memory of the GPU for that many rows; None for a source that brings its own."""
+        """Arrays on the GPU for that many rows; None for a source that brings its own."""
         return [form and device.empty((rows, *form[0]), form[1]) for form in self._forms]
 
     def on_device(self, targets: Sequence[Any]) -> list[Rows]:
@@ -143,7 +140,9 @@ class Columns:
                 columns.append(Rows(source, target))
         return columns
 
-    def gathering(self, indices: Array, buffers: Sequence[Array | None]) -> _core.Gathering | None:
+    def begin_gather(
+        self, indices: Array, buffers: Sequence[Array | None]
+    ) -> _core.Gathering | None:
         """Begins to copy the rows at these indices to the buffers; None where there are none."""
         entries = [
             (source, tuple(transform) if isinstance(transform, Float32) else None, buffer)
@@ -163,19 +162,16 @@ class Columns:
         """Whether there is nothing to `read`."""
         return None not in self._forms
 
-    def read(self, indices: Array) -> list[Any]:
+    def read(self, indices: Array, *, for_gpu: bool) -> list[Any]:
         """The rows at these indices of the sources that bring their own; None for the others."""
         places = indices.astype(np.int64)
-        return [
-            self._read(i, source, places) if isinstance(source, Source) else None
-            for i, source in enumerate(self.sources)
-        ]
-
-    def _read(self, i: int, source: Source, places: Array) -> Any:
-        found = source.take(places)
-        if self.device is not None and not has_dtype(found.dtype):
-            raise TypeError(f"{self.name(i)} gave dtype {found.dtype}, which a GPU does not have")
-        return found
+        rows = [s.take(places) if isinstance(s, Source) else None for s in self.sources]
+        for i, found in enumerate(rows):
+            if for_gpu and found is not None and not has_dtype(found.dtype):
+                raise TypeError(
+                    f"{self.name(i)} gave dtype {found.dtype}, which a GPU does not have"
+                )
+        return rows
 
     def cut(self, rows: Sequence[Any], begin: int, end: int) -> list[Any]:
         """Some of the rows of every source, as views; None stays None."""
@@ -190,8 +186,6 @@ class Columns:
 
     def concatenated(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
         """Rows of every source, one after another."""
-        if self.device is not None:
-            return [self.device.concatenate(column) for column in zip(*parts, strict=True)]
         return [
             source.joined(column) if isinstance(source, Source) else np.concatenate(column)
             for source, column in zip(self.sources, zip(*parts, strict=True), strict=True)

@@ -6,7 +6,7 @@ import math
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,18 +36,19 @@ def contiguous(array: Any) -> Any:
         return array.copy()
 
 
-def device_for(names: Sequence[str], sources: Sequence[Any], place: str | None) -> Device | None:
+def device_for(sources: Mapping[str, Any], place: str | None) -> Device | None:
     """The GPU for batches of these sources; None for batches on the host.
 
     Args:
+        sources: by how an error names them.
         place: "cuda", or None for where the sources are.
 
     Raises:
         ValueError: the sources are in several places.
-        TypeError: a GPU does not have the dtype of a source.
+        TypeError: the rows of a source can't be on a GPU.
     """
-    there = {name: s for name, s in zip(names, sources, strict=True) if is_on_device(s)}
-    here = {name: s for name, s in zip(names, sources, strict=True) if name not in there}
+    there = {name: source for name, source in sources.items() if is_on_device(source)}
+    here = {name: source for name, source in sources.items() if name not in there}
     if place is None and not there:
         return None
     if place is None and here:
@@ -59,6 +60,8 @@ def device_for(names: Sequence[str], sources: Sequence[Any], place: str | None) 
         dtype = getattr(source, "dtype", None)
         if isinstance(dtype, np.dtype) and not has_dtype(dtype):
             raise TypeError(f"{name} has dtype {dtype}, which a GPU does not have")
+        if not getattr(source, "on_gpu", True):
+            raise TypeError(f"{name} can't go to a GPU: give its arrays, or no device")
     numbers = {name: source.device.id for name, source in there.items()}
     for name, number in numbers.items():
         first = next(iter(numbers))

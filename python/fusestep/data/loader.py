@@ -16,11 +16,10 @@ from ..clock import Clock
 from ..expression import Expression
 from ..memory import claimed
 from ..saved_state import anything, differences, fields, read, same
-from .batch import Batch
 from .columns import Columns
-from .cursor import FORMAT, FORMS, Cursor, contradictions, to_json
-from .cutting import Cutting
-from .loop import Loop
+from .cursor import FORMAT, FORMS, Cursor, Cutting, contradictions, to_json
+from .device import device_for
+from .loop import Batch, Loop
 from .order import OrderName, Sampling, as_order
 from .stream import Stream
 
@@ -144,7 +143,8 @@ class Loader:
     ) -> None:
         if device is not None:
             check_choice("device", device, ("cuda",))
-        self._columns = Columns(data, transform, device)
+        self._columns = Columns(data, transform)
+        self._device = device_for(self._columns.by_name(), device)
         self._order = as_order(order, self._columns.rows, window)
         self.samples = self._order.n
         self.policy = as_policy(batch_size, self.samples)
@@ -214,7 +214,7 @@ class Loader:
         return max(0, (self._end_of(begin) - cursor.epoch) * self.samples - cursor.position)
 
     def _new_stream(self, cursor: Cursor) -> Stream:
-        return Stream(self._columns, self._order, cursor.seed, self._prefetch)
+        return Stream(self._columns, self._order, cursor.seed, self._prefetch, self._device)
 
     def _stream_here(self) -> Stream:
         """The stream, or a new one in a forked child."""

@@ -5,18 +5,92 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .columns import Columns
-from .device import DeviceBlock
+from .device import Device, DeviceBlock
 from .gather import gather
 from .order import Order, Piece
-from .reading import Reader, Reading
 from .sources import Array
+
+
+class Reading:
+    """Rows at some places, read once: ahead, or by whoever needs them before."""
+
+    def __init__(
+        self,
+        read: Callable[[Array], list[Any]],
+        places: Array,
+        lock: Any,  # an RLock
+    ) -> None:
+        self._read, self._places, self._lock = read, places, lock
+        self._rows: list[Any] | None = None
+        self._error: BaseException | None = None
+
+    def ahead(self) -> bool:
+        """Reads; an error waits for whoever needs the rows. False while another reads."""
+        if not self._lock.acquire(timeout=0.1):
+            return False
+        try:
+            if self._rows is None:
+                self._rows = self._read(self._places)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._lock.release()
+        return True
+
+    @property
+    def has_come(self) -> bool:
+        return self._rows is not None
+
+    def rows(self) -> list[Any]:
+        """The rows, or the error that there was."""
+        with self._lock:  # which the thread that reads ahead has while it does
+            if self._error is not None:
+                raise self._error
+            if self._rows is None:
+                self._rows = self._read(self._places)
+            return self._rows
+
+
+class Reader:
+    """Reads ahead in a thread that lives while there is something to read.
+
+    A reading that nobody holds any more is left out, and so is all that has not begun when the
+    process ends.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[weakref.ref[Reading]] = deque()
+        self._thread: threading.Thread | None = None
+
+    def expect(self, reading: Reading) -> None:
+        """Reads in the background, where there is a thread to be had.
+
+        Whoever needs rows that no thread has read reads them, so it does no harm if the thread
+        ends at this moment.
+        """
+        self._waiting.append(weakref.ref(reading))
+        if self._thread is None or not self._thread.is_alive():
+            thread = threading.Thread(target=self._work, name="fusestep-loader")
+            thread.start()
+            self._thread = thread
+
+    def _work(self) -> None:
+        goes_on = threading.main_thread().is_alive
+        while goes_on() and self._waiting:
+            reference = self._waiting.popleft()
+            while (reading := reference()) is not None and not reading.ahead() and goes_on():
+                del reading
+            del reading
+
 
 _BYTES = 2 * 1024 * 1024  # of a block: fits in a cache
 _BATCHES = 4  # in a block at least
@@ -60,13 +134,17 @@ class Stream:
 
     Args:
         prefetch: how many blocks are read ahead; 0 reads what is taken and no more.
+        device: where batches are; None for the host.
     """
 
-    def __init__(self, columns: Columns, order: Order, seed: int, prefetch: int) -> None:
+    def __init__(
+        self, columns: Columns, order: Order, seed: int, prefetch: int, device: Device | None
+    ) -> None:
         self._columns = columns
         self._order = order
         self._seed = seed
         self._prefetch = prefetch
+        self._device = device
         self._row_bytes = max(1, columns.row_bytes)
         self._pool: list[list[Array | None]] = []
         self._blocks: deque[_Block | DeviceBlock] = deque()  # the present one, and those ahead
@@ -110,7 +188,12 @@ class Stream:
         for ahead in self._blocks:
             if isinstance(ahead, DeviceBlock):
                 ahead.advance()
-        return parts[0] if len(parts) == 1 else self._columns.concatenated(parts), named
+        return parts[0] if len(parts) == 1 else self._concatenated(parts), named
+
+    def _concatenated(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
+        if self._device is None:
+            return self._columns.concatenated(parts)
+        return [self._device.concatenate(column) for column in zip(*parts, strict=True)]
 
     def _part(self, piece: Piece) -> tuple[int, list[Any]]:
         """The rows from the begin of a piece on that one block holds, and where they end."""
@@ -149,7 +232,7 @@ class Stream:
                 self._append(piece)
 
     def _append(self, piece: Piece, *, ahead: bool = True) -> None:
-        columns, device = self._columns, self._columns.device
+        columns, device = self._columns, self._device
         if device is None:
             self._blocks.append(self._begin(piece, ahead))
             return
@@ -166,23 +249,24 @@ class Stream:
     def _begin(self, piece: Piece, ahead: bool) -> _Block:
         indices = self._order.part(self._seed, *piece)
         buffers = self._buffers(len(indices))
-        gathering = self._columns.gathering(indices, buffers)
+        gathering = self._columns.begin_gather(indices, buffers)
         reading = None
         if not self._columns.are_arrays:
-            reading = Reading(self._columns.read, indices, self._one_reads)
+            read = partial(self._columns.read, for_gpu=self._device is not None)
+            reading = Reading(read, indices, self._one_reads)
             if ahead:
                 self._reader.expect(reading)
         return _Block(self._columns, piece, indices, buffers, gathering, reading)
 
     def _buffers(self, rows: int) -> list[Array | None]:
         """Memory for that many rows: some that nobody holds any more, or new."""
-        if self._columns.device is not None:  # CuPy has a pool of pinned memory
-            return self._columns.buffers(rows)
+        if self._device is not None:  # CuPy has a pool of pinned memory
+            return self._columns.buffers(rows, self._device.pinned)
         for buffers in self._pool:
             held = [b for b in buffers if b is not None]
             if held and len(held[0]) >= rows and _most_references(held) == _ALONE:
                 return buffers
-        buffers = self._columns.buffers(rows)
+        buffers = self._columns.buffers(rows, np.empty)
         if rows > 0:
             self._pool = [*self._pool[-self._prefetch - 1 :], buffers]
         return buffers

@@ -130,7 +130,7 @@ def split_batch(batch: Any, n: int = 2) -> Iterator[Any]:
     return (_cut(batch, rows) for rows in cuts)
 
 
-class Rows(dict[Any, Any]):
+class _RowsByName(dict[Any, Any]):
     """Arrays by name; ``len`` is their number of rows."""
 
     def __len__(self) -> int:
@@ -175,7 +175,7 @@ def _cut(tree: Any, rows: slice) -> Any:
     if hasattr(tree, "clock"):
         return tree._part(_cut(tree.data, rows), rows)
     if isinstance(tree, dict):
-        return Rows((key, _cut(entry, rows)) for key, entry in tree.items())
+        return _RowsByName((key, _cut(entry, rows)) for key, entry in tree.items())
     if isinstance(tree, (list, tuple)):
         make = getattr(tree, "_make", type(tree))  # the first for a named tuple
         return make(_cut(entry, rows) for entry in tree)
