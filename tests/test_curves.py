@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from random import Random
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import numpy as np
 import pytest
@@ -73,6 +73,15 @@ def test_every_option_of_every_curve_is_in_a_row() -> None:
         options = set(inspect.signature(getattr(fs.schedules, name)).parameters) - {"by"}
         assert options - {k for row in ROWS if row.name == name for k in row.arguments} == set()
     assert {row.by for row in ROWS} == {"step", "samples", "epoch"}
+
+
+def test_every_curve_takes_its_arguments_in_one_order_and_a_choice_is_a_literal() -> None:
+    for name in {row.name for row in ROWS}:
+        parameters = inspect.signature(getattr(fs.schedules, name)).parameters
+        assert {p.kind for p in parameters.values()} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        assert [*parameters].index("by") == len(parameters) - 1 if "by" in parameters else True
+        for argument in {*parameters} & {*_CHOICES.split()}:
+            assert get_origin(parameters[argument].annotation) is Literal, (name, argument)
 
 
 def test_the_generator_of_the_table_gives_the_published_words() -> None:
@@ -239,6 +248,7 @@ PAIRS = [[], [[0, 1]], [[1, 1], [1, 2]], [[2, 1], [1, 2]], [[-1, 1], [2, 1]], [1
 PAIRS += [[[0, 1], [1, math.nan]], [[0, 1], [1, 2, 3]], "abcd", ["ab", "cd"], [[None, 1], [2, 3]]]
 SEED = [-1, 2**63, 1.5, True, None, "1"]
 
+_CHOICES = "by kind shape mode anneal_strategy distribution"
 # what each argument is, by its name, but for a few that are something else in one curve
 _KINDS = [
     ("value", [*FINITE, 10**400]),
@@ -246,7 +256,7 @@ _KINDS = [
     ("length every timescale dim up gamma div_factor final_div_factor rate", ABOVE_0),
     ("factor exponent warmup stable power", LEAST_0),
     ("total pct_start", [*ABOVE_0, 1e-3]),
-    ("by kind shape mode anneal_strategy distribution", CHOICE),
+    (_CHOICES, CHOICE),
     ("cycle staircase three_phase", FLAG),
     ("floor cap", [v for v in FINITE if v is not None]),
     ("down", [v for v in ABOVE_0 if v is not None]),

@@ -102,6 +102,7 @@ BAD_TEXT = [
     ("a = 1", ValueError, "it ends without one"),
     ("step\n+1", ValueError, "not a part of an expression: step"),
     ("step = 1; step", ValueError, "step can't be the name of a part: it has a meaning"),
+    ("scaling = 1; scaling", ValueError, "scaling can't be the name of a part"),
     ("cosine = 1; cosine", ValueError, "cosine can't be the name of a part"),
     ("a.b = 1; 2", ValueError, "not a part of an expression: a.b = 1"),
     ("a = b = 1; a", ValueError, "not a part of an expression"),

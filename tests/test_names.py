@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import pydoc
 import subprocess
 import sys
 from types import ModuleType
@@ -27,6 +29,15 @@ def test_all_names_are_imported_at_once_and_no_others() -> None:
     found: dict[str, object] = {}
     exec("from fusestep import *", found)
     assert {*found} - {"__builtins__"} == {*fs.__all__}
+
+
+def test_an_expression_shows_its_public_methods_alone() -> None:
+    shown = {name for name in dir(2 * schedules.cosine(1, 3)) if not name.startswith("_")}
+    assert shown == {"by", "plot", "repeated", "shifted", "to_json"}
+    assert "operator(self" in pydoc.plain(pydoc.render_doc(fs.Expression))
+    assert "_written_with" not in pydoc.render_doc(fs.Expression)
+    by = "by: Literal['step', 'samples', 'epoch'] = 'step')"
+    assert f"exponent: float = 1.0, {by}" in str(inspect.signature(schedules.cosine))
 
 
 def test_an_earlier_name_of_a_module_says_the_present_one() -> None:

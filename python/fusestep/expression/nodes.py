@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copyreg
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from ..arguments import check_choice, check_finite, check_number, check_positive
 from ..clock import Clock, Unit
 from .drawing import draw
 from .program import program_of, values, values_with_functions
-from .traversal import expressions_in, substituted, tabulated
+from .traversal import Node, substituted, tabulated
 from .writing import Call, assembled, saved, taken_apart, written
 
 TIMES = ("step", "samples", "epoch")
@@ -42,7 +42,7 @@ def _combined(name: str, *operands: Any) -> Expression:
     return NotImplemented if None in nodes else Operation(name, tuple(nodes))
 
 
-class Expression:
+class Expression(Node):
     """Arithmetic on the clock: a learning rate, or anything else that changes during training.
 
     Expressions come from `fusestep.schedules`, `fusestep.control` and the names in
@@ -76,8 +76,6 @@ class Expression:
 
     __slots__ = ("__weakref__", "_program")
 
-    _kind: ClassVar[str]
-    _remembers: ClassVar[bool] = False  # has a state of its own
     _program: tuple[_core.Program, tuple[Any, ...]]
     __array_ufunc__ = None  # NumPy's numbers leave the operators to expressions
 
@@ -205,18 +203,6 @@ class Expression:
         inputs = {by: clock(Input(by)) for by in TIMES}
         call = Call(name, {"expression": self, **arguments}, is_method=True)
         return Named(call, substituted(self, inputs))
-
-    def _written_with(self) -> tuple[Any, ...]:
-        """What tells it from others of its kind, with the expressions that it was made of."""
-        raise NotImplementedError
-
-    def _rebuilt_from(self) -> tuple[Any, ...]:
-        """What its class is called with to make the same again."""
-        return self._written_with()
-
-    def _parts(self) -> Iterator[Expression]:
-        """The expressions that this one was made of."""
-        return expressions_in(self._written_with())
 
 
 METHODS: Mapping[str, Callable[..., Expression]] = {

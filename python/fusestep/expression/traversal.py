@@ -3,7 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+
+class Node:
+    """What walks know of an expression."""
+
+    __slots__ = ()
+
+    _kind: ClassVar[str]
+    _remembers: ClassVar[bool] = False  # has a state of its own
+
+    def _written_with(self) -> tuple[Any, ...]:
+        """What tells it from others of its kind, with the expressions that it was made of."""
+        raise NotImplementedError
+
+    def _rebuilt_from(self) -> tuple[Any, ...]:
+        """What its class is called with to make the same again."""
+        return self._written_with()
+
+    def _parts(self) -> Iterator[Any]:
+        """The expressions that this one was made of."""
+        return expressions_in(self._written_with())
 
 
 def folded(
@@ -107,7 +128,7 @@ def mapped(item: Any, of_expression: Callable[[Any], Any], exact: bool | None = 
 
     With ``exact`` it is a key: tuples for lists, and -0.0 is not 0.0.
     """
-    if hasattr(item, "_written_with"):
+    if isinstance(item, Node):
         return of_expression(item)
     if isinstance(item, (list, tuple)):
         entries = [mapped(entry, of_expression, exact) for entry in item]
@@ -123,7 +144,7 @@ def mapped(item: Any, of_expression: Callable[[Any], Any], exact: bool | None = 
 
 def expressions_in(item: Any) -> Iterator[Any]:
     """The expressions in an argument, in the order they are written."""
-    if hasattr(item, "_written_with"):
+    if isinstance(item, Node):
         yield item
     elif isinstance(item, (list, tuple)):
         for entry in item:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .traversal import expressions_in, folded, mapped, tabulated
+from .traversal import Node, expressions_in, folded, mapped, tabulated
 
 KEY = "fusestep_expression"
 VERSION = 2  # of the JSON form
@@ -124,7 +124,7 @@ def _text(node: Any, parts: list[_Text]) -> tuple[str, int]:
 
 
 def _argument(item: Any, parts: Any) -> str:
-    if hasattr(item, "_written_with"):
+    if isinstance(item, Node):
         return str(next(parts).text)
     if isinstance(item, (list, tuple)):
         return f"[{', '.join(_argument(entry, parts) for entry in item)}]"
