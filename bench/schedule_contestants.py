@@ -255,7 +255,7 @@ class ByHand(FusestepBound):
         self.step = self.set_then_step
 
     def set_then_step(self) -> None:
-        t = self.optimizer.applied
+        t = self.optimizer.steps_applied
         for name, curve in self.curves.items():
             value = tuple(c(t) for c in curve) if isinstance(curve, tuple) else curve(t)
             setattr(self.optimizer, name, value)

@@ -232,7 +232,7 @@ def test_accumulated_gradients_do_not_mix_with_others() -> None:
         opt.load_state_dict(saved)
     opt.step()
     assert opt.accumulated == 0.0
-    assert opt.applied == 1
+    assert opt.steps_applied == 1
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_a_skipped_step_drops_what_is_accumulated() -> None:
     assert math.isnan(opt.accumulate(np.array([1.0, math.nan, 1.0]), 1))
     opt.accumulate(np.ones(3), 1)
     assert not opt.step().applied
-    assert (opt.accumulated, opt.skipped) == (0.0, 1)
+    assert (opt.accumulated, opt.steps_skipped) == (0.0, 1)
     assert (w == 1.0).all()
     opt.accumulate(np.ones(3), 5)
     opt.step()

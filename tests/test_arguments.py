@@ -46,7 +46,7 @@ UNKNOWN: list[tuple[type[fs.Optimizer], dict[str, Any], str]] = [
         fs.SGD,
         {"foreach": True},
         "SGD has no argument 'foreach'; known are params, lr, momentum, dampening, nesterov, "
-        "weight_decay, decoupled, maximize, groups, clip_norm, clip_value, nonfinite",
+        "weight_decay, decoupled_weight_decay, maximize, groups, clip_norm, clip_value, nonfinite",
     ),
 ]
 
@@ -97,20 +97,19 @@ def test_signatures_and_groups_show_every_setting(optimizer: Any) -> None:
     kinds = {parameter.kind for parameter in list(parameters.values())[1:]}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
     opt = optimizer(model())
-    settings = opt._settings.defaults
-    assert [*settings, "groups", "clip_norm", "clip_value", "nonfinite"] == list(parameters)[1:]
-    for name in settings:
+    common = ["groups", "clip_norm", "clip_value", "nonfinite"]
+    assert list(parameters)[-4:] == common
+    for name in list(parameters)[1:-4]:
         assert name in dir(opt.groups[0])
-        assert getattr(opt.groups[0], name) == getattr(opt, name) == settings[name]
-        assert name == "decoupled" or settings[name] == parameters[name].default
+        assert getattr(opt.groups[0], name) == getattr(opt, name) == parameters[name].default
 
 
 def test_the_text_of_an_optimizer_shows_what_was_set() -> None:
     opt = fs.SGD(model(), lr=LINE, clip_norm=1.5, groups=[{"match": "v", "lr": 0.1}])
     assert repr(opt) == (
         "SGD(2 parameters in 2 groups, lr=linear(start=1.0, end=0.0, length=10), momentum=0.0, "
-        "dampening=0.0, nesterov=False, weight_decay=0.0, decoupled=False, maximize=False, "
-        "clip_norm=1.5)"
+        "dampening=0.0, nesterov=False, weight_decay=0.0, decoupled_weight_decay=False, "
+        "maximize=False, clip_norm=1.5)"
     )
     assert repr(opt.groups[1]) == "Group(1 parameters, match=('v',), lr=0.1)"
 
@@ -119,3 +118,89 @@ def test_what_a_step_tells_is_a_step_info() -> None:
     info = fs.SGD(model()).step(model())
     assert isinstance(info, fs.StepInfo)
     assert not isinstance((0.1, None, True), fs.StepInfo)
+
+
+@pytest.mark.parametrize("name", ["applied", "attempted", "skipped"])
+def test_earlier_names_of_counts_tell_the_present_ones(name: str) -> None:
+    opt: Any = fs.SGD(model())
+    with pytest.raises(AttributeError, match=rf"^SGD\.{name} is called steps_{name}$"):
+        getattr(opt, name)
+    assert getattr(opt, f"steps_{name}") == 0
+    with pytest.raises(AttributeError, match=f"is called steps_{name}"):
+        setattr(opt, name, 3)
+
+
+def test_earlier_names_of_settings_tell_the_present_ones() -> None:
+    build: Any = fs.SGD
+    meant = "; did you mean 'decoupled_weight_decay'?"
+    with pytest.raises(TypeError) as refused:
+        build(model(), decoupled=True)
+    assert str(refused.value) == f"SGD has no argument 'decoupled'{meant}"
+    with pytest.raises(ValueError, match="did you mean 'decoupled_weight_decay'"):
+        build(model(), groups=[{"match": "u", "decoupled": True}])
+    opt = build(model())
+    for holder in (opt, opt.groups[0]):
+        with pytest.raises(AttributeError, match="did you mean 'decoupled_weight_decay'"):
+            _ = holder.decoupled
+
+
+def test_an_unknown_attribute_names_the_nearest_and_a_class_of_ones_own_has_its_own() -> None:
+    opt: Any = fs.AdamW(model())
+    for name, meant in {"learning_rate": "lr", "weigth_decay": "weight_decay"}.items():
+        with pytest.raises(AttributeError, match=f"^AdamW has no attribute {name!r}; .*{meant!r}"):
+            setattr(opt, name, 1.0)
+    with pytest.raises(AttributeError, match=r"^AdamW has no attribute 'flavour'$"):
+        _ = opt.flavour
+
+    class Mine(fs.AdamW):
+        pass
+
+    mine: Any = Mine(model())
+    mine.flavour = "plum"
+    assert mine.flavour == "plum"
+
+
+def test_what_users_see_of_an_optimizer_is_what_they_use() -> None:
+    opt = fs.SGD(model(), groups=[{"match": "v"}])
+    for thing in (opt, opt.groups[1]):
+        shown = {name for name in dir(thing) if not name.startswith("__")}
+        assert not any(name.startswith("_") for name in shown)
+        assert {"lr", "momentum", "nesterov", "schedules", "paths"} <= shown
+        for name in shown:
+            getattr(thing, name)
+    assert {"step", "clip_norm", "steps_applied", "load_state_dict"} <= set(dir(opt))
+    assert "step" not in dir(opt.groups[1])
+
+
+def test_params_and_groups_are_not_assigned() -> None:
+    opt: Any = fs.SGD(model())
+    with pytest.raises(AttributeError, match="rebind"):
+        opt.params = model()
+    with pytest.raises(AttributeError, match="add_group"):
+        opt.groups = []
+
+
+def test_an_optimizer_without_a_rule_and_one_without_params_are_refused() -> None:
+    build: Any = fs.Optimizer
+    with pytest.raises(TypeError, match=r"^Optimizer has no rule: use SGD, Adam"):
+        build(model())
+    for args, given in [((), {"lr": 0.1}), ((model(),), {"params": model()})]:
+        with pytest.raises(TypeError, match=r"^Adam needs params, once$"):
+            fs.Adam(*args, **given)  # type: ignore[misc]
+
+
+def test_a_class_of_ones_own_may_declare_other_defaults() -> None:
+    class Slow(fs.AdamW):
+        """Smaller steps."""
+
+        lr: Any = type(fs.AdamW.lr)(1e-4)
+
+    assert inspect.signature(Slow).parameters["lr"].default == 1e-4
+    assert Slow(model()).lr == 1e-4
+
+    class Quick(fs.AdamW):
+        def __init__(self, params: Any, boost: float) -> None:
+            super().__init__(params, lr=1e-3 * boost)
+
+    assert [*inspect.signature(Quick).parameters] == ["params", "boost"]
+    assert Quick(model(), 8.0).lr == 8e-3

@@ -54,19 +54,19 @@ BAD_SETTINGS: list[tuple[type[fs.optim.Optimizer], dict[str, Any], type[Exceptio
         fs.AdamW,
         {"clip_norm": 0},
         ValueError,
-        "clip_norm must be greater than 0, not 0; None switches it off",
+        "clip_norm must be greater than 0, or None, not 0",
     ),
     (
         fs.AdamW,
         {"clip_norm": -1},
         ValueError,
-        "clip_norm must be greater than 0, not -1; None switches it off",
+        "clip_norm must be greater than 0, or None, not -1",
     ),
     (
         fs.AdamW,
         {"clip_value": math.nan},
         ValueError,
-        "clip_value must be greater than 0, not nan; None switches it off",
+        "clip_value must be greater than 0, or None, not nan",
     ),
     (fs.AdamW, {"clip_value": "1"}, TypeError, "clip_value must be a number, not '1'"),
     (

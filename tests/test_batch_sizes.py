@@ -102,7 +102,7 @@ def test_an_optimizer_uses_the_overflow_and_is_resumed_with_it() -> None:
 
     policy, opt = build()
     for _ in range(4):
-        policy.next_size(Clock(step=opt.applied))
+        policy.next_size(Clock(step=opt.steps_applied))
         info = opt.step(np.ones(2))
     assert info.lr == 0.125
     other, resumed = build()

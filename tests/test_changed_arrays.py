@@ -114,11 +114,11 @@ def test_a_bound_gradient_that_has_changed_is_refused(
 
 def steps_before(error: type[Exception], message: str, opt: Any, grads: Any) -> int:
     """How many steps there are before one is refused."""
-    before = opt.attempted
+    before = opt.steps_attempted
     with pytest.raises(error, match=message):  # noqa: PT012
         for _ in range(1000):
             opt.step(grads)
-    return int(opt.attempted - before)
+    return int(opt.steps_attempted - before)
 
 
 @pytest.mark.parametrize("elements", [1, 2048])
@@ -285,7 +285,7 @@ def test_a_plan_goes_on_with_other_arrays_as_if_it_had_had_them(binds: bool) -> 
         for array in old:
             array[...] = np.nan
             array.flags.writeable = False
-        assert opt.applied == step + 1
+        assert opt.steps_applied == step + 1
     for a, b in zip(params, expected, strict=True):
         assert np.array_equal(a, b)
 

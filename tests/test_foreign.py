@@ -122,7 +122,7 @@ def test_what_needs_a_copy_is_refused_with_the_way_to_it(
     for call in (opt.step, opt.bind, lambda grads: opt.accumulate(grads, 1)):
         with pytest.raises(TypeError, match=rf"^params\['w'\]: gradient must be a .*{message}"):
             call({"w": make()})
-    assert opt.attempted == 0
+    assert opt.steps_attempted == 0
     assert (w == 0).all()
 
 

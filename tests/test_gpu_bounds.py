@@ -34,7 +34,7 @@ def test_arrays_that_do_not_fit_are_named(cupy: Any) -> None:
     for gradient, error, message in cases:
         with pytest.raises(error, match=rf"params\['w'\]: {message}"):
             opt.step({"w": gradient})
-    assert opt.attempted == 0
+    assert opt.steps_attempted == 0
     assert np.array_equal(w.get(), np.ones((2, 3)))
 
 
@@ -69,7 +69,7 @@ def test_another_device_is_refused(emulated: Driver) -> None:
         pytest.raises(ValueError, match="params are on device 0, the current"),
     ):
         opt.step(here)
-    assert opt.attempted == 0
+    assert opt.steps_attempted == 0
 
 
 def test_a_gradient_that_is_not_finite_is_named_and_nothing_changes(cupy: Any) -> None:
@@ -78,7 +78,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_nothing_changes(cupy: Any) -
     grads = {"a": ones(cupy, 5), "b": cupy.asarray(np.array([1, 2, np.nan, 4, 5, 6], np.float32))}
     with pytest.raises(ValueError, match=r"params\['b'\]: gradient holds NaN; nothing"):
         opt.step(grads)
-    assert opt.attempted == 0
+    assert opt.steps_attempted == 0
     assert np.array_equal(params["a"].get(), np.ones(5))
     assert opt.step({"a": ones(cupy, 5), "b": None}).applied
 
@@ -118,7 +118,7 @@ def test_a_captured_step_replays_with_its_schedule(cupy: Any, options: dict[str,
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         graph = captured(opts[1], stream, 10)
-        assert opts[1].applied == 0
+        assert opts[1].steps_applied == 0
         for k, values in enumerate(steps):
             if k in (10, 20):
                 opts[1].prepare_replays(10)
@@ -129,9 +129,9 @@ def test_a_captured_step_replays_with_its_schedule(cupy: Any, options: dict[str,
     for values in steps:
         opts[0].step(values)
     assert_same_bits([p.get() for p in device], host)
-    assert (opts[1].attempted, opts[1].applied) == (25, opts[0].applied)
-    assert opts[1].state_dict()["parameters"]["0"]["updates"] == opts[0].applied
-    assert opts[1].step().lr == curve(step=opts[0].applied)  # and goes on without the graph
+    assert (opts[1].steps_attempted, opts[1].steps_applied) == (25, opts[0].steps_applied)
+    assert opts[1].state_dict()["parameters"]["0"]["updates"] == opts[0].steps_applied
+    assert opts[1].step().lr == curve(step=opts[0].steps_applied)  # and goes on without the graph
 
 
 def test_replays_beyond_what_was_prepared_update_nothing_and_tell(cupy: Any) -> None:
@@ -144,8 +144,8 @@ def test_replays_beyond_what_was_prepared_update_nothing_and_tell(cupy: Any) -> 
         for _ in range(3):
             graph.launch()
         with pytest.raises(fs.StateError, match="replayed more often than prepare_replays"):
-            _ = opt.applied
-        assert opt.applied == 2
+            _ = opt.steps_applied
+        assert opt.steps_applied == 2
         assert np.array_equal(w.get(), np.zeros(3))
 
 
@@ -159,17 +159,17 @@ def test_a_graph_that_no_longer_fits_is_refused(cupy: Any) -> None:
         opt.step()  # the rows are of the counts before it
         graph.launch()
         with pytest.raises(fs.StateError, match="replayed more often than prepare_replays"):
-            _ = opt.applied
+            _ = opt.steps_applied
         opt.prepare_replays(2)
         graph.launch()
-        assert opt.applied == 2
+        assert opt.steps_applied == 2
         with pytest.raises(ValueError, match="steps must be at most as many as before the step"):
             opt.prepare_replays(20)
         opt.clip_norm = 0.1
         with pytest.raises(fs.StateError, match="call this once more, and capture anew"):
             opt.prepare_replays(2)
         opt.prepare_replays(2)
-        assert opt.applied == 2
+        assert opt.steps_applied == 2
     assert np.array_equal(w.get(), np.zeros(3))
 
 
@@ -187,9 +187,9 @@ def test_a_failure_to_compile_counts_nothing_and_tells_what_to_do(
             patch.setattr(cupy.cuda.nvrtc, "createProgram", broken)
             with pytest.raises(RuntimeError, match=r"libnvrtc.so: not found. CuPy needs NVRTC"):
                 opt.step(ones(cupy, 4))
-        assert opt.attempted == 0
+        assert opt.steps_attempted == 0
         opt.step(ones(cupy, 4))
-        assert (opt.applied, opt.state_dict()["parameters"][""]["updates"]) == (1, 1)
+        assert (opt.steps_applied, opt.state_dict()["parameters"][""]["updates"]) == (1, 1)
 
 
 def test_a_gpu_that_nvrtc_does_not_know_gets_what_its_driver_translates(

@@ -217,7 +217,7 @@ def test_a_step_is_one_launch_two_with_a_norm_and_waits_for_nothing(emulated: Dr
             opt.step()
         assert emulated.launches - before[0] == 10 * launches
         assert emulated.synchronizations == before[1]
-        assert opt.applied == 11
+        assert opt.steps_applied == 11
 
 
 def test_other_gradient_arrays_every_step_wait_for_nothing(emulated: Driver) -> None:

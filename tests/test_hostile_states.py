@@ -63,7 +63,7 @@ HOSTILE: list[tuple[str, Callable[[State], Any]]] = [
     *[(name, put(name, v)) for name in ("attempted", "applied") for v in COUNTS],
     *[("params['a'] updates", put("parameters", "a", "updates", v)) for v in COUNTS],
     ("params['a'] updates: 4 is more", put("parameters", "a", "updates", 4)),
-    *[("format", put("format", v)) for v in (1, 3, "2", [2], None, 2.0)],
+    *[("format", put("format", v)) for v in (1, 2, 4, "3", [3], None, 3.0)],
     *[("rule", put("rule", v)) for v in ("sgd", None, ["adam"])],
     *[("class", put("class", v)) for v in ("Adam", None, 5)],
     *[("settings", put("settings", v)) for v in ([], None, {}, {"lr": 1.0})],
@@ -94,18 +94,22 @@ HOSTILE: list[tuple[str, Callable[[State], Any]]] = [
     ],
     *[("amsgrad", put("settings", "amsgrad", v)) for v in (True, 0, None)],
     *[("eps_mode", put("settings", "eps_mode", v)) for v in ("hat", [], None)],
-    *[("clip_norm", put("clip_norm", v)) for v in (-1.0, 0.0, math.nan, "nan", "x", [], deep(9))],
-    *[("clip_value", put("clip_value", v)) for v in (-1, "-inf", True)],
+    *[
+        ("clip_norm", put("settings", "clip_norm", v))
+        for v in (-1.0, 0.0, math.nan, "nan", "x", [], deep(9))
+    ],
+    *[("clip_value", put("settings", "clip_value", v)) for v in (-1, "-inf", True)],
     *[("nonfinite", put("nonfinite", v)) for v in ("ignore", None, 3, ["skip"])],
     *[("groups", put("groups", v)) for v in (None, [], cyclic(), [{"match": None}])],
     *[("groups", put("groups", 1, "match", v)) for v in (["a"], None, 3, [None], cyclic())],
     ("groups[1] weight_decay", put("groups", 1, "settings", {"weight_decay": -1.0})),
-    ("groups[1] lr", put("groups", 1, "settings", {"lr": deep(5000)})),
+    ("groups[1].settings.lr", put("groups", 1, "settings", {"lr": deep(5000)})),
     ("groups[1] maximize", put("groups", 1, "settings", {"maximize": True})),
     ("groups", put("groups", 1, "settings", {"x": 1})),
     *[("control", put("control", v)) for v in (None, [], {"lr": None}, {"lr": {}})],
     *[("lr: has 1 controls", put("control", v)) for v in ({}, {"lr": []}, {"lr": [MEMORY] * 2})],
-    *[("control: nothing", put("control", name, [MEMORY])) for name in ("x", 5, "groups[1] lr")],
+    *[("control: nothing", put("control", name, [MEMORY])) for name in ("x", "groups[1] lr")],
+    ("control[5]: names must be text", put("control", 5, [MEMORY])),
     ("eps: has 0 controls", put("control", "eps", [MEMORY])),
     *[
         ("lr", put("control", "lr", [v]))
@@ -125,14 +129,14 @@ HOSTILE: list[tuple[str, Callable[[State], Any]]] = [
     *[("parameters", put("parameters", v)) for v in (None, [], "x")],
     ("params['a']: not saved", lambda s: s["parameters"].pop("a")),
     ("params['c']: not present", put("parameters", "c", {"updates": 1, "state": {}})),
-    ("params[5]: not present", put("parameters", 5, {"updates": 1, "state": {}})),
+    ("parameters[5]: names must be text", put("parameters", 5, {"updates": 1, "state": {}})),
     *[
-        ("params['a']: must be a dict", put("parameters", "a", v))
+        ("params['a']", put("parameters", "a", v))
         for v in (None, [], {"updates": 1, "state": []}, {"updates": 1, "state": {}, "more": 1})
     ],
     ("params['a'] state arrays", lambda s: s["parameters"]["a"]["state"].pop("m")),
     ("params['a'] state arrays", put(*M[:-1], "q", np.zeros(5, np.float32))),
-    ("params['a'] state arrays", put(*M[:-1], 7, np.zeros(5, np.float32))),
+    ("parameters.a.state[7]: names must be text", put(*M[:-1], 7, np.zeros(5, np.float32))),
     *[
         ("params['a'] m", put(*M, v))
         for v in (
@@ -147,6 +151,11 @@ HOSTILE: list[tuple[str, Callable[[State], Any]]] = [
             None,
             "x",
             np.float32(1.0),
+        )
+    ],
+    *[
+        ("parameters.a.state.m: must be", put(*M, v))
+        for v in (
             np.zeros(2, np.float32).view(Lying),
             np.ma.masked_array(np.zeros(5, np.float32), mask=True),
             np.zeros(5, np.float32).view(np.recarray),
@@ -163,7 +172,7 @@ HOSTILE: list[tuple[str, Callable[[State], Any]]] = [
         for v in (-1, 0, 2**63, 1.0, None, True)
     ],
     *[
-        ("accumulated weighted", put("accumulated", "weighted_squared_norms", v))
+        ("accumulated.weighted", put("accumulated", "weighted_squared_norms", v))
         for v in (-1.0, math.nan, math.inf, "-inf", "one", None, 10**400)
     ],
     *[
@@ -174,12 +183,13 @@ HOSTILE: list[tuple[str, Callable[[State], Any]]] = [
         ("params['a'] accumulated", put("accumulated", "gradients", "a", v))
         for v in (np.zeros(5), np.zeros(3, np.float32), "x")
     ],
-    ("accumulated gradients", put("accumulated", "gradients", "zz", None)),
-    ("'more': unknown", put("more", 1)),
-    ("5: unknown", put(5, 1)),
+    ("accumulated.gradients", put("accumulated", "gradients", "zz", None)),
+    ("more: unknown", put("more", 1)),
+    ("5: names must be text", put(5, 1)),
     *[
         (f"{name}: not saved", lambda s, name=name: s.pop(name))  # type: ignore[misc]
         for name in build()[1].state_dict()
+        if name != "format"
     ],
     ("the disk is gone", put("parameters", Raising(a=1, b=2, z=3))),
     ("the disk is gone", instead(Raising(build()[1].state_dict()))),

@@ -91,7 +91,11 @@ def test_what_is_no_number_is_no_loss_and_nothing_has_changed(loss: Any) -> None
     ):
         with pytest.raises((TypeError, ValueError), match="loss must be a number"):
             observe()
-    assert (opt.attempted, leaf.state_dict()["seen"], policy.state_dict()["loss"]) == (0, 0, None)
+    assert (opt.steps_attempted, leaf.state_dict()["seen"], policy.state_dict()["loss"]) == (
+        0,
+        0,
+        None,
+    )
     assert (w == 1.0).all()
 
 

@@ -122,7 +122,7 @@ def test_an_error_names_the_parameter_and_nothing_has_changed() -> None:
     message = r"^params\['dense/odd'\]: gradient has shape \(18,\), the parameter has \(17,\)$"
     with pytest.raises(ValueError, match=message):
         opt.step({"dense": wrong})
-    assert opt.attempted == 0
+    assert opt.steps_attempted == 0
     assert_same_bits(params, model(np.float32))
 
 

@@ -119,7 +119,7 @@ def test_statistics_belong_to_the_first_optimizer_that_they_learn_from() -> None
     before = statistics.state_dict()
     with pytest.raises(fs.StateError, match="belongs to another optimizer"):
         opts[1].step(statistics=statistics)
-    assert (statistics.state_dict(), opts[1].applied, opts[1].accumulated) == (before, 0, 8.0)
+    assert (statistics.state_dict(), opts[1].steps_applied, opts[1].accumulated) == (before, 0, 8.0)
     opts[1].step(statistics=copy.deepcopy(statistics))
 
 

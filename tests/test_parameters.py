@@ -88,7 +88,7 @@ def test_rebinding_goes_on_with_the_state_and_the_counts_of_the_run(row: Row) ->
         params = {name: array.copy() for name, array in params.items()}
         opt.rebind(params)
     assert_same_bits(list(params.values()), list(expected.values()))
-    assert (opt.applied, opt.params["w"] is params["w"]) == (4, True)
+    assert (opt.steps_applied, opt.params["w"] is params["w"]) == (4, True)
 
 
 def test_rebinding_takes_the_form_that_the_optimizer_was_built_with() -> None:
@@ -150,7 +150,7 @@ def test_parameters_added_later_go_on_like_those_of_an_optimizer_built_with_both
         assert opt.step(grads) == other.step(grads)
     assert_same_bits(list(opt.params.values()), list(other.params.values()))
     assert opt.params["head/w"] is head["w"]
-    assert opt.applied == 3
+    assert opt.steps_applied == 3
 
 
 def test_a_group_is_added_in_the_form_of_torch() -> None:
@@ -325,7 +325,7 @@ def test_on_a_gpu_arrays_are_replaced_and_added_with_the_same_bits(cupy: Any) ->
         opt.step({"u": asarray(a(0.25)), "v": asarray(a(0.125))}, params=params)
         opts.append(opt)
         models.append(params)
-    assert opts[0].applied == opts[1].applied == 3
+    assert opts[0].steps_applied == opts[1].steps_applied == 3
     on_cpu, on_gpu = (opt.state_dict()["parameters"] for opt in opts)
     for path in ("u", "v"):
         assert_same_bits([models[1][path].get()], [models[0][path]])

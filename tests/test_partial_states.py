@@ -38,7 +38,7 @@ def test_what_a_state_has_goes_on_and_what_it_has_not_begins_anew(row: Row) -> N
     opt = row.build(tree)
     loaded = opt.load_state_dict(first.state_dict(), strict=False, rename={"norm": "layer"})
     assert loaded == (("head",), (("norm", "layer"),), ("tail",))
-    assert (opt.attempted, opt.applied, opt.accumulated) == (3, 3, 4.0)
+    assert (opt.steps_attempted, opt.steps_applied, opt.accumulated) == (3, 3, 4.0)
     first.step()
     opt.step()
     assert (tree["head"] == fresh).all()  # nothing was accumulated for it
@@ -151,7 +151,7 @@ def test_a_reset_keeps_the_settings_and_works_with_bound_gradients() -> None:
     opt.bind(np.ones(2))
     opt.step()
     opt.reset()
-    assert (opt.lr, opt.nonfinite, opt.attempted) == (0.25, "skip", 0)
+    assert (opt.lr, opt.nonfinite, opt.steps_attempted) == (0.25, "skip", 0)
     assert (opt.state[""]["momentum"] == 0.0).all()
     assert opt.step().applied
     assert (opt.params[""] == 1.0 - 0.25 - 0.25).all()

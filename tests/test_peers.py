@@ -44,7 +44,7 @@ def gradients(dtype: type) -> list[list[Array]]:
 def in_torch(row: Row) -> tuple[str, dict[str, Any]] | None:
     """The torch optimizer and options that mean the same, if there is one."""
     h = row.full
-    decoupled_sgd = row.rule == "sgd" and h["decoupled"] and h["weight_decay"] != 0
+    decoupled_sgd = row.rule == "sgd" and h["decoupled_weight_decay"] and h["weight_decay"] != 0
     if row.rule == "adabelief" or decoupled_sgd:
         return None
     if h.get("eps_mode") == "hat" or not h.get("bias_correction", True):

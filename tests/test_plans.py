@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import fusestep as fs
+from fusestep import _core
+from fusestep.expression.program import program_of
 from tables.models import Array
 
 
@@ -33,7 +35,7 @@ def test_what_comes_with_an_update_is_set_if_there_is_one() -> None:
     changes = [(observer, "seen", 1), (opt.groups, "seen", 2)]
     with pytest.raises(AttributeError):
         plan.step([np.ones(2)], 1.0, None, changes=changes)
-    assert (observer.seen, opt.attempted, w.tolist()) == (0, 0, [1.0, 1.0])
+    assert (observer.seen, opt.steps_attempted, w.tolist()) == (0, 0, [1.0, 1.0])
     with pytest.raises(ValueError, match="shape"):
         plan.step([np.ones(3)], 1.0, None, changes=changes[:1])
     assert not plan.step([np.full(2, np.nan)], 1.0, None, changes=changes[:1]).applied
@@ -57,8 +59,7 @@ def loaded(opt: Any, **other: Any) -> dict[str, Any]:
         "attempted": 7,
         "applied": 5,
         "accumulated": (0.0, 0, 0.0, []),
-        "hyper": plan.hyper + 1.0,
-        "limits": np.array([2.0, 3.0]),
+        "settings": plan.settings + 1.0,
         "program": None,
         "targets": [],
         "nonfinite": "skip",
@@ -70,7 +71,7 @@ def loaded(opt: Any, **other: Any) -> dict[str, Any]:
 
 def facts(opt: Any) -> str:
     plan = plan_of(opt)
-    tables = plan.hyper.tolist(), plan.limits.tolist(), plan.nonfinite
+    tables = plan.settings.tolist(), plan.nonfinite
     counts = plan.updates, plan.attempted, plan.applied, plan.accumulated
     return repr((tables, counts, opt.state, list(opt._parameters.values())))
 
@@ -89,18 +90,29 @@ def momentum(opt: Any, k: int) -> Array:
 def test_a_load_writes_all_of_it() -> None:
     opt, observer = model(), Slots()
     plan = plan_of(opt)
-    hyper = plan.hyper + 1.0
+    settings = plan.settings + 1.0
     pairs = [(momentum(opt, k), np.arange(2.0 + k)) for k in range(2)]
     plan.load(**loaded(opt, arrays=pairs, changes=[(observer, "seen", 9)]))
     assert (plan.updates, plan.attempted, plan.applied) == ([3, 4], 7, 5)
-    assert np.array_equal(plan.hyper, hyper)
-    assert (plan.limits.tolist(), plan.nonfinite, observer.seen) == ([2.0, 3.0], "skip", 9)
+    assert np.array_equal(plan.settings, settings, equal_nan=True)
+    assert (plan.nonfinite, observer.seen) == ("skip", 9)
     assert [momentum(opt, k).tolist() for k in range(2)] == [[0.0, 1.0], [0.0, 1.0, 2.0]]
 
 
 def read_only(array: Array) -> Array:
     array.flags.writeable = False
     return array
+
+
+def target(**place: int) -> Any:
+    bounds = {"lower": 0.0, "upper": 1.0, "below_upper": False, "smallest": 0.0}
+    return _core.Target(
+        **{"group": 0, "column": 0, "name": "lr", "expected": "", **bounds, **place}
+    )
+
+
+def one() -> Any:
+    return program_of([fs.schedules.constant(1.0)])[0]
 
 
 BAD_LOADS: list[tuple[str, Callable[[Any], dict[str, Any]], type[Exception]]] = [
@@ -116,15 +128,12 @@ BAD_LOADS: list[tuple[str, Callable[[Any], dict[str, Any]], type[Exception]]] = 
     ("infinite samples", lambda o: {"accumulated": (np.inf, 1, 0.0, [])}, ValueError),
     ("samples that are none", lambda o: {"accumulated": (np.nan, 1, 0.0, [])}, ValueError),
     ("negative samples", lambda o: {"accumulated": (-1.0, 1, 0.0, [])}, ValueError),
-    ("other table", lambda o: {"hyper": np.zeros((2, 8))}, ValueError),
-    ("other limits", lambda o: {"limits": np.zeros(3)}, ValueError),
+    ("other table", lambda o: {"settings": np.zeros((2, 8))}, ValueError),
     ("other nonfinite", lambda o: {"nonfinite": "sometimes"}, ValueError),
-    ("targets alone", lambda o: {"targets": [(0, 0, "lr", 0.0, 1.0, False, 0.0, "")]}, ValueError),
-    (
-        "no such target",
-        lambda o: {"targets": [(0, 99, "lr", 0.0, 1.0, False, 0.0, "")]},
-        ValueError,
-    ),
+    ("targets alone", lambda o: {"targets": [target()]}, ValueError),
+    ("no such column", lambda o: {"targets": [target(column=10)], "program": one()}, ValueError),
+    ("no such group", lambda o: {"targets": [target(group=1)], "program": one()}, ValueError),
+    ("no target", lambda o: {"targets": [(0, 0)]}, TypeError),
     ("no such attribute", lambda o: {"changes": [(o, "nothing", 1)]}, AttributeError),
     ("other size", lambda o: {"arrays": [(momentum(o, 0), np.ones(3))]}, ValueError),
     ("other dtype", lambda o: {"arrays": [(momentum(o, 0), np.ones(2, "f4"))]}, ValueError),
@@ -186,9 +195,9 @@ def test_micro_batches_of_no_gradients_alone_update_nothing_after_a_load() -> No
 def test_a_plan_has_a_copy_of_its_tables() -> None:
     opt = model()
     plan = plan_of(opt)
-    plan.hyper[0, 0] = 99.0
-    plan.limits[1] = 99.0
-    assert (opt.lr, plan.hyper[0, 0], plan.limits[1]) == (0.5, 0.5, np.inf)
+    plan.settings[0, 0] = 99.0
+    plan.settings[0, -1] = 99.0
+    assert (opt.lr, plan.settings[0, 0], plan.settings[0, -1]) == (0.5, 0.5, np.inf)
 
 
 SETTINGS: list[Callable[[Any], None]] = [
@@ -204,7 +213,7 @@ SETTINGS: list[Callable[[Any], None]] = [
 
 def described(opt: Any) -> str:
     settings = opt.lr, opt.weight_decay, opt.groups[0].lr, opt.clip_norm, opt.clip_value
-    return repr((settings, opt.nonfinite, opt.schedules, opt._settings.own, repr(opt)))
+    return repr((settings, opt.nonfinite, opt.schedules, opt._settings.values, repr(opt)))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from fractions import Fraction
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -12,6 +13,20 @@ import pytest
 
 import fusestep as fs
 from tables.oracle import power
+
+
+def updated(plan: Any, times: int) -> None:
+    """Makes a plan go on from that many updates."""
+    plan.load(
+        updates=[times],
+        attempted=times,
+        applied=times,
+        accumulated=(0.0, 0, 0.0, []),
+        settings=plan.settings,
+        program=None,
+        targets=[],
+        nonfinite="propagate",
+    )
 
 
 class Corrections:
@@ -28,7 +43,7 @@ class Corrections:
         for lr in (1.0, correction, correction * 0.7):
             self.w[:], self.m[:] = 0.0, 1.0
             self.opt.lr = lr
-            self.opt._plan.updates = [t - 1]
+            updated(self.opt._plan, t - 1)
             self.opt.step(np.ones(1))
             if self.w[0] != -(lr / correction):
                 return False

@@ -115,7 +115,7 @@ def test_finite_gradients_are_not_taken_for_others(
 ) -> None:
     opt = fs.SGD({"a": np.zeros(len(values))}, lr=1.0, nonfinite=nonfinite)
     info = opt.step({"a": np.array(values)})
-    assert (info.applied, opt.skipped) == (True, 0)
+    assert (info.applied, opt.steps_skipped) == (True, 0)
 
 
 @pytest.mark.parametrize(("bad", "what"), [(np.nan, "NaN"), (np.inf, "infinity")])
@@ -188,7 +188,7 @@ def outcomes(cupy: Any, params: Any, grads: list[Array], on_device: bool, **opti
     opt = fs.SGD(params, lr=1.0, **options)
     infos = [opt.step([cupy.asarray(g)] if on_device else [g]) for g in grads]
     norms = [(i.grad_norm, i.applied) for i in infos]
-    return repr(norms), opt.applied
+    return repr(norms), opt.steps_applied
 
 
 @extremes
@@ -224,5 +224,5 @@ def test_a_graph_takes_a_norm_out_of_range_in_its_replays(cupy: Any) -> None:
             graph.launch()
             stream.synchronize()
             opts[0].step([grads])
-    assert opts[1].applied == opts[0].applied == 4
+    assert opts[1].steps_applied == opts[0].steps_applied == 4
     assert_same_bits([device.get()], [host])

@@ -62,7 +62,7 @@ def test_blocks_run_one_after_the_other_as_pasted() -> None:
     for block in BLOCKS:
         if "cupy" not in block:
             exec(compile(block, "README.md", "exec"), names)
-    assert names["opt"].applied > 0
+    assert names["opt"].steps_applied > 0
 
 
 def test_blocks_for_a_gpu_run_too(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,4 +74,4 @@ def test_blocks_for_a_gpu_run_too(cupy: Any, monkeypatch: pytest.MonkeyPatch) ->
     names |= {"cupy": cupy, "opt": fs.AdamW(params), "grads": grads, "compute_gradients": compute}
     (block,) = (block for block in BLOCKS if "cupy" in block)
     exec(compile(block, "README.md", "exec"), names)
-    assert names["opt"].applied == 100
+    assert names["opt"].steps_applied == 100

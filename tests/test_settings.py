@@ -31,7 +31,7 @@ def all_settings(opt: fs.Optimizer) -> Any:
     """Whatever of settings a user can see, or a step can use."""
     limits = (opt.clip_norm, opt.clip_value, opt.nonfinite, opt.schedules)
     groups = [(group, group.lr, group.weight_decay, group.schedules) for group in opt.groups]
-    read = opt._plan.hyper.tolist(), opt._plan.limits.tolist()
+    read = opt._plan.settings.tolist()
     return repr((opt, opt.lr, opt.weight_decay, limits, groups, read))
 
 

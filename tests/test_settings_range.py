@@ -60,7 +60,7 @@ def test_a_schedule_that_leaves_float32_is_refused_by_the_step_that_meets_it(
     with pytest.raises(ValueError, match=message):
         opt.step(grads)
     assert_same_bits(list(w.values()), list(before.values()))
-    assert (opt.applied, opt.attempted, getattr(opt.groups[1], name)) == (1, 1, 0.5)
+    assert (opt.steps_applied, opt.steps_attempted, getattr(opt.groups[1], name)) == (1, 1, 0.5)
     assert opt.step(grads, clock=fs.Clock(step=2)).applied
 
 
@@ -74,7 +74,9 @@ def test_zero_is_a_number_like_any_other_but_for_eps() -> None:
         opt.step(np.ones_like(w))
         with pytest.raises(ValueError, match="eps must be finite and greater than 0"):
             opt.step(np.ones_like(w))
-    with pytest.raises(ValueError, match=r"^clip_value must be at least 1.4e-45, the smallest flo"):
+    with pytest.raises(
+        ValueError, match=r"^clip_value must be at least 1.4e-45 for params, which is float32"
+    ):
         fs.SGD(w, clip_value=1e-50)
     fs.SGD(w, lr=1.0, clip_value=1e300).step(np.full(2, 3e38, np.float32))
     assert (w < -2e38).all()
@@ -113,7 +115,7 @@ def test_what_becomes_of_settings_has_to_fit_as_well(options: dict[str, Any], dt
     for _ in range(2):
         with pytest.raises(ValueError, match=message):
             opt.step({"a": np.ones(3, dtype), "b": np.ones(3, dtype)})
-    assert (opt.attempted, opt.applied, opt._plan.updates) == (0, 0, [0, 0])
+    assert (opt.steps_attempted, opt.steps_applied, opt._plan.updates) == (0, 0, [0, 0])
     assert all((p == 1).all() for p in params.values())
     assert not any(s.any() for state in opt.state.values() for s in state.values())
     fs.AdamW(params, **{**options, "lr": 1e-3, "weight_decay": 0.1}).step({"a": None, "b": None})
@@ -127,7 +129,7 @@ def test_a_gpu_refuses_what_does_not_fit_and_changes_nothing(cupy: Any) -> None:
         opt.nonfinite = nonfinite
         with pytest.raises(ValueError, match=r"^params\['a'\]: lr, divided by the bias correction"):
             opt.step({"a": ones})
-        assert (opt.attempted, opt.applied, opt._plan.updates) == (0, 0, [0])
+        assert (opt.steps_attempted, opt.steps_applied, opt._plan.updates) == (0, 0, [0])
     opt.lr = 0.1
     assert opt.step({"a": ones}).applied
     opt.nonfinite = "raise"

@@ -177,7 +177,7 @@ def test_a_failure_in_a_part_leaves_nothing_accumulated(failing: int, error: Any
     assert opt.accumulated == 0.0
     with pytest.raises(ValueError, match="gradient holds NaN"):
         split_step(opt, lambda part: (0.0, np.full(2, NAN)), np.ones((4, 2)))
-    assert (opt.accumulated, opt.applied) == (0.0, 0)
+    assert (opt.accumulated, opt.steps_applied) == (0.0, 0)
     assert (w == 1.0).all()
 
 
@@ -214,7 +214,7 @@ def test_a_batch_in_parts_does_not_mix_with_other_gradients() -> None:
     with pytest.raises(fs.StateError, match="gradients are bound"):
         step()
     opt.step()
-    assert opt.applied == 1
+    assert opt.steps_applied == 1
 
 
 def test_a_batch_of_a_loader_brings_its_clock() -> None:

@@ -27,7 +27,9 @@ def test_arrays_of_the_optimizer_itself_are_refused_in_a_state(name: str) -> Non
         "v": np.ones((2, 3)),
         name: live["m"],
     }
-    with pytest.raises(fs.StateError, match=rf"^.*\n  params\['b'\] {name}: is memory of this"):
+    with pytest.raises(
+        fs.StateError, match=rf"^.*\n  params\['b'\] {name}: is memory that loading"
+    ):
         opt.load_state_dict(state)
     assert plain(opt.state_dict()) == before
 
@@ -75,7 +77,7 @@ def test_a_state_is_strict_json_beside_its_arrays_and_loads_from_it() -> None:
     [
         (fs.AdamW, fs.Adam, "class"),
         (fs.Adam, fs.AdamW, "class"),
-        (lambda w: fs.SGD(w, decoupled=True), fs.SGD, "decoupled"),
+        (lambda w: fs.SGD(w, decoupled_weight_decay=True), fs.SGD, "decoupled_weight_decay"),
         (
             lambda w: fs.SGD(w, momentum=0.5, nesterov=True),
             lambda w: fs.SGD(w, momentum=0.5),
@@ -83,7 +85,11 @@ def test_a_state_is_strict_json_beside_its_arrays_and_loads_from_it() -> None:
         ),
         (lambda w: fs.Adam(w, bias_correction=False), fs.Adam, "bias_correction"),
         (lambda w: fs.Adam(w, eps_mode="hat"), fs.Adam, "eps_mode"),
-        (lambda w: fs.AdaBelief(w, decoupled=True), fs.AdaBelief, "decoupled"),
+        (
+            lambda w: fs.AdaBelief(w, decoupled_weight_decay=True),
+            fs.AdaBelief,
+            "decoupled_weight_decay",
+        ),
         (
             lambda w: fs.SGD(w, groups=[{"match": "*", "maximize": True}]),
             lambda w: fs.SGD(w, groups=[{"match": "*"}]),
@@ -133,7 +139,7 @@ def test_a_python_function_is_saved_by_its_name_and_the_present_one_stays() -> N
     for text in ("lr: ", ".rate'", ".slow'", "keep=('lr',) keeps the present one"):
         assert text in str(caught.value)
     other.load_state_dict(state, keep=("lr",))
-    assert (other.lr, other.applied) == (0.25, 1)
+    assert (other.lr, other.steps_applied) == (0.25, 1)
 
 
 def test_keep_keeps_what_controls_remember_and_the_saved_ones_need_not_fit() -> None:
@@ -216,7 +222,7 @@ def test_keep_names_what_happens_at_gradients_that_are_not_finite_too() -> None:
     ("edit", "name"),
     [
         (put("settings", "lr", -1.0), "lr"),
-        (put("settings", "momentum", 0.5), "the saved settings"),
+        (put("settings", "momentum", 0.5), "momentum=0.5: built without"),
         (put("control", "weight_decay", [{**MEMORY, "bad": -1}]), "weight_decay"),
         (put("nonfinite", "maybe"), "nonfinite"),
         (put("applied", 9), "applied"),
@@ -242,7 +248,7 @@ def test_a_load_refused_for_one_thing_changes_no_other(edit: Any, name: str) -> 
         opt.load_state_dict(state)
     assert name in str(caught.value)
     assert (opt.lr, opt.groups[1].lr, opt.clip_norm, opt.nonfinite) == (0.5, 0.75, 1.0, "skip")
-    assert (plateau.value, opt.weight_decay, opt.attempted) == (1.0, 0.5, 0)
+    assert (plateau.value, opt.weight_decay, opt.steps_attempted) == (1.0, 0.5, 0)
 
 
 def test_momentum_is_not_loaded_into_an_optimizer_without_its_buffers() -> None:
@@ -252,7 +258,7 @@ def test_momentum_is_not_loaded_into_an_optimizer_without_its_buffers() -> None:
         state["settings"]["momentum"] = (
             momentum if isinstance(momentum, float) else json.loads(momentum.to_json())
         )
-        with pytest.raises(fs.StateError, match="needs state arrays that this optimizer was built"):
+        with pytest.raises(fs.StateError, match="built without a momentum buffer"):
             opt.load_state_dict(state)
         assert opt.momentum == 0.0
         assert opt.step(np.ones(2)).applied
@@ -309,5 +315,25 @@ def test_other_threads_neither_save_nor_load_nor_set_while_a_step_is_under_way()
     inside = False
     assert len(refused) == 6
     assert all("inside a call of another thread" in text for text in refused)
-    assert (opt.momentum, opt.clip_norm, opt.groups[0].lr, opt.applied) == (0.5, None, 0.5, 2)
+    assert (opt.momentum, opt.clip_norm, opt.groups[0].lr, opt.steps_applied) == (0.5, None, 0.5, 2)
     assert (w == 1.0 - 0.5 - 0.75).all()
+
+
+def test_a_state_of_the_format_before_goes_on() -> None:
+    def build(**settings: Any) -> fs.SGD:
+        groups = [{"match": "b", "decoupled_weight_decay": True, "lr": 0.25}]
+        return fs.SGD({"a": np.ones(2), "b": np.ones(2)}, momentum=0.5, groups=groups, **settings)
+
+    first = build(lr=0.5, clip_norm=math.inf, clip_value=schedules.constant(2.0))
+    first.step({"a": np.ones(2), "b": np.ones(2)})
+    state = first.state_dict()
+    settings = state["settings"]
+    for name in ("clip_norm", "clip_value"):
+        state[name] = settings.pop(name)
+    for values in (settings, state["groups"][1]["settings"]):
+        values["decoupled"] = values.pop("decoupled_weight_decay")
+    opt = build()
+    opt.load_state_dict({**state, "format": 2})
+    assert plain(opt.state_dict()) == plain(first.state_dict())
+    with pytest.raises(fs.StateError, match="format: saved 2, and the rest is not in that form"):
+        opt.load_state_dict({**first.state_dict(), "format": 2})

@@ -94,7 +94,7 @@ def test_a_second_thread_in_the_same_optimizer_is_refused() -> None:
         "stepped",
         "this optimizer is already inside a call of another thread",
     }
-    assert opt.applied == outcomes.count("stepped")
+    assert opt.steps_applied == outcomes.count("stepped")
 
 
 def _digest(params: list[Array]) -> str:
@@ -239,7 +239,7 @@ def test_gradients_dropped_by_another_thread_during_a_step_stay_alive() -> None:
         dropper.start()
         stepper.join()
         dropper.join()
-    assert set(np.unique(params[0])) == {-0.5 * opt.applied}
+    assert set(np.unique(params[0])) == {-0.5 * opt.steps_applied}
 
 
 @pytest.mark.parametrize("how", ["step", "accumulate"])

@@ -19,16 +19,15 @@ std::string nonfinite_message(const std::string& parameter, const char* what) {
 
 CheckedPlan::CheckedPlan(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
                          const py::list& parameters, const py::list& states,
-                         const std::vector<int>& groups, const py::array_t<double>& hyper,
-                         const py::array_t<double>& limits, const py::list& containers)
+                         const std::vector<int>& groups, const py::array_t<double>& settings,
+                         const py::list& containers)
     : kind_(std::move(kind)),
       paths_(std::move(paths)),
       views_(check_parameters(kind_, paths_, parameters, extents_)),
       parameters_(parameters),
       states_(states),
       containers_(containers, parameters_, paths_),
-      hyper_(numbers_of(hyper)),
-      limits_(numbers_of(limits)),
+      table_(numbers_of(settings)),
       plan_(make_plan(rule, states, groups)),
       checked_(paths_.size()) {
     memory_ = written(views_);
@@ -197,17 +196,16 @@ void CheckedPlan::check_prepared(std::ptrdiff_t unprepared) {
 StepOptions CheckedPlan::options(const Step& step, bool take_norm) const {
     StepOptions options;
     options.grad_scale = step.grad_scale;
-    options.clip_by_norm = !std::isnan(limits_[0]);
-    options.clip_norm = limits_[0];
-    options.clip_value = limits_[1];
+    options.clip_norm = plan_.common(kClipNorm);
+    options.clip_by_norm = !std::isnan(options.clip_norm);
+    options.clip_value = plan_.common(kClipValue);
     options.nonfinite = nonfinite_;
     options.take_norm = take_norm;
     return options;
 }
 
-void CheckedPlan::restore(const Tables& tables) {
-    std::copy(tables.hyper.begin(), tables.hyper.end(), hyper_.begin());
-    std::copy(tables.limits.begin(), tables.limits.end(), limits_.begin());
+void CheckedPlan::restore(const std::vector<double>& values) {
+    std::copy(values.begin(), values.end(), table_.begin());
 }
 
 void CheckedPlan::end_step(const Step& step, bool applied) {
@@ -239,9 +237,9 @@ Plan CheckedPlan::make_plan(const std::string& rule, const py::list& states,
             leaves[i].state[k++] = state.data;
         }
     }
-    const std::size_t columns = static_cast<std::size_t>(entry->columns) + 1;
-    return Plan(*entry, std::move(leaves), static_cast<int>(hyper_.size() / columns),
-                hyper_.data());
+    const std::size_t columns = static_cast<std::size_t>(entry->columns + kCommonColumns);
+    return Plan(*entry, std::move(leaves), static_cast<int>(table_.size() / columns),
+                table_.data());
 }
 
 // Checks one gradient per parameter, None allowed, and remembers where they are. Returns the

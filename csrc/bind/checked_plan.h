@@ -17,8 +17,7 @@ class CheckedPlan {
  public:
     CheckedPlan(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
                 const py::list& parameters, const py::list& states, const std::vector<int>& groups,
-                const py::array_t<double>& hyper, const py::array_t<double>& limits,
-                const py::list& containers);
+                const py::array_t<double>& settings, const py::list& containers);
 
     // Keeps the calls of other threads out while it lives: for what takes several calls. As the
     // object of a with statement it goes even where an interrupt keeps __exit__ from being called.
@@ -44,45 +43,40 @@ class CheckedPlan {
     void bind(py::handle gradients);
     bool is_bound() const { return !bound_.is_none(); }
 
-    // The tables of numbers that a step reads: of hyper-parameters (a row for each group), and of
-    // limits.
-    py::array_t<double> hyper() const;
-    py::array_t<double> limits() const;
+    // The numbers that a step reads: a row for each group, with the columns of the rule and the
+    // common ones.
+    py::array_t<double> settings() const;
 
     // What a user sets, checked when it is built, and then written in one go.
     class Settings {
      public:
-        // A program's values go to its targets at every step, in the table of hyper-parameters
-        // (0) or the limits (1); `nonfinite` is a name, or None for the present one.
-        Settings(CheckedPlan& plan, const py::array_t<double>& hyper,
-                 const py::array_t<double>& limits, const py::object& program,
-                 const py::list& targets, const py::object& nonfinite);
+        // A program's values go to their targets in the table at every step.
+        Settings(CheckedPlan& plan, const py::array_t<double>& table, const py::object& program,
+                 std::vector<Target> targets);
         void write();
 
      private:
         CheckedPlan& plan_;
-        std::vector<double> hyper_;
-        std::vector<double> limits_;
+        std::vector<double> table_;
         ScheduledValues scheduled_;
-        NonFinite nonfinite_;
     };
-    void set_settings(const py::array_t<double>& hyper, const py::array_t<double>& limits,
-                      const py::object& program, const py::list& targets,
-                      const py::object& nonfinite, const py::object& changes);
+    void set_settings(const py::array_t<double>& settings, const py::object& program,
+                      std::vector<Target> targets, const py::object& changes);
 
     // A saved state, taken over in whole or not at all: counts, what is accumulated, settings as in
-    // set_settings, and arrays: (destination, source) pairs. Then the changes are made.
+    // set_settings, and arrays: (destination, source) pairs, with None for zeros. Then the changes
+    // are made.
     void load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
-              std::int64_t applied, const py::tuple& accumulated, const py::array_t<double>& hyper,
-              const py::array_t<double>& limits, const py::object& program, const py::list& targets,
-              const py::object& nonfinite, const py::list& arrays, const py::object& changes);
+              std::int64_t applied, const py::tuple& accumulated,
+              const py::array_t<double>& settings, const py::object& program,
+              std::vector<Target> targets, const std::string& nonfinite, const py::list& arrays,
+              const py::object& changes);
 
     // Arrays of the parameters' dtypes and sizes, in which gradients are summed from now on.
     void set_accumulators(const py::list& arrays);
 
     // Samples, micro-batches, sum of samples times squared norm, and who holds a sum.
     py::tuple accumulated() const;
-    void set_accumulated(const py::tuple& values);
     double accumulated_samples() const { return accumulated_.samples; }
     void discard_accumulated();
 
@@ -90,10 +84,8 @@ class CheckedPlan {
     std::string nonfinite() const;
 
     const std::vector<std::int64_t>& updates() const { return plan_.updates(); }
-    void set_updates(const std::vector<std::int64_t>& counts);
-
-    std::int64_t attempted_ = 0;
-    std::int64_t applied_ = 0;
+    std::int64_t attempted() const { return attempted_; }
+    std::int64_t applied() const { return applied_; }
 
  protected:
     // One call at a time: a second one is refused, not queued, because its order would be chance.
@@ -127,13 +119,12 @@ class CheckedPlan {
     void end_accumulate(double samples, double squares);
     void forget_accumulated();
 
-    // All numbers that a schedule may write.
-    struct Tables {
-        std::vector<double> hyper;
-        std::vector<double> limits;
-    };
-    Tables tables() const { return {hyper_, limits_}; }
-    void restore(const Tables& tables);
+    // The table of settings, which a schedule may write.
+    const std::vector<double>& setting_values() const { return table_; }
+    void restore(const std::vector<double>& values);
+
+    std::int64_t attempted_ = 0;
+    std::int64_t applied_ = 0;
 
     // Raises if prepare() has found a scalar too large; takes back what a schedule has written.
     void check_prepared(std::ptrdiff_t unprepared);
@@ -188,8 +179,7 @@ class CheckedPlan {
     // weak references to parameters and bound gradients, which NumPy then does not resize
     std::vector<py::object> fixed_parameters_;
     std::vector<py::object> fixed_gradients_;
-    std::vector<double> hyper_;  // where the plan reads: neither is ever resized
-    std::vector<double> limits_;
+    std::vector<double> table_;  // of settings, where the plan reads: never resized
     ScheduledValues scheduled_;
     MemoryMap memory_;
     Plan plan_;
@@ -228,24 +218,21 @@ void define_plan(Class& plan) {
         .def("check_same", &Object::check_same, py::arg("parameters"))
         .def("bind", &Object::bind, py::arg("gradients"))
         .def_property_readonly("is_bound", &Object::is_bound)
-        .def_property_readonly("hyper", &Object::hyper)
-        .def_property_readonly("limits", &Object::limits)
-        .def("set_settings", &Object::set_settings, py::arg("hyper").noconvert(),
-             py::arg("limits").noconvert(), py::arg("program"), py::arg("targets"),
-             py::arg("nonfinite") = py::none(), py::arg("changes") = py::none())
+        .def_property_readonly("settings", &Object::settings)
+        .def("set_settings", &Object::set_settings, py::arg("settings").noconvert(),
+             py::arg("program"), py::arg("targets"), py::arg("changes") = py::none())
         .def("load", &Object::load, py::kw_only(), py::arg("updates"), py::arg("attempted"),
-             py::arg("applied"), py::arg("accumulated"), py::arg("hyper").noconvert(),
-             py::arg("limits").noconvert(), py::arg("program"), py::arg("targets"),
-             py::arg("nonfinite") = py::none(), py::arg("arrays") = py::list(),
-             py::arg("changes") = py::none())
+             py::arg("applied"), py::arg("accumulated"), py::arg("settings").noconvert(),
+             py::arg("program"), py::arg("targets"), py::arg("nonfinite"),
+             py::arg("arrays") = py::list(), py::arg("changes") = py::none())
         .def("set_accumulators", &Object::set_accumulators, py::arg("arrays"))
         .def("discard_accumulated", &Object::discard_accumulated)
-        .def_property("accumulated", &Object::accumulated, &Object::set_accumulated)
+        .def_property_readonly("accumulated", &Object::accumulated)
         .def_property_readonly("accumulated_samples", &Object::accumulated_samples)
         .def_property("nonfinite", &Object::nonfinite, &Object::set_nonfinite)
-        .def_property("updates", &Object::updates, &Object::set_updates)
-        .def_readwrite("attempted", &Object::attempted_)
-        .def_readwrite("applied", &Object::applied_);
+        .def_property_readonly("updates", &Object::updates)
+        .def_property_readonly("attempted", &Object::attempted)
+        .def_property_readonly("applied", &Object::applied);
 }
 
 }  // namespace fusestep

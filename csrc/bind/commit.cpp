@@ -42,17 +42,22 @@ Copies::Copies(const py::list& arrays) {
         const std::string name = "arrays[" + std::to_string(i) + "]";
         const py::tuple pair = arrays[i].cast<py::tuple>();
         const ArrayView destination = check_writeable({}, name, pair[0], extents);
-        const ArrayView source = check_readable(name + " source", pair[1]);
-        if (source.type != destination.type || source.size != destination.size) {
-            throw py::value_error(name + ": both must have the same dtype and size");
+        const std::size_t bytes = destination.size * item_size(destination.type);
+        const void* data = nullptr;
+        if (!pair[1].is_none()) {
+            const ArrayView source = check_readable(name + " source", pair[1]);
+            if (source.type != destination.type || source.size != destination.size) {
+                throw py::value_error(name + ": both must have the same dtype and size");
+            }
+            data = source.data;
         }
-        const std::size_t bytes = source.size * item_size(source.type);
-        copies_.push_back({destination.data, source.data, bytes});
+        copies_.push_back({destination.data, data, bytes});
         destinations.add(destination.data, bytes, name);
     }
     destinations.close();
     for (std::size_t i = 0; i < copies_.size(); ++i) {
-        if (destinations.overlapping(copies_[i].source, copies_[i].bytes) != nullptr) {
+        if (copies_[i].source != nullptr &&
+            destinations.overlapping(copies_[i].source, copies_[i].bytes) != nullptr) {
             throw py::value_error("arrays[" + std::to_string(i) +
                                   "] source shares memory with what is written: pass a copy");
         }
@@ -61,7 +66,12 @@ Copies::Copies(const py::list& arrays) {
 
 void Copies::apply() const {
     for (const Copy& copy : copies_) {
-        if (copy.bytes > 0) std::memcpy(copy.destination, copy.source, copy.bytes);
+        if (copy.bytes == 0) continue;
+        if (copy.source == nullptr) {
+            std::memset(copy.destination, 0, copy.bytes);
+        } else {
+            std::memcpy(copy.destination, copy.source, copy.bytes);
+        }
     }
 }
 

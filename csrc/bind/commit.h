@@ -26,8 +26,8 @@ class Changes {
     std::vector<pybind11::object> old_;
 };
 
-// Arrays of NumPy to copy: (destination, source) each, of one dtype and size, in memory of their
-// own. Everything is checked when it is built.
+// Arrays of NumPy to write: (destination, source) each, of one dtype and size, in memory of their
+// own; None as the source stands for zeros. Everything is checked when it is built.
 class Copies {
  public:
     explicit Copies(const pybind11::list& arrays);
@@ -36,7 +36,7 @@ class Copies {
  private:
     struct Copy {
         void* destination;
-        const void* source;
+        const void* source;  // or nullptr
         std::size_t bytes;
     };
     std::vector<Copy> copies_;

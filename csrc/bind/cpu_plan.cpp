@@ -11,9 +11,8 @@ class CpuPlan : public CheckedPlan {
  public:
     CpuPlan(const std::string& rule, std::vector<std::string> paths, const py::list& parameters,
             const py::list& states, const std::vector<int>& groups,
-            const py::array_t<double>& hyper, const py::array_t<double>& limits,
-            const py::list& containers)
-        : CheckedPlan({}, rule, std::move(paths), parameters, states, groups, hyper, limits,
+            const py::array_t<double>& settings, const py::list& containers)
+        : CheckedPlan({}, rule, std::move(paths), parameters, states, groups, settings,
                       containers) {
         held_.reserve(plan().leaves().size());
     }
@@ -36,7 +35,8 @@ class CpuPlan : public CheckedPlan {
         Changes attributes(changes);
         const std::optional<Clock> now = read_clock(clock);
         const Step step = begin_step(gradients, grad_scale);
-        const Tables before = learn.is_none() ? Tables() : tables();
+        const std::vector<double> before =
+            learn.is_none() ? std::vector<double>() : setting_values();
         follow_schedule(now);
         const StepOptions chosen = options(step, take_norm);
         const double lr = plan().hyper(0)[0];
@@ -127,16 +127,21 @@ void register_cpu_plan(py::module_& module) {
         .def("__enter__", [](const CheckedPlan::Hold&) {})
         .def("__exit__", [](CheckedPlan::Hold& self, const py::args&) { self.release(); });
     py::class_<CpuPlan> plan(module, "CpuPlan");
-    plan.def(py::init<const std::string&, std::vector<std::string>, const py::list&,
-                      const py::list&, const std::vector<int>&, const py::array_t<double>&,
-                      const py::array_t<double>&, const py::list&>(),
-             py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
-             py::arg("groups"), py::arg("hyper").noconvert(), py::arg("limits").noconvert(),
-             py::arg("containers") = py::list())
+    plan.def(
+            py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
+                     const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
+            py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
+            py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list())
         .def("step", &CpuPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
              py::arg("take_norm") = false, py::arg("changes") = py::none(),
              py::arg("learn") = py::none())
-        .def("accumulate", &CpuPlan::accumulate, py::arg("gradients"), py::arg("samples"));
+        .def("accumulate", &CpuPlan::accumulate, py::arg("gradients"), py::arg("samples"))
+        .def("refuse_capture", [](const CpuPlan&) {})
+        .def("prepare_replays", [](const CpuPlan&, const py::args&) {
+            throw py::type_error("prepare_replays is for parameters of CuPy");
+        });
+    plan.attr("takes_foreign") = true;
+    plan.attr("is_captured") = false;
     define_plan(plan);
 }
 

@@ -35,10 +35,10 @@ class CudaPlan : public CheckedPlan {
  public:
     CudaPlan(py::object array_type, int device, const std::string& rule,
              std::vector<std::string> paths, const py::list& parameters, const py::list& states,
-             const std::vector<int>& groups, const py::array_t<double>& hyper,
-             const py::array_t<double>& limits, const py::list& containers)
+             const std::vector<int>& groups, const py::array_t<double>& settings,
+             const py::list& containers)
         : CheckedPlan({std::move(array_type), device}, rule, std::move(paths), parameters, states,
-                      groups, hyper, limits, containers),
+                      groups, settings, containers),
           gradients_(leaf_count()),
           entry_of_(leaf_count()),
           holds_(leaf_count()),
@@ -134,10 +134,10 @@ class CudaPlan : public CheckedPlan {
         const Busy busy(*this);
         if (ahead == 0) {
             rows_.clear();
-            row_tables_.clear();
+            row_values_.clear();
             clip_norms_.clear();
             updates_before_ = plan().updates();
-            tables_before_ = tables();
+            values_before_ = setting_values();
         }
         try {
             follow_schedule(read_clock(clock), ahead);
@@ -148,8 +148,8 @@ class CudaPlan : public CheckedPlan {
             undo();
             throw;
         }
-        if (ahead == 0) tables_before_ = tables();
-        row_tables_.push_back(tables());
+        if (ahead == 0) values_before_ = setting_values();
+        row_values_.push_back(setting_values());
         entries_ = plan().prepared().size();
         for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
         if (options_.clip_by_norm) clip_norms_.push_back(options_.clip_norm);
@@ -165,7 +165,7 @@ class CudaPlan : public CheckedPlan {
     py::object prepare() {
         const Busy busy(*this);
         updates_before_ = plan().updates();
-        tables_before_ = tables();
+        values_before_ = setting_values();
         prepare_scalars();
         rows_.clear();
         for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
@@ -179,12 +179,12 @@ class CudaPlan : public CheckedPlan {
     // Takes back what rows or prepare() have counted, and settings of rows but the first.
     void undo() {
         plan().updates() = updates_before_;
-        restore(tables_before_);
+        restore(values_before_);
     }
     // The row that the device has taken: its settings are those of the last step.
     void take_row(std::size_t row) {
         const Busy busy(*this);
-        restore(row_tables_.at(row));
+        restore(row_values_.at(row));
     }
     // From now on, until another step says so, these are the parameters that resolve() counts for.
     void take_part() { participants_ = participants(); }
@@ -356,8 +356,8 @@ class CudaPlan : public CheckedPlan {
     std::vector<device::Entry> rows_;
     std::vector<double> clip_norms_;
     std::vector<std::int64_t> updates_before_;
-    Tables tables_before_;
-    std::vector<Tables> row_tables_;
+    std::vector<double> values_before_;
+    std::vector<std::vector<double>> row_values_;
     std::size_t entries_ = 0;
     Step step_;
     StepOptions options_;
@@ -393,11 +393,10 @@ void register_cuda_plan(py::module_& module) {
     py::class_<CudaPlan> plan(module, "CudaPlan");
     plan.def(py::init<py::object, int, const std::string&, std::vector<std::string>,
                       const py::list&, const py::list&, const std::vector<int>&,
-                      const py::array_t<double>&, const py::array_t<double>&, const py::list&>(),
+                      const py::array_t<double>&, const py::list&>(),
              py::arg("array_type"), py::arg("device"), py::arg("rule"), py::arg("paths"),
              py::arg("parameters"), py::arg("states"), py::arg("groups"),
-             py::arg("hyper").noconvert(), py::arg("limits").noconvert(),
-             py::arg("containers") = py::list())
+             py::arg("settings").noconvert(), py::arg("containers") = py::list())
         .def("leaves", &CudaPlan::leaves)
         .def("chunks", &CudaPlan::chunks)
         .def("sum_layout", &CudaPlan::sum_layout)

@@ -11,6 +11,7 @@ void register_runtime(pybind11::module_& module);
 void register_cpu_plan(pybind11::module_& module);
 void register_cuda_plan(pybind11::module_& module);
 void register_program(pybind11::module_& module);
+void register_target(pybind11::module_& module);
 }  // namespace fusestep
 
 // NumPy supports the main interpreter alone, and pybind11 would wait for ever for its GIL in
@@ -37,6 +38,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     fusestep::register_data(module);
     fusestep::register_orders(module);
     fusestep::register_program(module);
+    fusestep::register_target(module);
     fusestep::register_cpu_plan(module);
     fusestep::register_cuda_plan(module);
 }

@@ -94,11 +94,12 @@ py::dict rules() {
     py::dict all;
     for (const RuleEntry& rule : kRuleEntries) {
         py::list columns;
-        for (int i = 0; i < rule.columns; ++i) {
-            const Column& column = rule.column[i];
+        const auto append = [&](const Column& column) {
             columns.append(py::make_tuple(column.name, column.lower, column.upper,
                                           column.upper_open, column.flag));
-        }
+        };
+        std::for_each(rule.column, rule.column + rule.columns, append);
+        std::for_each(kCommon, kCommon + kCommonColumns, append);
         py::list states;
         for (int i = 0; i < rule.states; ++i) states.append(rule.state_names[i]);
         all[rule.name] = py::make_tuple(py::tuple(columns), py::tuple(states));
@@ -122,8 +123,9 @@ void register_runtime(py::module_& module) {
         "build_info", &build_info,
         "Version, compiler, threads, and the instruction sets compiled, supported and active.");
     module.def("rules", &rules,
-               "For each rule its hyper-parameters (name, lower and upper bound, whether the upper "
-               "is excluded, whether it is a flag), and the names of its state arrays.");
+               "For each rule the columns of its table of settings (name, lower and upper bound, "
+               "whether the upper is excluded, whether it is a flag), and the names of its state "
+               "arrays.");
     module.def("states_used", &states_used, py::arg("rule"), py::arg("hyper"),
                "How many state arrays a parameter needs under these hyper-parameters.");
     module.def(

@@ -6,23 +6,22 @@
 
 namespace fusestep {
 
-ScheduledValues::ScheduledValues(const py::object& program, const py::list& targets,
-                                 std::initializer_list<std::vector<double>*> tables)
-    : kept_(program), program_(program.is_none() ? nullptr : program.cast<ProgramObject*>()) {
-    for (const py::handle entry : targets) {
-        const py::tuple fields = entry.cast<py::tuple>();
-        std::vector<double>& table = **(tables.begin() + (fields[0].cast<int>() != 0));
-        const std::size_t at = fields[1].cast<std::size_t>();
-        if (at >= table.size()) throw py::value_error("no such place");
-        scheduled_.push_back({table.data() + at, fields[2].cast<std::string>(),
-                              fields[3].cast<double>(), fields[4].cast<double>(),
-                              fields[5].cast<bool>(), fields[6].cast<double>(),
-                              fields[7].cast<std::string>()});
+ScheduledValues::ScheduledValues(const py::object& program, std::vector<Target> targets,
+                                 std::vector<double>& table, std::size_t columns)
+    : kept_(program),
+      program_(program.is_none() ? nullptr : program.cast<ProgramObject*>()),
+      targets_(std::move(targets)),
+      values_(targets_.size()) {
+    for (const Target& target : targets_) {
+        const std::size_t at = target.group * columns + target.column;
+        if (target.column >= columns || target.group >= table.size() / columns) {
+            throw py::value_error("no such place");
+        }
+        places_.push_back(table.data() + at);
     }
-    if ((program_ == nullptr ? 0 : program_->outputs()) != scheduled_.size()) {
+    if ((program_ == nullptr ? 0 : program_->outputs()) != targets_.size()) {
         throw py::value_error("expected one target for each output");
     }
-    values_.resize(scheduled_.size());
 }
 
 std::optional<Clock> read_clock(py::handle given) {
@@ -44,9 +43,9 @@ void ScheduledValues::follow(const std::optional<Clock>& given, std::int64_t app
     if (clock.input[kStep] < 0.0) clock.input[kStep] = static_cast<double>(applied);
     program_->check(clock, "a schedule of this optimizer", "clock=fusestep.Clock(");
     program_->run(clock, values_.data());
-    for (std::size_t i = 0; i < scheduled_.size(); ++i) {
-        if (scheduled_[i].accepts(values_[i])) continue;
-        throw py::value_error(scheduled_[i].name + " must be " + scheduled_[i].expected +
+    for (std::size_t i = 0; i < targets_.size(); ++i) {
+        if (targets_[i].accepts(values_[i])) continue;
+        throw py::value_error(targets_[i].name + " must be " + targets_[i].expected +
                               ", but its schedule gives " + number_text(values_[i]) + " at step " +
                               std::to_string(static_cast<long long>(clock.input[kStep])) +
                               "; nothing was updated");
@@ -56,7 +55,18 @@ void ScheduledValues::follow(const std::optional<Clock>& given, std::int64_t app
 }
 
 void ScheduledValues::undo() {
-    for (std::size_t i = 0; i < scheduled_.size(); ++i) std::swap(*scheduled_[i].place, values_[i]);
+    for (std::size_t i = 0; i < targets_.size(); ++i) std::swap(*places_[i], values_[i]);
+}
+
+void register_target(py::module_& module) {
+    py::class_<Target>(module, "Target")
+        .def(py::init([](std::size_t group, std::size_t column, std::string name, double lower,
+                         double upper, bool below_upper, double smallest, std::string expected) {
+                 return Target{group, column,      std::move(name), lower,
+                               upper, below_upper, smallest,        std::move(expected)};
+             }),
+             py::kw_only(), py::arg("group"), py::arg("column"), py::arg("name"), py::arg("lower"),
+             py::arg("upper"), py::arg("below_upper"), py::arg("smallest"), py::arg("expected"));
 }
 
 }  // namespace fusestep

@@ -2,7 +2,6 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,15 +14,30 @@ namespace fusestep {
 // of Python's own.
 std::optional<Clock> read_clock(py::handle given);
 
+// Where in the table of settings a value goes, and what it may be.
+struct Target {
+    std::size_t group;
+    std::size_t column;
+    std::string name;  // in errors
+    double lower;
+    double upper;
+    bool below_upper;  // the upper bound is excluded
+    double smallest;   // what is nearer to 0, but not 0, the parameters' type does not hold
+    std::string expected;
+
+    bool accepts(double value) const {
+        return value >= lower && value <= upper && !(below_upper && value == upper) &&
+               (value == 0.0 || std::fabs(value) >= smallest);
+    }
+};
+
 class ScheduledValues {
  public:
     ScheduledValues() = default;
-    // The values of the program's outputs go to the targets, in their order; None for no program. A
-    // target is (which of the tables; the place in it; name; lower bound; upper bound; whether the
-    // upper is excluded; the smallest size but 0; what is expected, in words). The tables must stay
-    // where they are.
-    ScheduledValues(const py::object& program, const py::list& targets,
-                    std::initializer_list<std::vector<double>*> tables);
+    // The values of the program's outputs go to the targets, in their order; None for no program.
+    // The table, of which a row has `columns` numbers, must stay where it is.
+    ScheduledValues(const py::object& program, std::vector<Target> targets,
+                    std::vector<double>& table, std::size_t columns);
 
     // Evaluates for a clock, if one was given, and writes all values or, where one is not accepted,
     // throws. The step is `applied` unless the clock tells it.
@@ -32,24 +46,10 @@ class ScheduledValues {
     void undo();
 
  private:
-    struct Target {
-        double* place;
-        std::string name;
-        double lower;
-        double upper;
-        bool upper_open;
-        double smallest;  // what is nearer to 0, but not 0, the parameters' type does not hold
-        std::string expected;
-
-        bool accepts(double value) const {
-            return value >= lower && value <= upper && !(upper_open && value == upper) &&
-                   (value == 0.0 || std::fabs(value) >= smallest);
-        }
-    };
-
     py::object kept_ = py::none();
     ProgramObject* program_ = nullptr;
-    std::vector<Target> scheduled_;
+    std::vector<Target> targets_;
+    std::vector<double*> places_;
     std::vector<double> values_;
 };
 

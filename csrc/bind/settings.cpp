@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "checked_plan.h"
 
@@ -38,69 +39,60 @@ std::vector<double> numbers_of(const py::array_t<double>& table) {
     return {rows.data(), rows.data() + rows.size()};
 }
 
-py::array_t<double> CheckedPlan::hyper() const {
-    const py::ssize_t columns = plan_.rule().columns + 1;
-    return py::array_t<double>({static_cast<py::ssize_t>(hyper_.size()) / columns, columns},
-                               hyper_.data());
+py::array_t<double> CheckedPlan::settings() const {
+    const py::ssize_t columns = plan_.rule().columns + kCommonColumns;
+    return py::array_t<double>({static_cast<py::ssize_t>(table_.size()) / columns, columns},
+                               table_.data());
 }
 
-py::array_t<double> CheckedPlan::limits() const {
-    return py::array_t<double>(static_cast<py::ssize_t>(limits_.size()), limits_.data());
-}
-
-CheckedPlan::Settings::Settings(CheckedPlan& plan, const py::array_t<double>& hyper,
-                                const py::array_t<double>& limits, const py::object& program,
-                                const py::list& targets, const py::object& nonfinite)
+CheckedPlan::Settings::Settings(CheckedPlan& plan, const py::array_t<double>& table,
+                                const py::object& program, std::vector<Target> targets)
     : plan_(plan),
-      hyper_(numbers_of(hyper)),
-      limits_(numbers_of(limits)),
-      scheduled_(program, targets, {&plan.hyper_, &plan.limits_}),
-      nonfinite_(nonfinite.is_none() ? plan.nonfinite_
-                                     : find_nonfinite(nonfinite.cast<std::string>())) {
-    if (hyper_.size() != plan.hyper_.size() || limits_.size() != plan.limits_.size()) {
-        throw py::value_error("expected tables of the sizes that the plan was built with");
+      table_(numbers_of(table)),
+      scheduled_(program, std::move(targets), plan.table_,
+                 static_cast<std::size_t>(plan.plan_.rule().columns + kCommonColumns)) {
+    if (table_.size() != plan.table_.size()) {
+        throw py::value_error("expected a table of the size that the plan was built with");
     }
 }
 
 void CheckedPlan::Settings::write() {
-    std::copy(hyper_.begin(), hyper_.end(), plan_.hyper_.begin());
-    std::copy(limits_.begin(), limits_.end(), plan_.limits_.begin());
-    std::swap(plan_.scheduled_,
-              scheduled_);  // letting go of a program may wait until all is written
-    plan_.nonfinite_ = nonfinite_;
+    std::copy(table_.begin(), table_.end(), plan_.table_.begin());
+    // letting go of a program may wait until all is written
+    std::swap(plan_.scheduled_, scheduled_);
 }
 
-void CheckedPlan::set_settings(const py::array_t<double>& hyper, const py::array_t<double>& limits,
-                               const py::object& program, const py::list& targets,
-                               const py::object& nonfinite, const py::object& changes) {
+void CheckedPlan::set_settings(const py::array_t<double>& settings, const py::object& program,
+                               std::vector<Target> targets, const py::object& changes) {
     const Busy busy(*this);
-    Settings settings(*this, hyper, limits, program, targets, nonfinite);
+    Settings given(*this, settings, program, std::move(targets));
     Changes attributes(changes);
-    settings.write();
+    given.write();
     attributes.apply();
 }
 
 void CheckedPlan::load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
                        std::int64_t applied, const py::tuple& accumulated,
-                       const py::array_t<double>& hyper, const py::array_t<double>& limits,
-                       const py::object& program, const py::list& targets,
-                       const py::object& nonfinite, const py::list& arrays,
-                       const py::object& changes) {
+                       const py::array_t<double>& settings, const py::object& program,
+                       std::vector<Target> targets, const std::string& nonfinite,
+                       const py::list& arrays, const py::object& changes) {
     const Busy busy(*this);
     check_counts(updates, paths_.size());
     if (applied < 0 || attempted < applied) {
         throw py::value_error("applied must be at least 0 and at most attempted");
     }
+    const NonFinite chosen = find_nonfinite(nonfinite);
     const Accumulated sums = read_accumulated(accumulated);
-    Settings settings(*this, hyper, limits, program, targets, nonfinite);
+    Settings given(*this, settings, program, std::move(targets));
     const Copies copies(arrays);
     Changes attributes(changes);
     copies.apply();
     plan_.updates() = updates;
     attempted_ = attempted;
     applied_ = applied;
+    nonfinite_ = chosen;
     write(sums);
-    settings.write();
+    given.write();
     attributes.apply();
 }
 
@@ -126,11 +118,6 @@ void CheckedPlan::write(const Accumulated& accumulated) {
     accumulated_.weighted_squares = accumulated.weighted_squares;
 }
 
-void CheckedPlan::set_accumulated(const py::tuple& values) {
-    const Busy busy(*this);
-    write(read_accumulated(values));
-}
-
 void CheckedPlan::set_nonfinite(const std::string& name) {
     const NonFinite chosen = find_nonfinite(name);
     const Busy busy(*this);
@@ -142,12 +129,6 @@ std::string CheckedPlan::nonfinite() const {
         if (nonfinite_ == choice.value) return choice.name;
     }
     return "";
-}
-
-void CheckedPlan::set_updates(const std::vector<std::int64_t>& counts) {
-    const Busy busy(*this);
-    check_counts(counts, paths_.size());
-    plan_.updates() = counts;
 }
 
 }  // namespace fusestep

@@ -50,10 +50,10 @@ struct Plan::Range {
     std::size_t end;
 };
 
-Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* hyper)
+Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* settings)
     : rule_(rule),
       leaves_(std::move(leaves)),
-      hyper_(hyper),
+      settings_(settings),
       groups_(static_cast<std::size_t>(groups)) {
     begins_.reserve(leaves_.size());
     for (const Leaf& leaf : leaves_) {
@@ -188,7 +188,7 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
     const bool clamps = options.clip_value < kUnbounded;
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         GroupTreatment& group = groups_[g];
-        const bool maximize = hyper(static_cast<int>(g))[rule_.columns] != 0.0;
+        const bool maximize = common(kMaximize, static_cast<int>(g)) != 0.0;
         const double signed_factor = maximize ? -factor : factor;
         group.treatment = kAsIs;
         if (clamps || signed_factor != 1.0 || options.scales_later) group.treatment = kScaled;

@@ -52,9 +52,9 @@ struct StepResult {
 
 class Plan {
  public:
-    // A group is a row of `hyper`: the rule's columns, then 1 to maximize or 0 to minimize. The
-    // table belongs to the caller, who may change values between steps.
-    Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* hyper);
+    // A group is a row of `settings`: the rule's columns, then the common ones. The table belongs
+    // to the caller, who may change values between steps.
+    Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* settings);
 
     const RuleEntry& rule() const { return rule_; }
     const std::vector<Leaf>& leaves() const { return leaves_; }
@@ -70,7 +70,13 @@ class Plan {
 
     void set_parameter(std::size_t leaf, void* data) { leaves_[leaf].parameter = data; }
 
-    const double* hyper(int group) const { return hyper_ + group * (rule_.columns + 1); }
+    const double* hyper(int group) const {
+        return settings_ + group * (rule_.columns + kCommonColumns);
+    }
+    // A setting of the whole model, or of one group.
+    double common(CommonColumn column, int group = 0) const {
+        return hyper(group)[rule_.columns + column];
+    }
 
     // Whether a step is large enough for more than one thread.
     bool is_large() const;
@@ -143,7 +149,7 @@ class Plan {
     std::vector<std::size_t> begins_;  // of each leaf in the index space
     std::size_t total_ = 0;
     bool has_[kDataTypes] = {};
-    const double* hyper_;
+    const double* settings_;
     Powers powers_;
     std::vector<GroupTreatment> groups_;
     std::vector<Prepared> prepared_;

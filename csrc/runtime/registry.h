@@ -1,5 +1,6 @@
 // The update rules as run-time entries: names, hyper-parameters, and the preparation of scalars.
 #pragma once
+#include <limits>
 #include <string>
 
 #include "../kernels/table.h"
@@ -20,6 +21,15 @@ struct RuleEntry {
     // or -1 where a scalar is beyond the type.
     int (*prepare[kDataTypes])(const double* hyper, long long update_number, Powers& powers,
                                void* scalars);
+};
+
+// Settings are a table with a row for each group: the columns of the rule, and then these. Those of
+// the whole model stand in the first row.
+enum CommonColumn : int { kMaximize, kClipNorm, kClipValue, kCommonColumns };
+constexpr Column kCommon[kCommonColumns] = {
+    flag("maximize"),
+    number("clip_norm", kAboveZero, std::numeric_limits<double>::infinity()),  // NaN: no clipping
+    number("clip_value", kAboveZero, std::numeric_limits<double>::infinity()),
 };
 
 extern const RuleEntry kRuleEntries[kRules];

@@ -8,10 +8,6 @@ from _typeshed import structseq
 # name, lower bound, upper bound, whether the upper bound is excluded, whether it is a flag
 Column: TypeAlias = tuple[str, float, float, bool, bool]
 
-# 0 for a hyper-parameter, 1 for a limit; its place; its name; lower bound; upper bound; whether the
-# upper bound is excluded; what is expected, in words
-Target: TypeAlias = tuple[int, int, str, float, float, bool, float, str]
-
 # a dict or list, a key or an index, and what stands there; a container before those inside it
 Entry: TypeAlias = tuple[Any, Any, Any]
 
@@ -37,15 +33,40 @@ class Program:
         self, inputs: list[Any], count: int, functions: list[float]
     ) -> npt.NDArray[np.float64]: ...
 
+# where in the table of settings a value goes, its name in errors, and what it may be
+@final
+class Target:
+    def __init__(
+        self,
+        *,
+        group: int,
+        column: int,
+        name: str,
+        lower: float,
+        upper: float,
+        below_upper: bool,
+        smallest: float,  # of a size that is not 0
+        expected: str,
+    ) -> None: ...
+
 class Hold:
     def __enter__(self) -> None: ...
     def __exit__(self, *args: object) -> None: ...
 
 class CpuPlan:
-    attempted: int
-    applied: int
+    takes_foreign: Final = True
+    is_captured: Final = False
+    def refuse_capture(self) -> None: ...
+    def prepare_replays(
+        self, steps: int, clocks: Iterable[Any] | None, grad_scale: float
+    ) -> None: ...
     nonfinite: str
-    updates: list[int]
+    @property
+    def attempted(self) -> int: ...
+    @property
+    def applied(self) -> int: ...
+    @property
+    def updates(self) -> list[int]: ...
     def __init__(
         self,
         rule: str,
@@ -53,8 +74,7 @@ class CpuPlan:
         parameters: list[Any],
         states: list[Any],
         groups: list[int],
-        hyper: npt.NDArray[np.float64],
-        limits: npt.NDArray[np.float64],
+        settings: npt.NDArray[np.float64],
         containers: list[Entry] = ...,
     ) -> None: ...
     # goes on with other arrays of the same shapes and dtypes, then makes the changes
@@ -71,22 +91,18 @@ class CpuPlan:
     def bind(self, gradients: Any) -> None: ...
     @property
     def is_bound(self) -> bool: ...
-    # copies of what a step reads: a row for each group, and the limits
+    # a copy of the table that a step reads: a row for each group
     @property
-    def hyper(self) -> npt.NDArray[np.float64]: ...
-    @property
-    def limits(self) -> npt.NDArray[np.float64]: ...
+    def settings(self) -> npt.NDArray[np.float64]: ...
     # checks everything, then writes everything, then makes the changes (as in commit)
     def set_settings(
         self,
-        hyper: npt.NDArray[np.float64],
-        limits: npt.NDArray[np.float64],
+        settings: npt.NDArray[np.float64],
         program: Program | None,
         targets: list[Target],
-        nonfinite: str | None = None,
         changes: Changes | None = None,
     ) -> None: ...
-    # likewise; arrays are pairs (destination, source) of NumPy
+    # likewise; arrays are pairs (destination, source) of NumPy, with None for zeros
     def load(
         self,
         *,
@@ -94,16 +110,16 @@ class CpuPlan:
         attempted: int,
         applied: int,
         accumulated: tuple[float, int, float, list[bool]],
-        hyper: npt.NDArray[np.float64],
-        limits: npt.NDArray[np.float64],
+        settings: npt.NDArray[np.float64],
         program: Program | None,
         targets: list[Target],
-        nonfinite: str | None = None,
+        nonfinite: str,
         arrays: list[tuple[Any, Any]] = ...,
         changes: Changes | None = None,
     ) -> None: ...
     # samples, micro-batches, the sum of samples times squared norm, which arrays hold a sum
-    accumulated: tuple[float, int, float, list[bool]]
+    @property
+    def accumulated(self) -> tuple[float, int, float, list[bool]]: ...
     @property
     def accumulated_samples(self) -> float: ...
     def set_accumulators(self, arrays: list[Any]) -> None: ...
@@ -122,10 +138,13 @@ class CpuPlan:
 
 # What the kernels of the GPU are launched with. Addresses are whole numbers; tables are bytes.
 class CudaPlan:
-    attempted: int
-    applied: int
     nonfinite: str
-    updates: list[int]
+    @property
+    def attempted(self) -> int: ...
+    @property
+    def applied(self) -> int: ...
+    @property
+    def updates(self) -> list[int]: ...
     def __init__(
         self,
         array_type: Any,
@@ -135,8 +154,7 @@ class CudaPlan:
         parameters: list[Any],
         states: list[Any],
         groups: list[int],
-        hyper: npt.NDArray[np.float64],
-        limits: npt.NDArray[np.float64],
+        settings: npt.NDArray[np.float64],
         containers: list[Entry] = ...,
     ) -> None: ...
     # goes on with other arrays of the same shapes and dtypes, then makes the changes
@@ -153,22 +171,18 @@ class CudaPlan:
     def bind(self, gradients: Any) -> None: ...
     @property
     def is_bound(self) -> bool: ...
-    # copies of what a step reads: a row for each group, and the limits
+    # a copy of the table that a step reads: a row for each group
     @property
-    def hyper(self) -> npt.NDArray[np.float64]: ...
-    @property
-    def limits(self) -> npt.NDArray[np.float64]: ...
+    def settings(self) -> npt.NDArray[np.float64]: ...
     # checks everything, then writes everything, then makes the changes (as in commit)
     def set_settings(
         self,
-        hyper: npt.NDArray[np.float64],
-        limits: npt.NDArray[np.float64],
+        settings: npt.NDArray[np.float64],
         program: Program | None,
         targets: list[Target],
-        nonfinite: str | None = None,
         changes: Changes | None = None,
     ) -> None: ...
-    # likewise; arrays are pairs (destination, source) of NumPy
+    # likewise; arrays are pairs (destination, source) of NumPy, with None for zeros
     def load(
         self,
         *,
@@ -176,15 +190,15 @@ class CudaPlan:
         attempted: int,
         applied: int,
         accumulated: tuple[float, int, float, list[bool]],
-        hyper: npt.NDArray[np.float64],
-        limits: npt.NDArray[np.float64],
+        settings: npt.NDArray[np.float64],
         program: Program | None,
         targets: list[Target],
-        nonfinite: str | None = None,
+        nonfinite: str,
         arrays: list[tuple[Any, Any]] = ...,
         changes: Changes | None = None,
     ) -> None: ...
-    accumulated: tuple[float, int, float, list[bool]]
+    @property
+    def accumulated(self) -> tuple[float, int, float, list[bool]]: ...
     @property
     def accumulated_samples(self) -> float: ...
     def set_accumulators(self, arrays: list[Any]) -> None: ...

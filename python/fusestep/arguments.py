@@ -29,7 +29,7 @@ _ELSEWHERE = {
     "clip": "clip_norm",
     "clipnorm": "clip_norm",
     "clipvalue": "clip_value",
-    "decoupled_weight_decay": "decoupled",
+    "decoupled": "decoupled_weight_decay",
     "global_clipnorm": "clip_norm",
     "grad_clip": "clip_norm",
     "l2": "weight_decay",
@@ -49,9 +49,18 @@ _ABOVE_ZERO = 5e-324
 
 
 def check_number(
-    name: str, value: Any, lower: float = 0.0, upper: float = _LARGEST, *, below_upper: bool = False
+    name: str,
+    value: Any,
+    lower: float = 0.0,
+    upper: float = _LARGEST,
+    *,
+    below_upper: bool = False,
+    otherwise: str = "",
 ) -> float:
-    """The value as a float in [lower, upper], or below upper; raises a message that names it."""
+    """The value as a float in [lower, upper], or below upper; raises a message that names it.
+
+    ``otherwise`` is what else the caller takes, as in ", or None".
+    """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {value!r}")
     try:
@@ -61,13 +70,13 @@ def check_number(
     if lower <= number <= upper and not (below_upper and number == upper):
         return number
     expected = range_in_words(lower, upper, below_upper)
-    raise ValueError(f"{name} must be {expected}, not {number:g}")
+    raise ValueError(f"{name} must be {expected}{otherwise}, not {number:g}")
 
 
 def range_in_words(lower: float, upper: float, below_upper: bool) -> str:
     """What a number must be: "in [0, 1)", "finite and at least 0" or "finite"."""
     if lower == _ABOVE_ZERO:
-        return "finite and greater than 0"
+        return "greater than 0" if upper == math.inf else "finite and greater than 0"
     if upper < _LARGEST:
         return f"in [{lower:g}, {upper:g}{')' if below_upper else ']'}"
     return "finite" if lower == -_LARGEST else f"finite and at least {lower:g}"
@@ -145,8 +154,11 @@ def check_rising(name: str, values: Any) -> list[float]:
     return numbers
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What an error says after an unknown name: the known one that was meant, or all of them."""
+def nearest(name: str, known: Iterable[str], *, lists: bool = True) -> str:
+    """What an error says after an unknown name: the known one that was meant, or all of them.
+
+    With ``lists=False`` it says nothing in place of all of them.
+    """
     known = list(known)
     # by another library's name, also if that is misspelt itself
     meant = [*get_close_matches(name.lower(), known, 1), *get_close_matches(name, _ELSEWHERE, 1)]
@@ -155,7 +167,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     for found in (_ELSEWHERE.get(entry, entry) if entry not in known else entry for entry in meant):
         if found in known:
             return f"; did you mean {found!r}?"
-    return f"; known are {', '.join(known)}"
+    return f"; known are {', '.join(known)}" if lists else ""
 
 
 @overload
@@ -173,22 +185,40 @@ def named_arguments(
         return functools.partial(named_arguments, hints=hints)
     _, *parameters = inspect.signature(initialize).parameters.values()
     known = [parameter.name for parameter in parameters]
-    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    positional = [name for name in known if name not in named]
+    positional = sum(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters)
 
     @functools.wraps(initialize)
     def checked(self: Any, *args: Any, **given: Any) -> None:
-        kind = type(self).__name__
-        for name in given:
-            if name not in known:
-                instead = f": use {hints[name]}" if name in hints else nearest(name, known)
-                raise TypeError(f"{kind} has no argument {name!r}{instead}")
-        if len(args) > len(positional):
-            taken = " and ".join(positional)
-            raise TypeError(
-                f"{kind} takes {taken} without a name, all else with one, as in "
-                f"{kind}({taken}, {named[0]}=...)"
-            )
+        check_named(type(self).__name__, known, args, given, positional=positional, hints=hints)
         initialize(self, *args, **given)
 
     return checked
+
+
+def check_named(
+    kind: str,
+    known: Sequence[str],
+    args: Sequence[Any],
+    given: Mapping[str, Any],
+    *,
+    positional: int = 1,
+    hints: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Raises TypeError for arguments that a constructor of ``kind`` does not take.
+
+    ``positional`` is how many of the known ones come without a name.
+    """
+    for name in given:
+        if name not in known:
+            instead = f": use {hints[name]}" if name in hints else nearest(name, known)
+            raise TypeError(f"{kind} has no argument {name!r}{instead}")
+    taken = known[:positional]
+    if len(args) > positional:
+        words = " and ".join(taken)
+        raise TypeError(
+            f"{kind} takes {words} without a name, all else with one, as in "
+            f"{kind}({words}, {known[positional]}=...)"
+        )
+    for i, name in enumerate(taken):
+        if (i < len(args)) == (name in given):
+            raise TypeError(f"{kind} needs {name}, once")

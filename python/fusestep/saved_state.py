@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from reprlib import Repr
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,14 @@ def reported(found: list[str], path: str = "") -> Iterator[None]:
         found.append(text if text.startswith(path) else f"{path}: {text}")
 
 
-def read(state: Any, form: Form, found: list[str], *, version: int | None = None) -> Any:
+def read(
+    state: Any,
+    form: Form,
+    found: list[str],
+    *,
+    version: int | None = None,
+    older: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({}),
+) -> Any:
     """What a form gives of a state, which is read once: what is checked is what is taken.
 
     Args:
@@ -75,12 +83,16 @@ def read(state: Any, form: Form, found: list[str], *, version: int | None = None
         found: takes what does not fit.
         version: what the entry ``format`` must be, beside the form; a state of another version is
             read no further.
+        older: for versions before it, what makes such a state one of this version.
     """
     before = len(found)
     saved = plain(state, "", found)
     if version is not None and isinstance(saved, dict):
         there = saved.pop("format", None)
-        if not _is_same(there, version):
+        if type(there) is int and there in older:
+            with reported(found, "format"):
+                saved = older[there](saved)
+        elif not _is_same(there, version):
             found.append(
                 f"format: saved {short(there)}, present {version}; load it with the version of "
                 "fusestep that saved it"

@@ -37,9 +37,9 @@ def main() -> None:
         _, gradients = loss_and_gradients(params, batch["x"], batch["y"])
         opt.step(gradients, clock=batch.clock)
         # two files in turns, and the small one, renamed into place, says which is whole
-        arrays = folder / f"run{opt.applied % 2}.npz"
+        arrays = folder / f"run{opt.steps_applied % 2}.npz"
         saved.save(arrays, opt, params)
-        state = {"loader": loader.state_dict(), "arrays": arrays.name, "steps": opt.applied}
+        state = {"loader": loader.state_dict(), "arrays": arrays.name, "steps": opt.steps_applied}
         new = folder / "new.json"
         new.write_text(json.dumps(state))
         new.replace(place)

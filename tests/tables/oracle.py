@@ -35,7 +35,7 @@ def _decayed(h: dict[str, Any], decoupled: bool, p: Array, g: Array) -> tuple[Ar
 
 def sgd(h: dict[str, Any], t: int, p: Array, g: Array, state: dict[str, Array]) -> Array:
     real = p.dtype.type
-    p, g = _decayed(h, h["decoupled"], p, g)
+    p, g = _decayed(h, h["decoupled_weight_decay"], p, g)
     if h["momentum"] != 0:
         mu = real(h["momentum"])
         b = g if t == 1 else mu * state["momentum"] + real(1.0 - h["dampening"]) * g
@@ -56,7 +56,7 @@ def adam(
     hat = h["eps_mode"] == "hat"
     step = real(h["lr"] * root_c2 / c1 if hat else h["lr"] / c1)
     correction = real(1.0 if hat else 1.0 / root_c2)
-    p, g = _decayed(h, h["decoupled"], p, g)
+    p, g = _decayed(h, h["decoupled_weight_decay"], p, g)
     m, v = state["m"], state["v"]
     m = m + real(1.0 - beta1) * (g - m)
     if belief:

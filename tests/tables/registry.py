@@ -13,7 +13,7 @@ _SGD = {
     "dampening": 0.0,
     "nesterov": False,
     "weight_decay": 0.0,
-    "decoupled": False,
+    "decoupled_weight_decay": False,
     "maximize": False,
 }
 _ADAM = {
@@ -26,10 +26,10 @@ _ADAM = {
     "eps_mode": "after",
     "maximize": False,
 }
-_BELIEF = {**_ADAM, "eps": 1e-16, "eps_root": 1e-16, "decoupled": False}
+_BELIEF = {**_ADAM, "eps": 1e-16, "eps_root": 1e-16, "decoupled_weight_decay": False}
 
 # settings that a class decides for its user, and the oracle has to be told
-_DECIDED = {"Adam": {"decoupled": False}, "AdamW": {"decoupled": True}}
+_DECIDED = {"Adam": {"decoupled_weight_decay": False}, "AdamW": {"decoupled_weight_decay": True}}
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,18 @@ ROWS: list[Row] = [
         fs.SGD,
         _SGD,
         {"lr": 0.3, "weight_decay": 0.1},
-        {"lr": 0.3, "weight_decay": 0.1, "decoupled": True},
+        {"lr": 0.3, "weight_decay": 0.1, "decoupled_weight_decay": True},
         {"lr": 0.1, "momentum": 0.9},
         {"lr": 0.1, "momentum": 0.9, "dampening": 0.85, "weight_decay": 0.02},
         {"lr": 0.1, "momentum": 0.7, "nesterov": True},
         {"lr": 0.1, "momentum": 0.7, "nesterov": True, "weight_decay": 0.02},
-        {"lr": 0.1, "momentum": 0.7, "nesterov": True, "weight_decay": 0.02, "decoupled": True},
+        {
+            "lr": 0.1,
+            "momentum": 0.7,
+            "nesterov": True,
+            "weight_decay": 0.02,
+            "decoupled_weight_decay": True,
+        },
         {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.02, "maximize": True},
     ),
     *_rows(
@@ -99,7 +105,7 @@ ROWS: list[Row] = [
         fs.AdaBelief,
         _BELIEF,
         {"lr": 0.02, "weight_decay": 0.1, "eps": 1e-8, "eps_root": 1e-12},
-        {"lr": 0.02, "weight_decay": 0.1, "decoupled": True, "amsgrad": True},
+        {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True, "amsgrad": True},
         {"lr": 0.02, "bias_correction": False, "eps": 1e-8, "eps_root": 0.0, "maximize": True},
         {"lr": 0.02, "eps_mode": "hat", "betas": (0.5, 0.9)},
     ),

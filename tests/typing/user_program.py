@@ -81,7 +81,9 @@ def main() -> None:
     arrays: dict[str, Any] = opt.params
     state: dict[str, Any] = opt.state_dict()
     fs.AdamW(layers, eps_mode="hat", groups=[{"match": "*/b"}]).load_state_dict(state, keep=("lr",))
-    print(half, beta, choice, paths, sorted(arrays), opt.applied, opt.groups[1].eps, repr(opt))
+    print(
+        half, beta, choice, paths, sorted(arrays), opt.steps_applied, opt.groups[1].eps, repr(opt)
+    )
 
     momentum = fs.SGD([{"params": np.zeros(3), "lr": 0.1}], momentum=0.9)
     momentum.add_group({"params": np.zeros(2)}, lr=0.2)

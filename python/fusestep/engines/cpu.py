@@ -23,7 +23,6 @@ def build(
     groups: Sequence[int],
     used: Sequence[int],
     table: npt.NDArray[np.float64],
-    limits: npt.NDArray[np.float64],
     kept: Sequence[Mapping[str, Any]],
     containers: Sequence[_core.Entry],
 ) -> tuple[_core.CpuPlan, list[dict[str, Array]]]:
@@ -39,7 +38,7 @@ def build(
     states = new_states(rule, parameters, groups, used, zeros_like, kept)
     arrays = [list(state.values()) for state in states]
     plan = _core.CpuPlan(
-        rule, list(paths), parameters, arrays, list(groups), table, limits, list(containers)
+        rule, list(paths), parameters, arrays, list(groups), table, list(containers)
     )
     return plan, states
 

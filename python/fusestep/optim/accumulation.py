@@ -7,8 +7,8 @@ from typing import Any
 
 from .. import _core
 from ..arguments import check_positive
-from ..engines import CudaPlan, Plan
-from .saved import number_as_json
+from ..engines import Plan
+from .loading import as_json
 
 _MOST = 2.0**53  # samples: whole numbers are exact up to here, and float32 holds the reciprocal
 
@@ -29,8 +29,7 @@ class Accumulator:
         weight = check_positive("samples", samples)
         if not 1.0 / _MOST <= weight <= _MOST:
             raise ValueError(f"samples must be between 2^-53 and 2^53, not {samples!r}")
-        if isinstance(self._plan, CudaPlan):
-            self._plan.refuse_capture()
+        self._plan.refuse_capture()
         self._allocate()
         return self._plan.accumulate(gradients, weight)
 
@@ -43,7 +42,7 @@ class Accumulator:
         return {
             "samples": samples,
             "micro_batches": micro_batches,
-            "weighted_squared_norms": number_as_json(squares),
+            "weighted_squared_norms": as_json(squares),
             "gradients": gradients,
         }
 

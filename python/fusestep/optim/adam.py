@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Final, Literal
 
-from ..arguments import named_arguments
-from .attributes import Fixed, Pair, Scalar
-from .base import NonFinite, Optimizer
+from .base import Optimizer
+from .fields import Groups, Pair, Scalar, choice, flag
 from .groups import Group
-from .settings import Number
 
 EpsMode = Literal["after", "hat"]
 
-
-class AdamSettings:
-    """The settings of Adam and AdamW, of an optimizer or a group."""
-
-    __slots__ = ()
-
-    betas = Pair()
-    eps = Scalar()
-    amsgrad = Fixed[bool]()
-    bias_correction = Fixed[bool]()
-    eps_mode = Fixed[EpsMode]()
+_NO_ZERO = (
+    "an element whose gradients are all 0 would become 0 / 0; 1e-30 in float32, or 1e-180 in "
+    "float64, is as good as 0"
+)
 
 
-class AdamGroup(AdamSettings, Group):
-    """A group of Adam or AdamW."""
+class AdamGroup(Group):
+    """The settings of Adam and AdamW, for some of their parameters."""
 
     __slots__ = ()
 
+    lr: Scalar = Scalar(1e-3)
+    betas: Pair = Pair((0.9, 0.999), "beta1", "beta2")
+    eps: Scalar = Scalar(1e-8, zero=_NO_ZERO)
+    weight_decay: Scalar = Scalar(0.0)
+    amsgrad: Final[bool] = flag(False)
+    bias_correction: Final[bool] = flag(True)
+    eps_mode: Final[EpsMode] = choice(EpsMode, "after", column="eps_hat")
 
-class Adam(AdamSettings, Optimizer):
+
+class Adam(AdamGroup, Optimizer, rule="adam"):
     """Adam, with weight decay added to the gradient.
 
     For update number ``t`` of a parameter ``p`` with gradient ``g``::
@@ -72,51 +70,11 @@ class Adam(AdamSettings, Optimizer):
     """
 
     __slots__ = ()
-    _rule = "adam"
-    _decoupled = False
-    _group = AdamGroup
 
-    groups: tuple[AdamGroup, ...]
-
-    @named_arguments
-    def __init__(
-        self,
-        params: Any,
-        *,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        amsgrad: bool = False,
-        bias_correction: bool = True,
-        eps_mode: EpsMode = "after",
-        maximize: bool = False,
-        groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: Number | None = None,
-        clip_value: Number | None = None,
-        nonfinite: NonFinite = "propagate",
-    ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-                "bias_correction": bias_correction,
-                "eps_mode": eps_mode,
-                "maximize": maximize,
-            },
-            groups=groups,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            nonfinite=nonfinite,
-            fixed={"decoupled": float(self._decoupled)},
-        )
+    groups: Groups[AdamGroup] = Groups(AdamGroup)
 
 
-class AdamW(Adam):
+class AdamW(Adam, fixed={"decoupled": 1.0}):
     """Adam with decoupled weight decay, which acts on the parameter and not on the gradient.
 
     As `Adam`, but instead of adding ``weight_decay * p`` to the gradient, the parameter is first
@@ -134,59 +92,21 @@ class AdamW(Adam):
     """
 
     __slots__ = ()
-    _decoupled = True
 
-    @named_arguments
-    def __init__(
-        self,
-        params: Any,
-        *,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.01,
-        amsgrad: bool = False,
-        bias_correction: bool = True,
-        eps_mode: EpsMode = "after",
-        maximize: bool = False,
-        groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: Number | None = None,
-        clip_value: Number | None = None,
-        nonfinite: NonFinite = "propagate",
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            bias_correction=bias_correction,
-            eps_mode=eps_mode,
-            maximize=maximize,
-            groups=groups,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            nonfinite=nonfinite,
-        )
+    weight_decay: Scalar = Scalar(0.01)
 
 
-class AdaBeliefSettings(AdamSettings):
-    """The settings of AdaBelief, of an optimizer or a group."""
+class AdaBeliefGroup(AdamGroup):
+    """The settings of AdaBelief, for some of its parameters."""
 
     __slots__ = ()
 
-    eps_root = Scalar()
-    decoupled = Fixed[bool]()
+    eps: Scalar = Scalar(1e-16, zero=_NO_ZERO)
+    eps_root: Scalar = Scalar(1e-16)
+    decoupled_weight_decay: Final[bool] = flag(False, column="decoupled")
 
 
-class AdaBeliefGroup(AdaBeliefSettings, Group):
-    """A group of AdaBelief."""
-
-    __slots__ = ()
-
-
-class AdaBelief(AdaBeliefSettings, Optimizer):
+class AdaBelief(AdaBeliefGroup, Optimizer, rule="adabelief"):
     """AdaBelief: divides by how far the gradient strays from its average.
 
     As `Adam`, but for the second average::
@@ -197,7 +117,7 @@ class AdaBelief(AdaBeliefSettings, Optimizer):
 
     Args:
         eps_root: added to ``v`` at every update, at least 0.
-        decoupled: apply weight decay to the parameter as `AdamW` does, not to the gradient.
+        decoupled_weight_decay: apply it to the parameter as `AdamW` does, not to the gradient.
 
     The others are those of `Adam`, with ``eps`` 1e-16.
 
@@ -215,47 +135,5 @@ class AdaBelief(AdaBeliefSettings, Optimizer):
     """
 
     __slots__ = ()
-    _rule = "adabelief"
-    _group = AdaBeliefGroup
 
-    groups: tuple[AdaBeliefGroup, ...]
-
-    @named_arguments
-    def __init__(
-        self,
-        params: Any,
-        *,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-16,
-        eps_root: Number = 1e-16,
-        weight_decay: Number = 0.0,
-        decoupled: bool = False,
-        amsgrad: bool = False,
-        bias_correction: bool = True,
-        eps_mode: EpsMode = "after",
-        maximize: bool = False,
-        groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: Number | None = None,
-        clip_value: Number | None = None,
-        nonfinite: NonFinite = "propagate",
-    ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "eps_root": eps_root,
-                "weight_decay": weight_decay,
-                "decoupled": decoupled,
-                "amsgrad": amsgrad,
-                "bias_correction": bias_correction,
-                "eps_mode": eps_mode,
-                "maximize": maximize,
-            },
-            groups=groups,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            nonfinite=nonfinite,
-        )
+    groups: Groups[AdaBeliefGroup] = Groups(AdaBeliefGroup)

@@ -1,25 +1,31 @@
-"""What all optimizers share: groups, the step, saved state."""
+"""What all optimizers are: settings, groups, and the step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NoReturn, TypeAlias, cast
+import math
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Signature
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from .. import foreign, trees
-from ..engines import engine_for
-from .attributes import CommonSettings
+from .. import _core, foreign, trees
+from ..arguments import check_named, check_positive, check_whole, nearest
+from ..clock import Clock
+from ..control.base import tell_unseen
+from ..engines import StepInfo, engine_for
+from ..gradients import GradientStatistics
+from ..memory import Changes, claimed
+from .expressions import Expressions
+from .fields import Argument, AtNonFinite, Groups, Limit, Params, arguments_of, signature_of
 from .groups import Group, divide
-from .limits import Limits
 from .parameters import Parameters
-from .resuming import Resuming
-from .schedule import Schedule, is_scheduled
-from .settings import Number, Settings
-from .stepping import Stepping
+from .saved import Saved
+from .settings import Place, Rule, Settings
 
-NonFinite: TypeAlias = Literal["propagate", "skip", "raise"]
+_RENAMED = {name: f"steps_{name}" for name in ("applied", "attempted", "skipped")}
 
 
-class Optimizer(CommonSettings, Parameters, Resuming, Stepping):
+class Optimizer(Group, Parameters, Saved):
     """Updates parameters in place, all of them in one native call.
 
     Not used by itself: `SGD`, `Adam` and the others bring the rule. What stands here holds for all.
@@ -73,88 +79,309 @@ class Optimizer(CommonSettings, Parameters, Resuming, Stepping):
         "_containers",
         "_division",
         "_engine",
-        "_limits",
+        "_expressions",
+        "_groups",
         "_parameters",
         "_plan",
-        "_schedule",
-        "_settings",
         "_states",
         "_structure",
-        "groups",
     )
 
-    _group = Group
+    __signature__: ClassVar[Signature | None]
+    _arguments: ClassVar[Mapping[str, Argument]] = MappingProxyType({})
+    _rule: ClassVar[str] = ""
+    _fixed: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    _declared: ClassVar[Rule]
 
-    def __init__(
-        self,
-        params: Any,
-        settings: Mapping[str, Any],
-        *,
-        groups: Sequence[Mapping[str, Any]],
-        clip_norm: Number | None,
-        clip_value: Number | None,
-        nonfinite: NonFinite,
-        fixed: Mapping[str, float] | None = None,
+    params: Params = Params(kw_only=False)
+    groups: Groups[Group] = Groups(Group)
+    clip_norm: Limit = Limit(unset=math.nan, float32=None)
+    clip_value: Limit = Limit(unset=math.inf, float32=(2.0**-149, math.inf))
+    nonfinite: AtNonFinite = AtNonFinite("propagate")
+
+    def __init_subclass__(
+        cls, *, rule: str = "", fixed: Mapping[str, float] = MappingProxyType({}), **options: Any
     ) -> None:
-        division = divide(params, groups, list(settings))
+        """``rule`` is the native one, ``fixed`` has columns of it that the class decides."""
+        super().__init_subclass__(**options)
+        cls._rule = rule or cls._rule
+        cls._fixed = {**cls._fixed, **fixed}
+        cls._arguments = arguments_of(cls, (Optimizer, Group))
+        if cls._rule:
+            cls._declared = Rule(cls._rule, cls._arguments, cls._fixed)
+        cls._kind_of_group = cls.groups.kind
+        # what help() and completion show; a class that says its own is left to that
+        is_inherited = cls.__init__ is Optimizer.__init__
+        cls.__signature__ = signature_of(cls._arguments) if is_inherited else None
+
+    if not TYPE_CHECKING:  # they see a constructor with what the class declares
+
+        def __init__(self, /, *args: Any, **given: Any) -> None:
+            arguments, kind = self._arguments, type(self).__name__
+            if not self._rule:
+                raise TypeError(f"{kind} has no rule: use SGD, Adam or another of them")
+            check_named(kind, list(arguments), args, given)
+            given.update(zip(arguments, args, strict=False))
+            self._build({name: given.get(name, a.default) for name, a in arguments.items()})
+
+    def _build(self, given: dict[str, Any]) -> None:
+        params, groups, nonfinite = (given.pop(name) for name in ("params", "groups", "nonfinite"))
+        division = divide(params, groups, self._declared.group_names)
         structure, leaves = trees.flatten(division.tree)
         containers = division.containers(params)
         division = division._replace(tree=trees.snapshot(division.tree))
         foreign.check_parameters(structure.paths, leaves)
+        values = {Place(name): value for name, value in given.items()}
+        for g, own in enumerate(division.own):
+            values |= {Place(name, g): value for name, value in own.items()}
         narrow = division.narrow(structure.paths, leaves)
-        schedule = Schedule()
-        typed = Settings(self._rule, settings, division.own, fixed or {}, schedule, narrow)
+        settings = Settings(self._declared, values, narrow, Expressions())
         for own in division.own:
-            self._check_together({**settings, **own})
-        limits = Limits(schedule, narrow)
-        limits.put("clip_norm", clip_norm)
-        limits.put("clip_value", clip_value)
+            self._check_together({**given, **own})
         self._engine = engine_for(leaves)
+        self._index = self._match = None
         self._states = {}
-        for name, made in self._made(
-            structure, leaves, division, containers, typed, limits
-        ).items():
+        for name, made in self._made(structure, leaves, division, containers, settings).items():
             setattr(self, name, made)
         self.nonfinite = nonfinite
 
-    def _get(self, name: str) -> Any:
-        return self._settings.get(name)
+    if not TYPE_CHECKING:
 
-    def _set(self, name: str, value: Any) -> None:
-        self._settings.set(name, value)
+        def __getattr__(self, name: str) -> Any:
+            kind, known = type(self).__name__, [] if name[0] == "_" else dir(self)
+            if name in _RENAMED:
+                raise AttributeError(f"{kind}.{name} is called {_RENAMED[name]}")
+            meant = nearest(name, known, lists=False)
+            raise AttributeError(f"{kind} has no attribute {name!r}{meant}")
+
+    def step(
+        self,
+        grads: Any = None,
+        *,
+        clock: Clock | None = None,
+        loss: Any = None,
+        grad_scale: float = 1.0,
+        statistics: GradientStatistics | None = None,
+        params: Any = None,
+    ) -> StepInfo:
+        """Updates every parameter once.
+
+        Args:
+            grads: gradients in the nesting of the parameters, each with its parameter's shape and
+                dtype, C-contiguous, in memory of its own. None in place of an array leaves that
+                parameter, its state and its count of updates as they are. Without ``grads`` the
+                accumulated ones are used, divided by their samples, or else the bound ones. Arrays
+                of other libraries are taken where NumPy can read their memory without a copy.
+            clock: for schedules that read ``samples``, ``epoch`` or ``batch_size``. Its ``step``
+                is the number of updates applied so far unless it is given.
+            loss: for schedules that follow the loss (`fusestep.control`): they see it after the
+                update, if there was one. Without it they stay as they are.
+            grad_scale: what the loss was multiplied by; gradients are divided by it first.
+            statistics: learns from the micro-batches accumulated for this update, if there was one.
+            params: the tree of parameters, to have all of it looked at: StateError names an array
+                that is not the one that steps update. Without it a step looks at a few entries of
+                the dicts and lists that the optimizer was built with, in turn.
+
+        Returns:
+            ``lr`` that was used in the first group; ``grad_norm``, the norm of all gradients before
+            clipping, or None where none of ``clip_norm``, ``nonfinite`` and ``statistics`` asks for
+            it; ``applied``. With CuPy arrays the step is launched on the current stream, and
+            whoever reads ``grad_norm`` or, with ``nonfinite="skip"``, the others waits for it.
+
+        Raises:
+            TypeError, ValueError, StateError: no array has changed, and what is accumulated stays.
+                One is raised, too, where a schedule gives a value that the setting may not have.
+        """
+        if params is not None:
+            params = self._structure.leaves(self._division.tree_of(params), "params")
+            self._plan.check_same(list(params))
+        if grads is not None:
+            grads = self._structure.leaves(grads, "grads")
+        expressions = self._expressions
+        if loss is None and expressions.controls:
+            tell_unseen(expressions.controls, clock, self.steps_applied)
+        try:
+            if statistics is None and not expressions.controls and not expressions.functions:
+                return self._plan.step(grads, grad_scale, clock)  # all in native code
+            return self._step(grads, clock, loss, grad_scale, statistics)
+        except TypeError:
+            if (taken := self._taken(grads)) is None:
+                raise
+            return self._step(taken, clock, loss, grad_scale, statistics)
+
+    def _with_foreign(self, call: Callable[[Any], Any], grads: Sequence[Any] | None) -> Any:
+        """Calls with the gradients, or, where those of other libraries are refused, a view."""
+        try:
+            return call(grads)
+        except TypeError:
+            if (taken := self._taken(grads)) is None:
+                raise
+            return call(taken)
+
+    def _taken(self, grads: Sequence[Any] | None) -> list[Any] | None:
+        """The gradients with those of other libraries in NumPy's form; None if none is."""
+        if grads is None or not self._plan.takes_foreign:
+            return None
+        return foreign.take_gradients(self._structure.paths, grads)
+
+    def _step(
+        self,
+        grads: Any,
+        clock: Clock | None,
+        loss: Any,
+        grad_scale: float,
+        statistics: GradientStatistics | None,
+    ) -> StepInfo:
+        if statistics is not None:
+            return self._learning_step(statistics, grads, clock, loss, grad_scale)
+        if not self._expressions.functions and (loss is None or not self._expressions.controls):
+            return self._plan.step(grads, grad_scale, clock)
+        with self._plan.held():
+            now, changes = self._expressions.before(clock, loss)
+            return self._plan.step(grads, grad_scale, now, False, changes)
+
+    def _learning_step(
+        self,
+        statistics: GradientStatistics,
+        grads: Any,
+        clock: Clock | None,
+        loss: Any,
+        grad_scale: float,
+    ) -> StepInfo:
+        if not isinstance(statistics, GradientStatistics):
+            raise TypeError(f"statistics must be a GradientStatistics, not {statistics!r}")
+        with self._plan.held(), claimed("optimizer", self._expressions.owner, (statistics,)):
+            samples, micro_batches, squares, _ = self._plan.accumulated
+            if not micro_batches:
+                raise _core.StateError(
+                    "statistics learn from accumulated gradients: accumulate(grads, samples) for "
+                    "two or more micro-batches, then step(statistics=...)"
+                )
+
+            def learn(norm: float) -> Changes:
+                scaled = squares / grad_scale / grad_scale
+                return statistics.after_sums(scaled, samples, micro_batches, norm * norm)
+
+            now, changes = self._expressions.before(clock, loss)
+            return self._plan.step(grads, grad_scale, now, True, changes, learn)
+
+    def bind(self, grads: Any) -> None:
+        """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.
+
+        They are checked now and kept alive; if one is refused, those bound before stay.
+        ``bind(None)`` lets go of them.
+        """
+        if grads is not None:
+            grads = self._structure.leaves(grads, "grads")
+        self._with_foreign(self._plan.bind, grads)
+
+    def prepare_replays(
+        self, steps: int, *, clocks: Sequence[Clock] | None = None, grad_scale: float = 1.0
+    ) -> None:
+        """Evaluates the settings of the next steps, for a step that a CUDA graph replays.
+
+        For CuPy arrays with gradients bound. Call it before the capture, and again after ``steps``
+        replays or any other call. Extra replays update nothing; the next read of counts or state
+        raises StateError. Schedules advance with the updates applied; clipping and
+        ``nonfinite="skip"`` work as ever. Synchronises with the device. Keep the optimizer as long
+        as the graph.
+
+        Args:
+            steps: a whole number, at least 1; after the capture at most as many as before it.
+            clocks: for schedules that read ``samples``, ``epoch`` or ``batch_size``: one for each
+                of these steps.
+            grad_scale: that of the captured ``step(grad_scale=...)``.
+
+        Raises:
+            TypeError: the parameters are not of CuPy.
+            StateError: no gradients are bound, ``nonfinite`` is "raise", or a schedule is a Python
+                function or follows the loss.
+
+        Example::
+
+            opt.bind(grads)
+            opt.prepare_replays(100)
+            with stream:
+                stream.begin_capture()
+                compute_gradients()          # writes the arrays in grads
+                opt.step()
+                graph = stream.end_capture()
+                for _ in range(100):
+                    graph.launch()
+        """
+        count = check_whole("steps", steps, 1)
+        check_positive("grad_scale", grad_scale)
+        if clocks is not None and len(clocks) != count:
+            raise ValueError(f"clocks must be {count}, one for each step, not {len(clocks)}")
+        if self._expressions.functions or self._expressions.controls:
+            raise _core.StateError(
+                "prepare_replays: Python functions and values that follow the loss can't be "
+                "evaluated ahead"
+            )
+        self._plan.prepare_replays(count, clocks, grad_scale)
+
+    def accumulate(self, grads: Any, samples: float) -> Any:
+        """Adds the gradients of one micro-batch to those that the next ``step()`` uses.
+
+        ``step()`` divides the sum of ``samples * grads`` by all samples, so that micro-batches of
+        any sizes give the gradient of the whole batch, to rounding, and forgets the sum; also if
+        it skips the update for NaN or infinity. The arrays may be reused at once.
+
+        Args:
+            grads: the mean over the micro-batch, in the form of ``step``. None in place of an array
+                counts as zero; a parameter that has None in every micro-batch is left alone.
+            samples: how many examples (or tokens) the mean is over; a number from 2^-53 to 2^53.
+
+        Returns:
+            The squared norm of these gradients together, in double. It is taken in the same pass
+            over the memory and does not depend on threads, instruction set or split; infinite
+            where it is beyond double, which `GradientStatistics` then leaves out. With CuPy arrays
+            it is an array without shape, on the device.
+
+        Raises:
+            TypeError, ValueError, StateError: nothing was added.
+
+        Sums have the dtype of the parameters, in as much memory again, which the first call
+        allocates. Multiplied by their samples, float32 gradients must stay below 3.4e38.
+
+        Example:
+            >>> import numpy as np, fusestep as fs
+            >>> w = np.zeros(2)
+            >>> opt = fs.SGD(w, lr=1.0)
+            >>> opt.accumulate(np.array([3.0, 4.0]), samples=3)
+            25.0
+            >>> opt.accumulate(np.array([-1.0, 0.0]), samples=1)
+            1.0
+            >>> info = opt.step()
+            >>> w
+            array([-2., -3.])
+        """
+        grads = self._structure.leaves(grads, "grads")
+        return self._with_foreign(lambda taken: self._accumulator.add(taken, samples), grads)
+
+    def discard_accumulated(self) -> None:
+        """Forgets the gradients accumulated since the last step."""
+        self._plan.discard_accumulated()
 
     @property
-    def clip_norm(self) -> float | None:
-        """The largest norm of all gradients together, or None."""
-        return self._limits.get("clip_norm")
-
-    @clip_norm.setter
-    def clip_norm(self, value: Number | None) -> None:
-        self._limits.set("clip_norm", value)
+    def accumulated(self) -> float:
+        """The samples accumulated since the last step; 0.0 if there are none."""
+        return self._plan.accumulated_samples
 
     @property
-    def clip_value(self) -> float | None:
-        """The largest absolute value of a gradient element, or None."""
-        return self._limits.get("clip_value")
-
-    @clip_value.setter
-    def clip_value(self, value: Number | None) -> None:
-        self._limits.set("clip_value", value)
+    def steps_attempted(self) -> int:
+        """How many steps were taken, skipped ones included."""
+        return self._plan.attempted
 
     @property
-    def schedules(self) -> dict[str, Any]:
-        """The settings that are expressions, as they were set; groups have theirs likewise."""
-        typed = {**self._settings.defaults, **self._limits.typed}
-        return {name: value for name, value in typed.items() if is_scheduled(value)}
+    def steps_applied(self) -> int:
+        """How many steps updated the parameters."""
+        return self._plan.applied
 
     @property
-    def nonfinite(self) -> NonFinite:
-        """What happens at a gradient with NaN or infinity: "propagate", "skip" or "raise"."""
-        return cast("NonFinite", self._plan.nonfinite)
-
-    @nonfinite.setter
-    def nonfinite(self, value: NonFinite) -> None:
-        self._plan.nonfinite = value
+    def steps_skipped(self) -> int:
+        """How many steps were skipped for a non-finite gradient."""
+        return self.steps_attempted - self.steps_applied
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
@@ -163,7 +390,7 @@ class Optimizer(CommonSettings, Parameters, Resuming, Stepping):
         )
 
     def __repr__(self) -> str:
-        typed = {**self._settings.defaults, **self._limits.typed}
-        shown = ", ".join(f"{name}={v!r}" for name, v in typed.items() if v is not None)
+        settings = self._settings.of(None).items()
+        shown = ", ".join(f"{name}={v!r}" for name, v in settings if v is not None)
         groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
         return f"{type(self).__name__}({len(self._states)} parameters{groups}, {shown})"

@@ -3,60 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from .. import trees
 from ..arguments import nearest
-from .attributes import CommonSettings
-from .schedule import is_scheduled
+from .fields import Declared, Scalar, flag, is_scheduled
 from .settings import Settings
 
 
-class Group(CommonSettings):
+class Group(Declared):
     """Some of an optimizer's parameters, with settings of their own.
 
-    Every setting of the optimizer is an attribute here too: reading gives the value in force for
-    the group, assigning sets it for this group alone. ``paths`` names its parameters; ``match``
-    holds the patterns that chose them, or None.
+    Every setting that optimizers have for each group is an attribute here too: reading gives the
+    value in force for the group, assigning sets it for this group alone.
     """
 
-    __slots__ = ("_index", "_settings", "match", "paths")
+    __slots__ = ("_index", "_match", "_paths", "_settings")
 
-    _index: int
-    _settings: Settings
-    match: tuple[str, ...] | None
-    paths: tuple[str, ...]
+    lr: Scalar = Scalar(1e-3)
+    weight_decay: Scalar = Scalar(0.0)
+    maximize: Final[bool] = flag(False)
 
     def __init__(
         self, settings: Settings, index: int, match: tuple[str, ...] | None, paths: tuple[str, ...]
     ) -> None:
-        for name, value in zip(Group.__slots__, (index, settings, match, paths), strict=True):
-            object.__setattr__(self, name, value)
+        self._settings = settings
+        self._index = index
+        self._match = match
+        self._paths = paths
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the parameters."""
+        return self._paths
+
+    @property
+    def match(self) -> tuple[str, ...] | None:
+        """The patterns that chose the parameters, or None."""
+        return self._match
 
     @property
     def schedules(self) -> dict[str, Any]:
-        """The settings in force for the group that are expressions, as they were set."""
-        typed = {name: self._settings.typed(name, self._index) for name in self._settings.defaults}
-        return {name: value for name, value in typed.items() if is_scheduled(value)}
-
-    def _get(self, name: str) -> Any:
-        return self._settings.get(name, self._index)
-
-    def _set(self, name: str, value: Any) -> None:
-        self._settings.set(name, value, self._index)
+        """The settings in force that are expressions, as they were set."""
+        return {n: v for n, v in self._settings.of(self._index).items() if is_scheduled(v)}
 
     if not TYPE_CHECKING:  # a name that there is not is known to type checkers
 
         def __getattr__(self, name: str) -> Any:
-            return self._get(name)
+            known = [] if name[0] == "_" else self._settings.rule.group_names
+            raise AttributeError(f"no setting {name!r}{nearest(name, known)}")
 
         def __setattr__(self, name: str, value: Any) -> None:
-            self._set(name, value)
+            if not hasattr(type(self), name) and not type(self).__dictoffset__:
+                self.__getattr__(name)
+            super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        own = "".join(f", {k}={v!r}" for k, v in self._settings.own[self._index].items())
+        own = "".join(f", {k}={v!r}" for k, v in self._settings.own(self._index).items())
         return f"Group({len(self.paths)} parameters, match={self.match!r}{own})"
 
 
@@ -97,12 +102,12 @@ class Division(NamedTuple):
                 )
         return assigned
 
-    def narrow(self, paths: Sequence[str], leaves: Sequence[Any]) -> dict[int, str]:
-        """By group, a parameter that is float32."""
-        found: dict[int, str] = {}
+    def narrow(self, paths: Sequence[str], leaves: Sequence[Any]) -> list[str | None]:
+        """For each group the path of a parameter that is float32, or None."""
+        found: list[str | None] = [None] * len(self.own)
         for path, group, leaf in zip(paths, self.assign(paths), leaves, strict=True):
-            if leaf.dtype == np.float32:
-                found.setdefault(group, path)
+            if found[group] is None and leaf.dtype == np.float32:
+                found[group] = path
         return found
 
     def extended(

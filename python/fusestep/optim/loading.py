@@ -1,4 +1,4 @@
-"""Saved state from anywhere, read whole before anything is written."""
+"""Saved state of an optimizer from anywhere, read whole before anything is written."""
 
 from __future__ import annotations
 
@@ -7,16 +7,36 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .._core import StateError
-from .restoring import Present, Restored, differing, is_same
-from .saved import FORMAT, number_from_json, short
+from ..expression import Expression, from_json
+from ..expression.writing import is_saved, saved
+from ..memory import Changes
+from ..saved_state import (
+    anything,
+    array,
+    choice,
+    dict_of,
+    differences,
+    fields,
+    list_of,
+    number,
+    optional,
+    read,
+    same,
+    short,
+    text,
+    whole,
+    within,
+)
+from .expressions import controls_of
+from .fields import is_scheduled
+from .settings import Place, Settings
 
-_MOST = 2**53 - 1  # updates: a clock's whole numbers are exact below 2^53
-_LEAST_WEIGHT, _MOST_WEIGHT = 2.0**-53, 2.0**53  # of a micro-batch, in samples
+FORMAT = 3  # 2 had clip_norm and clip_value beside the settings, and `decoupled`
 
-_ACCUMULATED = ("samples", "micro_batches", "weighted_squared_norms", "gradients")
+_NONFINITE = ("propagate", "skip", "raise")
+_WEIGHTS = 2.0**-53, 2.0**53  # of a micro-batch, in samples: the least and the most
+_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}  # which JSON has no numbers for
 
 
 class Loaded(NamedTuple):
@@ -33,10 +53,28 @@ class Loaded(NamedTuple):
     unused: tuple[str, ...]
 
 
-class Reading:
-    """A saved state in the form that an optimizer takes it over."""
+class Request(NamedTuple):
+    """What ``load_state_dict`` was asked for, and the optimizer's own state in the saved form."""
 
-    restored: Restored
+    present: Mapping[str, Any]
+    settings: Settings
+    parameters: Mapping[str, Any]
+    written: Sequence[Any]  # memory that saved arrays must keep off
+    keep: Collection[str]
+    strict: bool
+    rename: Mapping[str, str]
+
+
+class Reading:
+    """A saved state in the form that an optimizer takes it over.
+
+    Raises StateError that names every difference.
+    """
+
+    settings: dict[Place, Any]  # all of them, changed or not
+    nonfinite: str
+    changes: Changes  # of controls
+    replaced: list[str]  # what the user should be told of
     attempted: int
     applied: int
     updates: list[int]
@@ -45,201 +83,304 @@ class Reading:
     sums: dict[str, Any]  # accumulated gradients, by path
     loaded: Loaded
 
-    def __init__(
-        self,
-        state: Any,
-        form: Mapping[str, Any],
-        settings: Present,
-        parameters: Mapping[str, Any],
-        *,
-        written: Sequence[Any],
-        keep: Collection[str],
-        strict: bool,
-        rename: Mapping[str, str],
-    ) -> None:
-        """Reads a state for an optimizer whose own has the given form.
+    def __init__(self, state: Any, request: Request) -> None:
+        self._request = request
+        self.settings, self.changes, self.replaced, self.arrays = {}, [], [], {}
+        present = request.present
+        forms = {
+            **dict.fromkeys(present, anything),
+            "parameters": dict_of(anything),
+            "class": same(present["class"]),
+            "rule": same(present["rule"]),
+            "nonfinite": anything if "nonfinite" in request.keep else choice(_NONFINITE),
+            "control": dict_of(list_of(anything)),
+            "attempted": whole(),
+            "applied": whole(),
+        }
+        del forms["format"]
+        with differences("this optimizer") as found:
+            self._found = found
+            values = read(state, fields(forms), found, version=FORMAT, older={2: _from_2})
+            if not {"class", "rule"} <= values.keys():
+                return
+            if {"settings", "groups", "control"} <= values.keys():
+                self._read_settings(values["settings"], values["groups"], values["control"])
+            self.nonfinite = values.get("nonfinite", "")
+            if "nonfinite" in request.keep:
+                self.nonfinite = present["nonfinite"]
+            if {"parameters", "accumulated"} <= values.keys():
+                self._read_parameters(values["parameters"])
+                self._read_accumulated(values["accumulated"], values["parameters"])
+            if {"attempted", "applied"} <= values.keys():
+                self._read_counts(values["attempted"], values["applied"])
 
-        ``written`` is memory that its arrays must keep off. Raises StateError that names every
-        difference.
-        """
-        self._form = form
-        self._written = written
-        self._parameters = parameters
-        self._rename = rename
-        self._found: list[str] = []
+    # settings
+
+    def _read_settings(self, there: Any, groups: Any, control: dict[str, list[Any]]) -> None:
+        """Takes over saved settings and what their controls remember."""
+        settings, found = self._request.settings, self._found
+        one = fields({"match": optional(list_of(text)), "settings": dict_of(anything)})
+        before = len(found)
+        there = fields(dict.fromkeys(settings.rule.fields, anything))(there, "settings", found)
+        groups = list_of(one)(groups, "groups", found)
+        if len(found) > before:
+            return
+        known = settings.rule.group_names
+        found += [
+            f"{within(f'groups[{g}].settings', name)}: unknown"
+            for g, group in enumerate(groups)
+            for name in group["settings"]
+            if name not in known
+        ]
+        if len(found) > before:
+            return
+        matched = self._matched(groups)
+        saved_at = {Place(name): Place(name) for name in there}
+        for g, at in enumerate(matched):
+            if at is not None:
+                for name in groups[at]["settings"]:
+                    saved_at[Place(name, g)] = Place(name, at)
+        self._compare_fixed(there, groups, matched)
+        kept = self._kept_settings(matched)
+        shared = {id(c) for value in kept.values() for c in controls_of(value)}
+        self._memories: dict[int, tuple[Place, Any]] = {}  # by control: where it stands, its own
+        for place, origin in saved_at.items():
+            own = there if origin.group is None else groups[origin.group]["settings"]
+            memories = control.pop(str(origin), [])
+            if place.name not in self._request.keep and not settings.is_fixed(place.name):
+                self._restore(place, own[place.name], memories, shared)
+        self.settings.update(kept)
+        passed_over = {
+            str(Place(name, g)) for name in self._request.keep for g in range(len(groups))
+        }
+        found += [
+            f"control: nothing follows the loss in {short(where)}"
+            for where in control
+            if self._request.strict and where not in passed_over
+        ]
+
+    def _matched(self, groups: Sequence[Mapping[str, Any]]) -> list[int | None]:
+        """The saved group of each group here; None for one that was not saved."""
+        there, here = _patterns(groups), _patterns(self._request.present["groups"])
+        if self._request.strict and there != here:
+            names = ([match and list(match) for match, _ in keys] for keys in (there, here))
+            saved, present = map(short, names)
+            self._found.append(f"groups: saved {saved}, present {present}")
+        return [there.index(key) if key in there else None for key in here]
+
+    def _kept_settings(self, matched: Sequence[int | None]) -> dict[Place, Any]:
+        """Present values that stay: fixed ones, those to keep, those of new groups."""
+        settings = self._request.settings
+        return {
+            place: value
+            for place, value in settings.values.items()
+            if place.name in self._request.keep
+            or settings.is_fixed(place.name)
+            or (place.group is not None and matched[place.group] is None)
+        }
+
+    def _restore(
+        self, place: Place, value: Any, memories: list[Any], shared: Collection[int]
+    ) -> None:
+        """Takes over one saved value, and what its controls remember unless they are kept."""
+        settings, found = self._request.settings, self._found
+        present = settings.values.get(place)
         try:
-            if self._is_of_this_class(state):
-                self.restored = Restored(state, settings, keep, strict, self._found)
-                self._read_parameters(state["parameters"], strict)
-                self._read_accumulated(state["accumulated"], strict)
-                self._read_counts(state["attempted"], state["applied"])
+            restored = settings.checked(place.name, restored_value(value, present))
         except MemoryError:
             raise
-        except Exception as error:  # mappings and arrays of other classes may raise anything
-            text = short(str(error))
-            raise StateError(f"the state can't be read: {type(error).__name__}: {text}") from error
-        if self._found:
-            lines = ["the state does not fit this optimizer:", *self._found]
-            raise StateError("\n  ".join(lines))
-
-    def _is_of_this_class(self, state: Any) -> bool:
-        if not isinstance(state, Mapping):
-            given = type(state).__name__
-            self._found.append(f"it must be a dict as state_dict() gives, not {given}")
-            return False
-        if not is_same(state.get("format", FORMAT), FORMAT):
-            self._found.append(
-                f"format: saved {short(state['format'])}, present {FORMAT}; load it with the "
-                "version of fusestep that saved it"
+        except Exception as error:  # a saved expression may be anything
+            message = _blamed(str(place), error)
+            found.append(f"{message}; keep=({place.name!r},) keeps the present one")
+            return
+        self.settings[place] = restored
+        if is_scheduled(present) and as_json(present) != value:
+            self.replaced.append(
+                f"{place}: the saved {short(restored)} takes the place of {short(present)}; "
+                f"load_state_dict(state, keep=({place.name!r},)) keeps the present one"
             )
-            return False
-        self._found += [f"{name}: not saved" for name in self._form if name not in state]
-        self._found += [f"{short(name)}: unknown" for name in state if name not in self._form]
-        for name in ("class", "rule"):
-            if name in state and not is_same(state[name], self._form[name]):
-                self._found.append(
-                    f"{name}: saved {short(state[name])}, present {self._form[name]!r}"
-                )
-        return not self._found
+        held = list(controls_of(restored))
+        if len(memories) != len(held):
+            found.append(f"{place}: has {len(held)} controls, and {len(memories)} states are saved")
+            return
+        for one, memory in zip(held, memories, strict=True):
+            if id(one) in shared:
+                continue
+            if id(one) in self._memories:
+                other, known = self._memories[id(one)]
+                if known != memory:
+                    found.append(f"{other} and {place} share a control, which is saved twice")
+                continue
+            self._memories[id(one)] = place, memory
+            self.changes += one.restoring(memory, str(place), found)
 
-    def _read_parameters(self, saved: Any, strict: bool) -> None:
-        if not isinstance(saved, Mapping):
-            self._found.append(f"parameters: must be a dict, not {type(saved).__name__}")
-            saved = {}
-        self._saved_paths = set(saved)
-        here = self._form["parameters"]
-        self._found += [f"rename: {old!r} is not saved" for old in self._rename if old not in saved]
-        self._found += [
-            f"rename: {new!r} is not present" for new in self._rename.values() if new not in here
-        ]
-        counts = Counter(self._renamed(path) for path in saved)
-        self._found += [
+    def _compare_fixed(
+        self,
+        there: Mapping[str, Any],
+        groups: Sequence[Mapping[str, Any]],
+        matched: Sequence[int | None],
+    ) -> None:
+        """Names what decides the arithmetic and is not the same."""
+        settings, found = self._request.settings, self._found
+        for name in filter(settings.is_fixed, there):
+            before = len(found)
+            same(settings.as_set(name))(there[name], name, found)
+            for g, at in enumerate(matched):
+                if at is not None and len(found) == before:
+                    value = groups[at]["settings"].get(name, there[name])
+                    same(settings.as_set(name, g))(value, str(Place(name, g)), found)
+
+    # parameters
+
+    def _read_parameters(self, saved: Mapping[str, Any]) -> None:
+        found, here = self._found, self._request.present["parameters"]
+        rename = self._request.rename
+        found += [f"rename: {old!r} is not saved" for old in rename if old not in saved]
+        found += [f"rename: {new!r} is not present" for new in rename.values() if new not in here]
+        counts = Counter(rename.get(path, path) for path in saved)
+        found += [
             f"rename: {count} saved parameters would be {path!r}"
             for path, count in counts.items()
             if count > 1
         ]
-        there = {self._renamed(path): entry for path, entry in saved.items()}
+        there = {rename.get(path, path): entry for path, entry in saved.items()}
         new = tuple(path for path in here if path not in there)
         unused = tuple(path for path in there if path not in here)
-        self.loaded = Loaded(new, tuple(self._rename.items()), unused)
-        self._updates: dict[str, Any] = {}
-        self.arrays = {}
+        self.loaded = Loaded(new, tuple(rename.items()), unused)
+        self._counts: dict[str, int] = {}
+        one = fields({"updates": anything, "state": dict_of(anything)})
         for path in [*here, *unused]:
             where = _where(path)
-            if path in there and not _is_entry(there[path]):
-                self._found.append(
-                    f"{where}: must be a dict with updates and state, not {short(there[path])}"
-                )
-            elif path in unused or path in new:
-                if strict:
-                    self._found.append(f"{where}: not {'saved' if path in new else 'present'}")
-            else:
-                self._updates[path] = there[path]["updates"]
-                self._read_arrays(path, there[path]["state"], here[path]["state"])
+            entry = one(there[path], where, found) if path in there else {}
+            if path in new or path in unused:
+                if self._request.strict:
+                    found.append(f"{where}: not {'saved' if path in new else 'present'}")
+            elif len(entry) == 2:
+                self._counts[path] = whole()(entry["updates"], f"{where} updates", found)
+                self._read_arrays(path, entry["state"], here[path]["state"])
 
     def _read_arrays(self, path: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         if set(there) != set(here):
-            names = (sorted(map(str, state)) for state in (there, here))
+            names = (sorted(state) for state in (there, here))
             self._found.append(differing(f"{_where(path)} state arrays", *names))
-        for name, array in here.items():
+        for name in here:
             if name in there:
-                what = f"{_where(path)} {name}"
-                self.arrays[path, name] = self._read_array(what, there[name], array)
+                where = f"{_where(path)} {name}"
+                self.arrays[path, name] = self._read_array(where, there[name], here[name])
 
-    def _read_array(self, what: str, there: Any, here: Any) -> Any:
+    def _read_array(self, where: str, there: Any, here: Any) -> Any:
         """A saved array as it can be copied from."""
-        if type(there) not in (np.ndarray, np.memmap):
-            given = type(there).__name__
-            self._found.append(f"{what}: must be an array of NumPy, not {given}")
-            return None
-        for name in ("shape", "dtype"):
-            a, b = getattr(there, name), getattr(here, name)
-            if a != b:
-                self._found.append(f"{what} {name}: saved {a}, present {b}")
-        if any(np.may_share_memory(there, memory) for memory in self._written):
-            self._found.append(f"{what}: is memory of this optimizer itself; pass a copy")
-        return np.require(there, requirements=("C", "A"))
+        return array(here.shape, here.dtype, self._request.written)(there, where, self._found)
 
-    def _read_counts(self, attempted: Any, applied: Any) -> None:
-        counts = {"attempted": attempted, "applied": applied}
-        counts.update({f"{_where(path)} updates": n for path, n in self._updates.items()})
-        bad = [
-            f"{name}: must be a whole number from 0 to 2^53 - 1, not {short(count)}"
-            for name, count in counts.items()
-            if not _is_count(count)
-        ]
-        self._found += bad
-        if bad:
-            return
+    def _read_counts(self, attempted: int, applied: int) -> None:
         self.attempted, self.applied = attempted, applied
-        self.updates = [self._updates.get(path, 0) for path in self._form["parameters"]]
+        counts = getattr(self, "_counts", {})
+        self.updates = [counts.get(path, 0) for path in self._request.present["parameters"]]
         if applied > attempted:
             self._found.append(f"applied: {applied} is more than attempted, {attempted}")
         self._found += [
             f"{_where(path)} updates: {count} is more than applied, {applied}"
-            for path, count in self._updates.items()
-            if count > applied
+            for path, count in counts.items()
+            if count is not None and count > applied
         ]
 
-    def _read_accumulated(self, saved: Any, strict: bool) -> None:
-        if not isinstance(saved, Mapping) or set(saved) != set(_ACCUMULATED):
-            names = ", ".join(_ACCUMULATED)
-            self._found.append(f"accumulated: must be a dict of {names}, not {short(saved)}")
+    def _read_accumulated(self, saved: Any, parameters: Collection[str]) -> None:
+        found, rename = self._found, self._request.rename
+        form = fields(
+            {
+                "samples": number(0.0),
+                "micro_batches": whole(),
+                "weighted_squared_norms": _squares,
+                "gradients": dict_of(anything),
+            }
+        )
+        values = form(saved, "accumulated", found)
+        if len(values) < 4:
             return
-        samples, count, squares, gradients = (saved[name] for name in _ACCUMULATED)
-        squares = number_from_json(squares)  # not finite where a gradient was not
-        bad = []
-        if not _is_count(count):
-            bad.append(
-                f"micro_batches: must be a whole number from 0 to 2^53 - 1, not {short(count)}"
-            )
-        if not _is_number(samples) or not 0.0 <= samples < math.inf:
-            bad.append(f"samples: must be finite and at least 0, not {short(samples)}")
-        if (
-            not _is_number(squares)
-            or squares < 0.0
-            or not (math.isfinite(squares) or isinstance(saved["weighted_squared_norms"], str))
-        ):
-            bad.append(f"weighted_squared_norms: must be at least 0, not {short(squares)}")
-        if not isinstance(gradients, Mapping) or (strict and set(gradients) != self._saved_paths):
-            bad.append("gradients: must be a dict with the paths of parameters")
-        self._found += [f"accumulated {text}" for text in bad]
-        if bad:
+        samples, count, squares, gradients = values.values()
+        if self._request.strict and gradients.keys() != set(parameters):
+            found.append("accumulated.gradients: must be a dict with the paths of parameters")
             return
-        begun = {self._renamed(p): sum for p, sum in gradients.items() if sum is not None}
-        few, many = count * _LEAST_WEIGHT, count * _MOST_WEIGHT
+        begun = {rename.get(path, path): sum for path, sum in gradients.items() if sum is not None}
+        few, many = (count * weight for weight in _WEIGHTS)
         if not few <= samples <= many or (not begun and squares != 0.0) or (begun and not count):
-            self._found.append(
+            found.append(
                 f"accumulated: {count} micro-batches can't have {samples!r} samples, "
                 f"{'' if begun else 'no '}gradients and weighted_squared_norms {squares!r}"
             )
-        self.totals = float(samples), count, float(squares)
+        self.totals = samples, count, squares
         self.sums = {
             path: self._read_array(f"{_where(path)} accumulated gradient", begun[path], parameter)
-            for path, parameter in self._parameters.items()
+            for path, parameter in self._request.parameters.items()
             if path in begun
         }
 
-    def _renamed(self, path: Any) -> Any:
-        return self._rename.get(path, path)
+
+def as_json(value: Any) -> Any:
+    """A setting as a JSON value; a Python function is its name."""
+    if isinstance(value, tuple):
+        return [as_json(entry) for entry in value]
+    if isinstance(value, Expression):
+        return saved(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
-def _is_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, Mapping)
-        and set(entry) == {"updates", "state"}
-        and isinstance(entry["state"], Mapping)
-    )
+def restored_value(value: Any, present: Any) -> Any:
+    """A setting from its JSON value: the present expression itself if it is the same one."""
+    if isinstance(value, (list, tuple)):
+        others = present if isinstance(present, tuple) and len(present) == len(value) else ()
+        others = others or (None,) * len(value)
+        return tuple(restored_value(*pair) for pair in zip(value, others, strict=True))
+    if not isinstance(value, Mapping):
+        return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+    if isinstance(present, Expression) and as_json(present) == value:
+        return present
+    if is_saved(value):
+        return from_json(value, like=present if isinstance(present, Expression) else None)
+    raise ValueError(f"must be a number or a saved expression, not {short(value)}")
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MOST
+def differing(what: str, there: Any, here: Any) -> str:
+    return f"{what}: saved {there!r}, present {here!r}"
 
 
-def _is_number(value: Any) -> bool:
-    # JSON may have written a float as a whole number
-    return type(value) is float or (type(value) is int and abs(value) <= _MOST)
+def _from_2(state: dict[str, Any]) -> dict[str, Any]:
+    """A state of format 2 as one of format 3."""
+    try:
+        settings = state["settings"]
+        settings.update({name: state.pop(name) for name in ("clip_norm", "clip_value")})
+        for values in (settings, *(group["settings"] for group in state["groups"])):
+            if "decoupled" in values:
+                values["decoupled_weight_decay"] = values.pop("decoupled")
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError("saved 2, and the rest is not in that form") from None
+    return state
 
 
-def _where(path: Any) -> str:
+def _patterns(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Any, int]]:
+    """What tells groups apart: their patterns, and how many before have the same."""
+    keys: list[tuple[Any, int]] = []
+    for group in groups:
+        match = None if group["match"] is None else tuple(group["match"])
+        keys.append((match, sum(match == other for other, _ in keys)))
+    return keys
+
+
+def _squares(value: Any, path: str, found: list[str]) -> Any:
+    """Not finite where a gradient was not."""
+    if isinstance(value, str) and value in ("inf", "nan"):
+        return float(value)
+    return number(0.0)(value, path, found)
+
+
+def _where(path: str) -> str:
     return f"params[{path!r}]" if path != "" else "params"
+
+
+def _blamed(where: str, error: Exception) -> str:
+    """What is wrong with a saved value, and where it stands."""
+    known = isinstance(error, (TypeError, ValueError, StateError))
+    message = str(error) if known else f"{type(error).__name__}: {error}"
+    return message if message.startswith(where) else f"{where}: {message}"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import _core, foreign, trees
-from ..engines import CudaPlan, Plan
+from ..engines import Plan
 from .accumulation import Accumulator
+from .expressions import Expressions
 from .groups import Division, Group
-from .limits import Limits
-from .schedule import Schedule
 from .settings import Settings
 
 
 class Parameters:
-    """The part of `Optimizer` that holds parameters and their state."""
+    """What an optimizer does with the arrays themselves."""
 
     __slots__ = ()
 
@@ -24,21 +23,15 @@ class Parameters:
     _containers: list[tuple[Any, Any, Any]]
     _division: Division
     _engine: ModuleType
-    _group: type[Group]
-    _limits: Limits
+    _expressions: Expressions
+    _groups: tuple[Group, ...]
     _parameters: dict[str, Any]
     _plan: Plan
-    _rule: str
-    _schedule: Schedule
+    _kind_of_group: ClassVar[type[Group]]
+    _rule: ClassVar[str]
     _settings: Settings
     _states: dict[str, dict[str, Any]]
     _structure: trees.Structure
-    groups: tuple[Group, ...]
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The parameters by path: the arrays themselves, not copies."""
-        return dict(self._parameters)
 
     @property
     def tree(self) -> Any:
@@ -115,30 +108,28 @@ class Parameters:
             >>> opt.groups[1].lr, list(opt.params)
             (0.5, ['body', 'head'])
         """
-        known = list(self._settings.defaults)
         if self._division.by_position:
             is_entry = isinstance(params, Mapping) and "params" in params
             added = [params if is_entry else {"params": params}]
         else:
             added = params
-        division = self._division.extended(added, match, settings, known)
+        division = self._division.extended(added, match, settings, self._settings.rule.group_names)
         structure, leaves = trees.flatten(division.tree)
         foreign.check_parameters(structure.paths, leaves)
         assigned = dict(zip(structure.paths, division.assign(structure.paths), strict=True))
-        for g, group in enumerate(self.groups):
+        for g, group in enumerate(self._groups):
             for path in group.paths:
                 if assigned[path] != g:
                     raise ValueError(
                         f"add_group: {match!r} matches {foreign.where('params', path)}, which is "
                         f"in groups[{g}] already"
                     )
-        self._check_together({**self._settings.defaults, **division.own[-1]})
+        self._check_together({**self._settings.of(None), **division.own[-1]})
         more = self._division.containers(added)
         # those that stand in the user's own dicts as well
         dicts = {id(held): held for held, _, _ in self._containers if isinstance(held, dict)}
         more += [(d, k, v) for _, k, v in more for d in dicts.values() if d.get(k) is v]
-        containers = [*self._containers, *more]
-        self._grow(structure, leaves, division, containers)
+        self._grow(structure, leaves, division, [*self._containers, *more])
 
     def _check_together(self, settings: Mapping[str, Any]) -> None:
         """Refuses settings that are good one by one but not together."""
@@ -159,24 +150,26 @@ class Parameters:
                 raise _core.StateError(
                     "gradients are accumulated: step() or discard_accumulated() first"
                 )
-            if isinstance(plan, CudaPlan) and plan.is_captured:
+            if plan.is_captured:
                 raise _core.StateError(
                     "a graph has captured a step of these parameters: build a new optimizer"
                 )
-            schedule = Schedule(before=self._schedule)
             narrow = division.narrow(structure.paths, leaves)
-            settings = self._settings.extended(division.own[-1], schedule, narrow)
-            limits = self._limits.for_plan(schedule, narrow)
+            expressions = Expressions(self._expressions)
+            settings = self._settings.extended(division.own[-1], narrow, expressions)
             updates = dict(zip(self._parameters, plan.updates, strict=True))
-            made = self._made(structure, leaves, division, containers, settings, limits)
-            new = made["_plan"]
-            new.updates = [updates.get(path, 0) for path in structure.paths]
-            new.attempted, new.applied = plan.attempted, plan.applied
-            new.nonfinite = plan.nonfinite
-            changes = [(group, "_settings", settings) for group in self.groups]
-            for group, fresh in zip(self.groups, made["groups"], strict=False):
-                changes.append((group, "paths", fresh.paths))
-            made["groups"] = (*self.groups, *made["groups"][len(self.groups) :])
+            state = {
+                "updates": [updates.get(path, 0) for path in structure.paths],
+                "attempted": plan.attempted,
+                "applied": plan.applied,
+                "accumulated": (0.0, 0, 0.0, []),
+                "nonfinite": plan.nonfinite,
+            }
+            made = self._made(structure, leaves, division, containers, settings, state)
+            changes = [(group, "_settings", settings) for group in self._groups]
+            for group, fresh in zip(self._groups, made["_groups"], strict=False):
+                changes.append((group, "_paths", fresh.paths))
+            made["_groups"] = (*self._groups, *made["_groups"][len(self._groups) :])
             _core.commit([*changes, *((self, name, value) for name, value in made.items())])
 
     def _made(
@@ -186,9 +179,12 @@ class Parameters:
         division: Division,
         containers: list[tuple[Any, Any, Any]],
         settings: Settings,
-        limits: Limits,
+        state: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The attributes of an optimizer of these parameters, with the state that there is."""
+        """The attributes of an optimizer of these parameters, with the state that there is.
+
+        ``state`` has the counts that it begins with, as `_core.CpuPlan.load` takes them.
+        """
         paths = structure.paths
         assigned = division.assign(paths)
         kept = [self._states.get(path, {}) for path in paths]
@@ -199,14 +195,13 @@ class Parameters:
             assigned,
             settings.states,
             settings.table,
-            limits.values,
             kept,
             containers,
         )
-        settings.schedule.attach(plan)
+        settings.expressions.attach(plan, settings.scheduled(), settings.table, state)
         parameters = dict(zip(paths, leaves, strict=True))
         groups = [
-            self._group(
+            self._kind_of_group(
                 settings,
                 g,
                 match,
@@ -215,15 +210,15 @@ class Parameters:
             for g, match in enumerate(division.matches)
         ]
         return {
-            "_containers": containers,
             "_accumulator": Accumulator(self._engine, plan, parameters),
+            "_containers": containers,
             "_division": division,
-            "_limits": limits,
+            "_expressions": settings.expressions,
+            "_groups": tuple(groups),
             "_parameters": parameters,
+            "_paths": paths,
             "_plan": plan,
-            "_schedule": settings.schedule,
             "_settings": settings,
             "_states": dict(zip(paths, states, strict=True)),
             "_structure": structure,
-            "groups": tuple(groups),
         }

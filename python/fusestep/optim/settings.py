@@ -1,75 +1,96 @@
-"""Hyper-parameters: what a user may set, and the table of numbers that the native step reads.
+"""Settings as users set them, and the table of numbers that the native step reads.
 
 This is the one seam through which values reach a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..arguments import check_number, nearest, range_in_words
-from ..expression import Expression, function
-from .schedule import Place, Range, Schedule, in_parts, is_scheduled, refuse_number
+from ..arguments import range_in_words
+from ..expression import Expression
+from ..memory import Changes
+from .expressions import Expressions, Scheduled, refuse_number
+from .fields import Argument, Column, Setting, is_scheduled
 
-# a number, an expression, or a function of the step
-Number: TypeAlias = "float | Expression | Callable[[Any], float]"
+Table = npt.NDArray[np.float64]
 
-_MAXIMIZE: _core.Column = ("maximize", 0.0, 1.0, False, True)  # follows the columns of every rule
-_PAIRS = {"betas": ("beta1", "beta2")}
-_CHOICES = {"eps_mode": ("eps_hat", ("after", "hat"))}
-# the smallest size and the largest that float32 holds
-_FLOAT32 = (2.0**-149, float(np.finfo(np.float32).max))
-# a column that an expression may take through 0, and the flag that then keeps its state going
-_BUFFERED = {"momentum": "buffered"}
+
+class Place(NamedTuple):
+    """Where a value was set: for a group, or for all that have none of their own."""
+
+    name: str
+    group: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.group is None else f"groups[{self.group}] {self.name}"
+
+
+class Rule:
+    """What a class of optimizers sets of a native rule.
+
+    ``fields`` are the settings among its arguments, ``fixed`` has columns that the class decides
+    for its users. Then, as the rule declares them, ``columns`` by name in the order of the table,
+    with those that all rules have at the end, and ``states``, the names of all state arrays that a
+    parameter may need.
+    """
+
+    def __init__(
+        self, name: str, arguments: Mapping[str, Argument], fixed: Mapping[str, float]
+    ) -> None:
+        self.name = name
+        self.fields = {n: field for n, field in arguments.items() if isinstance(field, Setting)}
+        self.fixed = fixed
+        columns, self.states = _core.rules()[name]
+        self.columns = {column[0]: Column(*column) for column in columns}
+        self.group_names = [name for name, field in self.fields.items() if not field.is_global]
 
 
 class Settings:
-    """The settings of all groups, checked against what the rule declares.
+    """The settings of an optimizer and its groups, checked against what the rule declares.
 
-    ``table[group, column]`` is what the plan is built with, and then has for itself. A setting is
-    one column, or stands for some: ``betas`` for two, ``eps_mode`` for a flag. Flags decide the
-    arithmetic itself and are fixed when the optimizer is built. Anything else may be an expression:
-    ``schedule`` has it, and the plan the value that the last step used.
+    ``values`` has them as they were set, by place. ``table[group, column]`` is what the plan is
+    built with, and then has for itself; what holds for the whole optimizer is in row 0. Anything
+    that is not fixed may be an expression: ``expressions`` has it evaluated, and the plan has the
+    value that the last step used.
     """
 
     def __init__(
         self,
-        rule: str,
-        defaults: Mapping[str, Any],
-        own: Sequence[Mapping[str, Any]],
-        fixed: Mapping[str, float],
-        schedule: Schedule,
-        narrow: Mapping[int, str],
+        rule: Rule,
+        values: Mapping[Place, Any],
+        narrow: Sequence[str | None],
+        expressions: Expressions,
+        states: Sequence[int] | None = None,
     ) -> None:
-        columns = (*_core.rules()[rule][0], _MAXIMIZE)
-        self._rule = rule
-        self._fixed = fixed
-        self._schedule = schedule
-        self._narrow = narrow  # by group, a parameter that is float32
-        self._columns = {column[0]: (i, column) for i, column in enumerate(columns)}
-        self.table: npt.NDArray[np.float64] = np.zeros((len(own), len(columns)))
-        self.defaults: dict[str, Any] = {}
-        self.own: list[dict[str, Any]] = [{} for _ in own]
-        self.states = [len(_core.rules()[rule][1])] * len(own)  # arrays per parameter, by group
-        for name, number in fixed.items():
-            self.table[:, self._columns[name][0]] = number
-        for name, value in defaults.items():
-            self._put(name, value, self.defaults, range(len(own)))
-        for g, values in enumerate(own):
-            for name, value in values.items():
-                self._put(name, value, self.own[g], [g])
-        self.states = [self._states_used(row) for row in self.table]
+        """For a plan to come, or to take the place of others; raises what is wrong.
 
-    @property
-    def schedule(self) -> Schedule:
-        """Where expressions are."""
-        return self._schedule
+        ``narrow`` has for each group the path of a parameter that is float32, ``states`` how many
+        state arrays each may use; None: as many as the values need.
+        """
+        self.rule = rule
+        self.expressions = expressions
+        self._narrow = narrow
+        self._columns = rule.columns
+        self._at = {name: at for at, name in enumerate(self._columns)}
+        self.table: Table = np.zeros((len(narrow), len(self._columns)))
+        self.states = [len(rule.states)] * len(narrow) if states is None else list(states)
+        for name, number in rule.fixed.items():
+            self.table[:, self._at[name]] = number
+        self.values: dict[Place, Any] = {}
+        for place, value in values.items():
+            self.values[place] = self.checked(place.name, value)
+        for name, field in rule.fields.items():
+            self._fill(name, [0] if field.is_global else range(len(narrow)))
+        if states is None:
+            self.states = [self._states_used(row) for row in self.table]
 
     def get(self, name: str, group: int | None = None) -> Any:
         """The value in force in a group, or the one for groups without their own.
@@ -77,187 +98,169 @@ class Settings:
         That of an expression is what the last step used; before the first, what it is going to, or
         None where that takes what only a step is told.
         """
-        value = self.typed(name, group)
+        value = self.as_set(name, group)
         if not is_scheduled(value):
             return value
         if group is None:
             # with a value of its own in every group, none uses this one
-            group = next((g for g, own in enumerate(self.own) if name not in own), 0)
-        row, parts = self._schedule.hyper[group], in_parts(value)
-        columns = [self._columns[column][0] for column in _PAIRS.get(name, (name,))]
-        numbers = [self._schedule.shown(p, row[c]) for p, c in zip(parts, columns, strict=True)]
-        return tuple(numbers) if name in _PAIRS else numbers[0]
+            group = next(iter(self._rows(name)), 0)
+        field, row = self.rule.fields[name], self.expressions.plan.settings[group]
+        numbers = field.numbers(value)
+        shown = [self.expressions.shown(numbers[c], row[self._at[c]]) for c in field.columns]
+        return tuple(shown) if isinstance(value, tuple) else shown[0]
 
-    def typed(self, name: str, group: int | None = None) -> Any:
+    def as_set(self, name: str, group: int | None = None) -> Any:
         """The number or expression that was set for a group, or for groups without their own."""
-        if name not in self.defaults:
-            raise AttributeError(f"no setting {name!r}{nearest(name, self.defaults)}")
-        own = {} if group is None else self.own[group]
-        return own.get(name, self.defaults[name])
+        own = Place(name, group)
+        return self.values[own if own in self.values else Place(name)]
+
+    def of(self, group: int | None) -> dict[str, Any]:
+        """All that is in force in a group, or for groups without their own, as it was set."""
+        names = self.rule.fields if group is None else self.rule.group_names
+        return {name: self.as_set(name, group) for name in names}
+
+    def own(self, group: int | None) -> dict[str, Any]:
+        """What was set for a group alone."""
+        return {place.name: v for place, v in self.values.items() if place.group == group}
+
+    def checked(self, name: str, value: Any) -> Any:
+        """A value as it is kept; raises what is wrong with it."""
+        return self.rule.fields[name].checked(value, self._columns)
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether it decides the arithmetic itself, and is fixed when the optimizer is built."""
+        return self.rule.fields[name].is_fixed
 
     def set(self, name: str, value: Any, group: int | None = None) -> None:
         """Sets a value for a group, or for all groups without their own.
 
         A number in place of an expression is refused with StateError.
         """
-        self.typed(name)
         if self.is_fixed(name):
             raise _core.StateError(f"{name} is fixed when the optimizer is built")
-        with self._schedule.held() as schedule:
-            value, _ = self._parse(name, value)
+        plan = self.expressions.plan
+        with plan.held():
+            value = self.checked(name, value)
             holder = "opt" if group is None else f"opt.groups[{group}]"
-            refuse_number(holder, name, self.typed(name, group), value)
+            refuse_number(holder, name, self.as_set(name, group), value)
             draft = copy(self)
-            draft._schedule, draft.table = schedule, self._schedule.hyper
-            draft.defaults, draft.own = dict(self.defaults), [dict(own) for own in self.own]
-            if group is not None:
-                draft._put(name, value, draft.own[group], [group])
-            else:
-                rows = [g for g, own in enumerate(draft.own) if name not in own]
-                draft._put(name, value, draft.defaults, rows)
-            self._take(draft)
+            draft.values = {**self.values, Place(name, group): value}
+            draft.table = plan.settings
+            draft._fill(name, draft._rows(name) if group is None else [group])
+            self.take(draft)
+
+    def take(
+        self,
+        draft: Settings,
+        changes: Changes | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Goes on with another's values, and with what comes with them: all at once, or nothing."""
+        taken: Changes = [(self, "values", draft.values), *(changes or ())]
+        self.expressions.commit(draft.scheduled(), draft.table, taken, state)
 
     def extended(
-        self, own: Mapping[str, Any], schedule: Schedule, narrow: Mapping[int, str]
+        self, own: Mapping[str, Any], narrow: Sequence[str | None], expressions: Expressions
     ) -> Settings:
         """These settings with those of one more group, for a plan to come."""
-        owners = [*self.own, own]
-        more = Settings(self._rule, self.defaults, owners, self._fixed, schedule, narrow)
+        added = {Place(name, len(self.states)): value for name, value in own.items()}
+        more = Settings(self.rule, {**self.values, **added}, narrow, expressions)
         more.states[:-1] = self.states
-        more.table[:-1] = self._schedule.hyper
+        more.table[:-1] = self.expressions.plan.settings
         return more
 
-    def by_place(self) -> dict[str, Any]:
-        """All values as they were set: under "lr" for all groups, "groups[1] lr" for one."""
-        own = {
-            f"groups[{g}] {n}": v for g, values in enumerate(self.own) for n, v in values.items()
-        }
-        return {**self.defaults, **own}
+    def replaced(self, values: Mapping[Place, Any]) -> Settings:
+        """Settings that are to take the place of these; raises where they do not fit."""
+        return Settings(self.rule, values, self._narrow, self.expressions, self.states)
 
-    def drafted(self, values: Mapping[str, Any], schedule: Schedule) -> Settings:
-        """Settings that are to take the place of these; values are as ``by_place`` gives them.
+    def scheduled(self) -> list[Scheduled]:
+        """The expressions, and where their values go."""
+        found = []
+        for name, field in self.rule.fields.items():
+            for group in [0] if field.is_global else range(len(self.table)):
+                place = Place(name, group) if Place(name, group) in self.values else Place(name)
+                if not is_scheduled(self.values[place]):
+                    continue
+                for column, number in field.numbers(self.values[place]).items():
+                    if isinstance(number, Expression):
+                        label = str(place._replace(name=column))
+                        found.append((number, self._target(field, column, group, label)))
+        return found
 
-        Raises where they do not fit; ``schedule`` remembers their expressions.
-        """
-        defaults = {name: values[name] for name in self.defaults}
-        own: list[dict[str, Any]] = [{} for _ in self.own]
-        for where, value in values.items():
-            group, _, name = where.rpartition(" ")
-            if group:
-                own[int(group.removeprefix("groups[").removesuffix("]"))][name] = value
-        draft = Settings(self._rule, defaults, own, self._fixed, schedule, self._narrow)
-        for row, limit in zip(draft.table, self.states, strict=True):
-            self._check_states(row, limit, "the saved settings")
-        return draft
+    def _rows(self, name: str) -> Sequence[int]:
+        """The groups that follow the value for all."""
+        if self.rule.fields[name].is_global:
+            return [0]
+        return [g for g in range(len(self.table)) if Place(name, g) not in self.values]
 
-    def check(self, name: str, value: Any) -> None:
-        """Raises what is wrong with a value."""
-        self._parse(name, value)
+    def _fill(self, name: str, groups: Sequence[int]) -> None:
+        """Writes what is in force in groups into the table; an expression has no number yet."""
+        field = self.rule.fields[name]
+        for group in groups:
+            value = self.as_set(name, group)
+            row = self.table[group].copy()
+            for column, number in field.numbers(value).items():
+                scheduled = isinstance(number, Expression)
+                if not scheduled:
+                    self._check_float32(field, column, number, group)
+                row[self._at[column]] = math.nan if scheduled else number
+            used = self._states_used(row)
+            if used > self.states[group]:
+                raise _core.StateError(
+                    f"{name}={value!r}: built without a {self.rule.states[used - 1]} buffer; "
+                    f"build with {name} > 0"
+                )
+            self.table[group] = row
 
-    def _take(self, draft: Settings) -> None:
-        self._schedule.commit(
-            draft._schedule,
-            hyper=draft.table,
-            changes=[(self, "defaults", draft.defaults), (self, "own", draft.own)],
+    def _states_used(self, row: Table) -> int:
+        return _core.states_used(self.rule.name, row.tolist())
+
+    def _path_of_float32(self, field: Setting[Any, Any], group: int) -> str | None:
+        """A parameter whose type limits the field's numbers in a group."""
+        if field.float32 is None:
+            return None
+        paths = self._narrow if field.is_global else [self._narrow[group]]
+        return next((path for path in paths if path is not None), None)
+
+    def _check_float32(
+        self, field: Setting[Any, Any], column: str, number: float, group: int
+    ) -> None:
+        """Refuses a number that float32 makes 0 or infinite, where a parameter is float32."""
+        path = self._path_of_float32(field, group)
+        if path is None or field.float32 is None or number == 0 or column not in field.columns:
+            return
+        smallest, largest = field.float32
+        if not smallest <= abs(number) <= largest:
+            label = field.name if field.name == column else f"{field.name} ({column})"
+            expected = _float32_in_words(path, self._columns[column], field.float32)
+            raise ValueError(f"{label} must be {expected}, not {number:g}")
+
+    def _target(self, field: Setting[Any, Any], name: str, group: int, label: str) -> _core.Target:
+        """Where the values of an expression go, and what a step may find there."""
+        column = self._columns[name]
+        lower, upper, smallest = column.lower, column.upper, 0.0
+        expected = range_in_words(lower, upper, column.below_upper)
+        path = self._path_of_float32(field, group)
+        if path is not None and field.float32 is not None:
+            smallest, largest = field.float32
+            lower, upper = max(lower, -largest), min(upper, largest)
+            expected += f", and {_float32_in_words(path, column, field.float32)}"
+        return _core.Target(
+            group=group,
+            column=self._at[name],
+            name=label,
+            lower=lower,
+            upper=upper,
+            below_upper=column.below_upper,
+            smallest=smallest,
+            expected=expected,
         )
 
-    def is_fixed(self, name: str) -> bool:
-        return name in _CHOICES or (name not in _PAIRS and self._columns[name][1][4])
 
-    def _put(self, name: str, value: Any, target: dict[str, Any], groups: Sequence[int]) -> None:
-        value, numbers = self._parse(name, value)
-        for g in groups:
-            self._check_held(name, numbers, g)
-        rows = self.table[list(groups)]
-        for column, number in numbers.items():
-            scheduled = isinstance(number, Expression)
-            first = self._schedule.first_value(number) if scheduled else number
-            rows[:, self._columns[column][0]] = first
-            if column in _BUFFERED:
-                rows[:, self._columns[_BUFFERED[column]][0]] = scheduled
-        for g, row in zip(groups, rows, strict=True):
-            self._check_states(row, self.states[g], f"{name}={value!r}")
-        self.table[list(groups)] = rows
-        target[name] = value
-        for g in groups:
-            where = "" if target is self.defaults else f"groups[{g}] "
-            for column, number in numbers.items():
-                place = Place(False, g * self.table.shape[1] + self._columns[column][0])
-                self._schedule.put(place, where + column, number, self._range(column, g))
-
-    def _range(self, column: str, group: int) -> Range:
-        """What a step may find in a column: also what every parameter's type holds."""
-        _, lower, upper, below_upper, _ = self._columns[column][1]
-        path = self._narrow.get(group)
-        if path is None:
-            return Range(lower, upper, below_upper)
-        smallest, largest = _FLOAT32
-        words = f"{range_in_words(lower, upper, below_upper)}, and {_held_in_words(path, lower)}"
-        lower, upper = max(lower, -largest), min(upper, largest)
-        return Range(lower, upper, below_upper, smallest, words)
-
-    def _check_held(self, name: str, numbers: Mapping[str, Any], group: int) -> None:
-        """Refuses a number that float32 makes 0 or infinite, where a parameter is float32."""
-        path = self._narrow.get(group)
-        smallest, largest = _FLOAT32
-        for column, number in numbers.items():
-            if path is None or isinstance(number, Expression) or number == 0:
-                continue
-            if not smallest <= abs(number) <= largest:
-                label = name if name == column else f"{name} ({column})"
-                words = _held_in_words(path, self._columns[column][1][1])
-                raise ValueError(f"{label} must be {words}, not {number:g}")
-
-    def _states_used(self, row: npt.NDArray[np.float64]) -> int:
-        return _core.states_used(self._rule, row.tolist())
-
-    def _check_states(self, row: npt.NDArray[np.float64], limit: int, what: str) -> None:
-        if self._states_used(row) > limit:
-            raise _core.StateError(
-                f"{what} needs state arrays that this optimizer was built without; build it with "
-                "the setting above 0"
-            )
-
-    def _parse(self, name: str, value: Any) -> tuple[Any, dict[str, Any]]:
-        """A setting in its plain form, and the columns it stands for; raises what is wrong."""
-        if name in _PAIRS:
-            columns = _PAIRS[name]
-            if not isinstance(value, (tuple, list)) or len(value) != len(columns):
-                raise TypeError(f"{name} must be two numbers ({', '.join(columns)}), not {value!r}")
-            numbers = {
-                column: self._check(f"{name}[{i}]", column, value[i])
-                for i, column in enumerate(columns)
-            }
-            return tuple(numbers.values()), numbers
-        if name in _CHOICES:
-            column, choices = _CHOICES[name]
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-            return value, {column: float(choices.index(value))}
-        number = self._check(name, name, value)
-        return (bool(number) if self.is_fixed(name) else number), {name: number}
-
-    def _check(self, label: str, column: str, value: Any) -> Any:
-        """A number in its range, or an expression, whose values are checked by each step."""
-        _, lower, upper, upper_open, flag = self._columns[column][1]
-        if not flag:
-            if isinstance(value, Expression):
-                return value
-            if callable(value):
-                return function(value)
-            if column == "eps" and value == 0:
-                raise ValueError(
-                    f"{label} must be greater than 0, not 0, or an element whose gradients are all "
-                    "0 would become 0 / 0; 1e-30 in float32, or 1e-180 in float64, is as good as 0"
-                )
-            return check_number(label, value, lower, upper, below_upper=upper_open)
-        if not isinstance(value, (bool, np.bool_)):
-            raise TypeError(f"{label} must be True or False, not {value!r}")
-        return float(value)
-
-
-def _held_in_words(path: str, lower: float) -> str:
-    smallest, largest = _FLOAT32
-    zero = "" if lower > 0 else "0 or "
-    name = f"params['{path}']" if path else "params"
-    return f"{zero}between {smallest:.2g} and {largest:.2g} for {name}, which is float32"
+def _float32_in_words(path: str, column: Column, sizes: tuple[float, float]) -> str:
+    smallest, largest = sizes
+    zero = "" if column.lower > 0 else "0 or "
+    size = f"between {smallest:.2g} and {largest:.2g}"
+    if largest == math.inf:
+        size = f"at least {smallest:.2g}"
+    return f"{zero}{size} for {f'params[{path!r}]' if path else 'params'}, which is float32"

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
-from ..arguments import named_arguments
-from .attributes import Fixed, Scalar
-from .base import NonFinite, Optimizer
+from .base import Optimizer
+from .fields import Groups, Scalar, flag
 from .groups import Group
-from .settings import Number
 
 
-class SGDSettings:
-    """The settings of SGD, of an optimizer or a group."""
-
-    __slots__ = ()
-
-    momentum = Scalar()
-    dampening = Scalar()
-    nesterov = Fixed[bool]()
-    decoupled = Fixed[bool]()
-
-
-class SGDGroup(SGDSettings, Group):
-    """A group of SGD."""
+class SGDGroup(Group):
+    """The settings of SGD, for some of its parameters."""
 
     __slots__ = ()
 
+    lr: Scalar = Scalar(1e-3)
+    momentum: Scalar = Scalar(0.0, kept_by="buffered")
+    dampening: Scalar = Scalar(0.0)
+    nesterov: Final[bool] = flag(False)
+    weight_decay: Scalar = Scalar(0.0)
+    decoupled_weight_decay: Final[bool] = flag(False, column="decoupled")
 
-class SGD(SGDSettings, Optimizer):
+
+class SGD(SGDGroup, Optimizer, rule="sgd"):
     """Stochastic gradient descent with momentum, with torch's conventions.
 
     For gradient ``g`` and parameter ``p``, with ``b`` the momentum buffer::
 
-        g = g + weight_decay * p              (or p = p * (1 - lr * weight_decay) if decoupled)
+        g = g + weight_decay * p              (or p = p * (1 - lr * weight_decay), decoupled)
         b = momentum * b + (1 - dampening) * g        (b = g on a parameter's first update)
         g = g + momentum * b                  if nesterov, else  g = b
         p = p - lr * g
@@ -48,7 +42,7 @@ class SGD(SGDSettings, Optimizer):
         dampening: how much of the gradient the buffer leaves out, any finite number.
         nesterov: look ahead along the buffer; needs momentum and no dampening.
         weight_decay: at least 0.
-        decoupled: apply weight decay to the parameter, not to the gradient.
+        decoupled_weight_decay: apply it to the parameter, not to the gradient.
 
     Example:
         >>> import numpy as np, fusestep as fs
@@ -64,45 +58,8 @@ class SGD(SGDSettings, Optimizer):
     """
 
     __slots__ = ()
-    _rule = "sgd"
-    _group = SGDGroup
 
-    groups: tuple[SGDGroup, ...]
-
-    @named_arguments
-    def __init__(
-        self,
-        params: Any,
-        *,
-        lr: Number = 1e-3,
-        momentum: Number = 0.0,
-        dampening: Number = 0.0,
-        nesterov: bool = False,
-        weight_decay: Number = 0.0,
-        decoupled: bool = False,
-        maximize: bool = False,
-        groups: Sequence[Mapping[str, Any]] = (),
-        clip_norm: Number | None = None,
-        clip_value: Number | None = None,
-        nonfinite: NonFinite = "propagate",
-    ) -> None:
-        settings = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "decoupled": decoupled,
-            "maximize": maximize,
-        }
-        super().__init__(
-            params,
-            settings,
-            groups=groups,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            nonfinite=nonfinite,
-        )
+    groups: Groups[SGDGroup] = Groups(SGDGroup)
 
     def _check_together(self, settings: Mapping[str, Any]) -> None:
         if settings["nesterov"] and (settings["momentum"] == 0 or settings["dampening"] != 0):

@@ -23,7 +23,6 @@ def build(
     groups: Sequence[int],
     used: Sequence[int],
     table: npt.NDArray[np.float64],
-    limits: npt.NDArray[np.float64],
     kept: Sequence[Mapping[str, Any]],
     containers: Sequence[_core.Entry],
 ) -> tuple[CudaPlan, list[dict[str, Any]]]:
@@ -43,7 +42,6 @@ def build(
         arrays,
         list(groups),
         table,
-        limits,
         list(containers),
     )
     return CudaPlan(native, cupy, device), states

@@ -28,6 +28,8 @@ _MOST_UNKNOWN = 32  # steps under way of which the host does not know whether th
 class CudaPlan:
     """What `_core.CpuPlan` is for NumPy arrays."""
 
+    takes_foreign = False
+
     def __init__(self, native: _core.CudaPlan, cupy: Any, device: int) -> None:
         self._native = native
         self._device = Launcher(native, cupy, device)
@@ -86,35 +88,26 @@ class CudaPlan:
         return self._replays.has_graphs
 
     @property
-    def hyper(self) -> npt.NDArray[np.float64]:
+    def settings(self) -> npt.NDArray[np.float64]:
         self._know_row()
-        return self._native.hyper
-
-    @property
-    def limits(self) -> npt.NDArray[np.float64]:
-        self._know_row()
-        return self._native.limits
+        return self._native.settings
 
     def set_settings(
         self,
-        hyper: npt.NDArray[np.float64],
-        limits: npt.NDArray[np.float64],
+        settings: npt.NDArray[np.float64],
         program: _core.Program | None,
         targets: list[_core.Target],
-        nonfinite: str | None = None,
         changes: _core.Changes | None = None,
     ) -> None:
         with self._alone():
-            if nonfinite is not None:
-                self.settle()
-            self._native.set_settings(hyper, limits, program, targets, nonfinite, changes)
+            self._native.set_settings(settings, program, targets, changes)
             self._latest = None
 
     def load(
         self,
         *,
         accumulated: tuple[float, int, float, list[bool]],
-        arrays: Sequence[tuple[Any, npt.NDArray[Any]]] = (),
+        arrays: Sequence[tuple[Any, npt.NDArray[Any] | None]] = (),
         **state: Any,
     ) -> None:
         device = self._device
@@ -125,12 +118,16 @@ class CudaPlan:
             copies = [
                 (array, device.cupy.asarray(np.ascontiguousarray(values)).reshape(array.shape))
                 for array, values in arrays
+                if values is not None
             ]
             self._let_host_count()
             self._native.load(accumulated=accumulated, **state)
             self._latest = None
             for array, values in copies:
                 array[...] = values
+            for array, values in arrays:
+                if values is None:
+                    array.fill(0)
             device.upload("weighted", np.array([accumulated[2]]))
 
     @property
@@ -150,31 +147,16 @@ class CudaPlan:
         self.settle()
         return self._native.attempted
 
-    @attempted.setter
-    def attempted(self, value: int) -> None:
-        self._let_host_count()
-        self._native.attempted = value
-
     @property
     def applied(self) -> int:
         self.settle()
         return self._native.applied
-
-    @applied.setter
-    def applied(self, value: int) -> None:
-        self._let_host_count()
-        self._native.applied = value
 
     @property
     def updates(self) -> list[int]:
         self._device.enter()  # who saves or loads a state reads or writes arrays next
         self.settle()
         return self._native.updates
-
-    @updates.setter
-    def updates(self, values: list[int]) -> None:
-        self._let_host_count()
-        self._native.updates = values
 
     def settle(self) -> None:
         """Waits for the device where it counts, and takes over its counts."""
@@ -379,12 +361,6 @@ class CudaPlan:
         samples, micro_batches, _, holds = self._native.accumulated
         squares = float(self._device.read("weighted", np.float64)[0]) if micro_batches else 0.0
         return samples, micro_batches, squares, holds
-
-    @accumulated.setter
-    def accumulated(self, values: tuple[float, int, float, list[bool]]) -> None:
-        self._native.accumulated = values
-        self._device.enter()
-        self._device.upload("weighted", np.array([values[2]]))
 
     @property
     def accumulated_samples(self) -> float:
