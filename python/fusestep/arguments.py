@@ -185,11 +185,14 @@ def named_arguments(
         return functools.partial(named_arguments, hints=hints)
     _, *parameters = inspect.signature(initialize).parameters.values()
     known = [parameter.name for parameter in parameters]
-    positional = sum(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters)
+    unnamed = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    needed = sum(parameter.default is parameter.empty for parameter in unnamed)
 
     @functools.wraps(initialize)
     def checked(self: Any, *args: Any, **given: Any) -> None:
-        check_named(type(self).__name__, known, args, given, positional=positional, hints=hints)
+        check_named(
+            type(self).__name__, known, args, given, len(unnamed), needed=needed, hints=hints
+        )
         initialize(self, *args, **given)
 
     return checked
@@ -200,13 +203,15 @@ def check_named(
     known: Sequence[str],
     args: Sequence[Any],
     given: Mapping[str, Any],
-    *,
     positional: int = 1,
+    *,
+    needed: int = 1,
     hints: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Raises TypeError for arguments that a constructor of ``kind`` does not take.
 
-    ``positional`` is how many of the known ones come without a name.
+    ``positional`` is how many of the known ones may come without a name, ``needed`` how many of
+    these must come.
     """
     for name in given:
         if name not in known:
@@ -220,5 +225,5 @@ def check_named(
             f"{kind}({words}, {known[positional]}=...)"
         )
     for i, name in enumerate(taken):
-        if (i < len(args)) == (name in given):
+        if (i < len(args)) + (name in given) != 1 and (i < needed or name in given):
             raise TypeError(f"{kind} needs {name}, once")
