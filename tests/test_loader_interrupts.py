@@ -14,7 +14,7 @@ import fusestep as fs
 from emulation.interrupts import Interrupt
 from fusestep import batch_sizes
 from fusestep.data.columns import Columns
-from fusestep.data.stream import Reader, Stream
+from fusestep.data.stream import Prefetcher, Stream
 
 N = 13
 
@@ -99,7 +99,7 @@ def test_an_interrupt_in_a_load_leaves_the_old_state_or_the_new_one(name: str) -
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError("can't start new thread")])
 @pytest.mark.parametrize(
     ("owner", "method"),
-    [(Stream, "look_ahead"), (Columns, "begin_gather"), (Stream, "_buffers"), (Reader, "expect")],
+    [(Stream, "prefetch"), (Columns, "begin_gather"), (Stream, "_buffers"), (Prefetcher, "add")],
 )
 def test_what_fails_in_reading_ahead_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, owner: Any, method: str, error: Any

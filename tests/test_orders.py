@@ -107,11 +107,11 @@ def order_of(kind: str, n: int) -> Any:
 @pytest.mark.parametrize("kind", ORDERS)
 def test_any_part_of_an_order_is_a_part_of_the_whole(kind: str) -> None:
     order = order_of(kind, 100)
-    wholes = {(seed, epoch): order.part(seed, epoch, 0, 100) for epoch in (4, 5) for seed in (3, 4)}
+    wholes = {(seed, epoch): order.rows(seed, epoch, 0, 100) for epoch in (4, 5) for seed in (3, 4)}
     assert len({whole.tobytes() for whole in wholes.values()}) == (1 if kind == "sequential" else 4)
     for begin, end in ((0, 0), (0, 1), (13, 64), (99, 100)):
         for (seed, epoch), whole in wholes.items():
-            assert np.array_equal(order.part(seed, epoch, begin, end), whole[begin:end])
+            assert np.array_equal(order.rows(seed, epoch, begin, end), whole[begin:end])
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "window"])
@@ -120,7 +120,7 @@ def test_a_stored_order_takes_four_bytes_for_each_sample(kind: str) -> None:
     order = order_of(kind, n)
     tracemalloc.start()
     try:
-        parts = [order.part(1, epoch, begin, begin + 100) for epoch in range(3) for begin in (0, 9)]
+        parts = [order.rows(1, epoch, begin, begin + 100) for epoch in range(3) for begin in (0, 9)]
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -159,11 +159,11 @@ def chi_square(found: Array, expected: Array) -> float:
 def test_draws_come_in_proportion_to_the_weights_and_independently() -> None:
     weights = np.array([1.0, 0.0, 2.0, 3.0, 0.5, 0.0, 4.0])
     chances = weights / weights.sum()
-    rows = as_order(Weighted(weights, samples=40_000), 7, None).part(1, 0, 0, 40_000).astype(int)
+    rows = as_order(Weighted(weights, samples=40_000), 7, None).rows(1, 0, 0, 40_000).astype(int)
     assert chi_square(np.bincount(rows, minlength=7), 40_000 * chances) < 4
     pairs = np.bincount(rows[::2] * 7 + rows[1::2], minlength=49)
     assert chi_square(pairs, 20_000 * np.outer(chances, chances).ravel()) < 4
-    other = as_order(Weighted(weights, samples=40_000), 7, None).part(1, 1, 0, 40_000)
+    other = as_order(Weighted(weights, samples=40_000), 7, None).rows(1, 1, 0, 40_000)
     pairs = np.bincount(rows * 7 + other, minlength=49)
     assert chi_square(pairs, 40_000 * np.outer(chances, chances).ravel()) < 4
 
@@ -172,7 +172,7 @@ def test_without_replacement_each_draw_is_in_proportion_among_the_rows_left() ->
     weights = np.array([1.0, 0.0, 2.0, 3.0, 4.0])
     order = as_order(Weighted(weights, replacement=False), 5, None)
     assert order.n == 4
-    found = Counter(tuple(order.part(3, epoch, 0, 4).tolist()) for epoch in range(20_000))
+    found = Counter(tuple(order.rows(3, epoch, 0, 4).tolist()) for epoch in range(20_000))
     orders = list(itertools.permutations([0, 2, 3, 4]))
     expected = []
     for rows in orders:
@@ -186,7 +186,7 @@ def test_without_replacement_each_draw_is_in_proportion_among_the_rows_left() ->
 
 def test_all_orders_of_equal_weights_come_equally_often() -> None:
     order = as_order(Weighted([0.1] * 4, replacement=False), 4, None)
-    found = Counter(tuple(order.part(3, epoch, 0, 4).tolist()) for epoch in range(12_000))
+    found = Counter(tuple(order.rows(3, epoch, 0, 4).tolist()) for epoch in range(12_000))
     assert len(found) == 24
     assert chi_square(np.array(list(found.values())), np.full(24, 500.0)) < 4
 
@@ -201,7 +201,7 @@ def test_every_class_stands_once_in_every_round(replacement: bool) -> None:
     assert order.n == (len(labels) if replacement else 5 * 3)
     firsts = Counter[str]()
     for epoch in range(300):
-        rows = order.part(7, epoch, 0, order.n)
+        rows = order.rows(7, epoch, 0, order.n)
         if not replacement:
             assert len(set(rows.tolist())) == len(rows)
         for begin in range(0, order.n // 5 * 5, 5):
@@ -216,7 +216,7 @@ def test_every_class_stands_once_in_every_round(replacement: bool) -> None:
 def test_rows_of_a_class_come_equally_often(replacement: bool) -> None:
     labels = [0, 1, 1, 0, 1, 1, 0, 1, 1]
     order = as_order(Balanced(labels, replacement=replacement, samples=6), 9, None)
-    rows = np.concatenate([order.part(5, epoch, 0, 6) for epoch in range(6000)])
+    rows = np.concatenate([order.rows(5, epoch, 0, 6) for epoch in range(6000)])
     for members in ([0, 3, 6], [1, 2, 4, 5, 7, 8]):
         counts = np.bincount(rows, minlength=9)[members]
         assert counts.sum() == 18_000
@@ -233,7 +233,7 @@ def test_balanced_orders_are_streams_of_philox() -> None:
     for place, c in enumerate(rounds(3, 25, 3, 5)):
         expected.append(members[c][below(len(members[c]), place, key)])
     order = as_order(Balanced(labels, samples=25), 10, None)
-    assert order.part(3, 5, 0, 25).tolist() == expected
+    assert order.rows(3, 5, 0, 25).tolist() == expected
     key = key_of(3, 5, 9)
     for c in range(3):
         blocks = (philox(np.array(c), key, block).tolist() for block in itertools.count())
@@ -243,7 +243,7 @@ def test_balanced_orders_are_streams_of_philox() -> None:
             items[i - 1], items[j] = items[j], items[i - 1]
     expected = [members[c][place // 3] for place, c in enumerate(rounds(3, 6, 3, 5))]
     order = as_order(Balanced(labels, replacement=False), 10, None)
-    assert order.part(3, 5, 0, 6).tolist() == expected
+    assert order.rows(3, 5, 0, 6).tolist() == expected
 
 
 def test_a_number_below_a_bound_is_drawn_again_where_it_would_favour_some() -> None:
@@ -260,4 +260,4 @@ def test_a_number_below_a_bound_is_drawn_again_where_it_would_favour_some() -> N
         taken = np.argmin(again, axis=1)
         expected = np.take_along_axis(products >> np.uint64(32), taken[:, None], axis=1)[:, 0]
         order = as_order(Balanced(np.zeros(bound, int), samples=draws), bound, None)
-        assert np.array_equal(order.part(0, 0, 0, draws), expected)
+        assert np.array_equal(order.rows(0, 0, 0, draws), expected)

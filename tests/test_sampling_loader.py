@@ -39,13 +39,13 @@ every_sampling = pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=lis
 @every_sampling
 def test_any_part_of_an_epoch_is_a_part_of_the_whole(sampling: Any) -> None:
     order = as_order(sampling, N, None)
-    wholes = [order.part(3, epoch, 0, order.n) for epoch in range(3)]
+    wholes = [order.rows(3, epoch, 0, order.n) for epoch in range(3)]
     for begin, end in ((0, 0), (0, 1), (order.n // 3, order.n // 2 + 1), (order.n - 1, order.n)):
         for epoch in (2, 0, 1):
-            assert np.array_equal(order.part(3, epoch, begin, end), wholes[epoch][begin:end])
+            assert np.array_equal(order.rows(3, epoch, begin, end), wholes[epoch][begin:end])
     other = as_order(sampling, N, None)
-    assert np.array_equal(other.part(4, 1, 0, order.n), order.part(4, 1, 0, order.n))
-    assert np.array_equal(other.part(3, 1, 0, order.n), wholes[1])
+    assert np.array_equal(other.rows(4, 1, 0, order.n), order.rows(4, 1, 0, order.n))
+    assert np.array_equal(other.rows(3, 1, 0, order.n), wholes[1])
 
 
 def delivered(sampling: Any, size: Any, **options: Any) -> list[Any]:
@@ -56,7 +56,7 @@ def delivered(sampling: Any, size: Any, **options: Any) -> list[Any]:
 @every_sampling
 def test_no_batch_size_and_no_number_of_ranks_changes_what_is_delivered(sampling: Any) -> None:
     order = as_order(sampling, N, None)
-    whole = np.concatenate([order.part(5, epoch, 0, order.n) for epoch in range(3)]).tolist()
+    whole = np.concatenate([order.rows(5, epoch, 0, order.n) for epoch in range(3)]).tolist()
     for size, tail in ((1, "short"), (7, "carry"), ("full", "short"), (7, "short")):
         if size == 7 and order.n < 7:
             continue
@@ -126,8 +126,8 @@ def test_what_was_given_may_be_changed_afterwards() -> None:
     weights, indices = np.array([1.0, 0.0, 0.0]), np.array([2, 2])
     weighted, subset = Weighted(weights), Subset(indices)
     weights[:], indices[:] = [0, 0, 1], 0
-    assert set(as_order(weighted, 3, None).part(0, 0, 0, 3).tolist()) == {0}
-    assert as_order(subset, 3, None).part(0, 0, 0, 2).tolist() == [2, 2]
+    assert set(as_order(weighted, 3, None).rows(0, 0, 0, 3).tolist()) == {0}
+    assert as_order(subset, 3, None).rows(0, 0, 0, 2).tolist() == [2, 2]
 
 
 @every_sampling
@@ -136,8 +136,8 @@ def test_samplings_can_be_copied_and_pickled(sampling: Any) -> None:
     for other in (copy.deepcopy(sampling), pickle.loads(pickle.dumps(sampling))):
         order = as_order(other, N, None)
         assert (repr(other), order.identity) == (repr(sampling), expected.identity)
-        found = order.part(1, 1, 0, order.n)
-        assert np.array_equal(found, expected.part(1, 1, 0, order.n))
+        found = order.rows(1, 1, 0, order.n)
+        assert np.array_equal(found, expected.rows(1, 1, 0, order.n))
 
 
 @every_sampling
@@ -161,7 +161,7 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_draws_are_what_they_always_were(name: str) -> None:
     first, digest = GOLDEN[name]
-    assert as_order(SAMPLINGS[name], N, None).part(0, 0, 0, 10).tolist() == first
+    assert as_order(SAMPLINGS[name], N, None).rows(0, 0, 0, 10).tolist() == first
     n = 20_000
     large: dict[str, Any] = {
         "weighted": Weighted(np.arange(n)),
@@ -170,7 +170,7 @@ def test_draws_are_what_they_always_were(name: str) -> None:
         "balanced, once": Balanced(np.arange(n) % 100 // 7, replacement=False),
     }
     order = as_order(large[name], n, None)
-    rows = order.part(12345, 67, 0, order.n).astype("<u8")
+    rows = order.rows(12345, 67, 0, order.n).astype("<u8")
     assert hashlib.sha256(rows.tobytes()).hexdigest()[:16] == digest
 
 

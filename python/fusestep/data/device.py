@@ -185,12 +185,12 @@ class DeviceBlock:
         self._event = event
 
     def advance(self) -> None:
-        """Queues the copy to the GPU if the rows have come to the host."""
-        if self._host is not None and self._host.has_come():
+        """Queues the copy to the GPU if the rows are on the host."""
+        if self._host is not None and self._host.is_done():
             self._send()
 
-    def part(self, begin: int, end: int) -> list[Any]:
-        """The rows of some places, for what the consumer queues next."""
+    def rows(self, begin: int, end: int) -> list[Any]:
+        """The rows at some positions, ready for what the consumer queues next."""
         if self._host is not None:
             self._send()
         self._device.deliver(self._event)
@@ -198,7 +198,7 @@ class DeviceBlock:
         return [target[first:last] for target in self._targets]
 
     def _send(self) -> None:
-        rows = self._host.part(self.piece.begin, self.piece.end)
+        rows = self._host.rows(self.piece.begin, self.piece.end)
         coming = [i for i, source in enumerate(rows) if source is not None]
         unknown = [i for i in coming if self._targets[i] is None]
         with self._device.queueing(allocates=bool(unknown)):

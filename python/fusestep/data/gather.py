@@ -75,7 +75,7 @@ def _places(device: Device, order: Order, seed: int, piece: Piece) -> tuple[Any,
         _launch(device, "hashed_places", rows, 1, arguments)
         return places, None
     read = device.pinned((rows,), np.uint64)
-    read[:] = order.part(seed, *piece)
+    read[:] = order.rows(seed, *piece)
     device.copy(read, places)
     return places, read
 

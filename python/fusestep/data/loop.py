@@ -80,7 +80,7 @@ class Batch:
         return self._rows
 
     def _part(self, data: Any, rows: slice) -> Batch:
-        """Some of its rows, whose arrays these are."""
+        """A batch of some of its rows, given their arrays."""
         count = len(range(*rows.indices(self._rows)))
         return Batch(data, self.clock, self.size, count, lambda: self.indices[rows])
 
@@ -95,10 +95,10 @@ Delivery = tuple[list[tuple[Any, str, Any]], Batch, list[tuple[Any, str, Any]]]
 
 
 class Loop(Iterator[Delivery]):
-    """Prepares the batches of a loop, and what changes when each is handed over.
+    """Gives each batch of a loop with the changes that its delivery makes.
 
-    ``starmap(_core.commit, loop)`` hands over and changes in one native call: an interrupt or an
-    error comes before it, and the batch is still to be delivered, or after it, when it was.
+    ``starmap(_core.commit, loop)`` delivers and changes in one native call: an interrupt or an
+    error comes before it, and the batch is the next one again, or after it.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -106,7 +106,7 @@ class Loop(Iterator[Delivery]):
         self._thread: int | None = None
         self._has_ended = False
         self._bar: Any = None
-        self._begun = 0  # samples before the bar
+        self._begun = 0  # samples delivered before the bar was made
 
     def __next__(self) -> Delivery:
         if self._thread is None:
@@ -152,7 +152,7 @@ class Loop(Iterator[Delivery]):
     def _batch(
         self, stream: Stream, cursor: Cursor, begin: int, clock: Clock, pieces: list[Piece]
     ) -> tuple[Batch, Cursor]:
-        """A batch, and where the loader stands once it is delivered."""
+        """A batch, and the cursor once it is delivered."""
         loader = self._loader
         own, size = loader._cutting.share(pieces), rows_of(pieces)
         rows, named = stream.take(own)
@@ -162,21 +162,21 @@ class Loop(Iterator[Delivery]):
         epoch, position = (epoch + 1, 0) if end == loader.samples else (epoch, end)
         samples, batches = cursor.samples + size, cursor.batches + 1
         after = Cursor(cursor.seed, epoch, position, samples, batches, begin)
-        with suppress(Exception):  # what fails ahead is tried again when its batch is taken
-            self._look_ahead(stream, after, size)
+        with suppress(Exception):  # a prefetch that fails is tried again when its batch is taken
+            self._prefetch(stream, after, size)
         clock = Clock(None, clock.samples, clock.epoch, size)
         return Batch(data, clock, size, rows_of(own), partial(stream.indices, named)), after
 
-    def _look_ahead(self, stream: Stream, cursor: Cursor, size: int) -> None:
+    def _prefetch(self, stream: Stream, cursor: Cursor, size: int) -> None:
         cutting, epoch, position = self._loader._cutting, cursor.epoch, cursor.position
         if cutting.world == 1:
-            stream.look_ahead(epoch, position, size)
+            stream.prefetch(epoch, position, size)
         elif position > 0:
-            # the places of other ranks' samples are known only when the next size is
-            stream.expect(cutting.share(cutting.cut(epoch, position, size, epoch + 1)))
+            # this rank's part of the next batch depends on its size: guess the same size
+            stream.prefetch_pieces(cutting.share(cutting.cut(epoch, position, size, epoch + 1)))
 
     def _show(self, cursor: Cursor) -> None:
-        """Moves the bar to what was delivered."""
+        """Moves the progress bar to what was delivered."""
         loader = self._loader
         if not loader._progress:
             return

@@ -12,17 +12,18 @@ import numpy.typing as npt
 
 from .. import _core
 from ..arguments import check_choice, check_flag, check_whole
+from ..saved_state import LARGEST
 
 OrderName: TypeAlias = Literal["shuffled", "hashed", "sequential", "window"]
 ORDERS: tuple[str, ...] = get_args(OrderName)
 
-MOST_STORED = 2**32 - 1
+MOST_STORED = 2**32 - 1  # rows of an order with 4 bytes for each
 Indices = npt.NDArray[Any]
 Draw = Callable[[int, int, int, int], Indices]
 
 
 class Piece(NamedTuple):
-    """Places from ``begin`` to ``end`` in the order of an epoch."""
+    """The positions from ``begin`` to ``end`` in the order of an epoch."""
 
     epoch: int
     begin: int
@@ -30,14 +31,15 @@ class Piece(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Which row stands at which place, in any epoch.
+    """Which row stands at which position, in any epoch.
 
     Args:
-        kind: a name; "sequential" and "hashed" are known to the GPU, of all others it is told rows.
-        n: places of an epoch.
-        draw: gives parts of an epoch, of (seed, epoch, begin, end): arrays of their own.
-        identity: what a saved state is compared by: JSON values.
-        window: of stretches that stay together.
+        kind: a name. The GPU computes "sequential" and "hashed" itself; the rows of all others are
+            copied to it.
+        n: positions of an epoch.
+        draw: (seed, epoch, begin, end) -> the rows at these positions, a new array.
+        identity: JSON values by which a saved state is compared with the loader.
+        window: length of the stretches of ``order="window"``.
     """
 
     kind: str
@@ -46,18 +48,18 @@ class Order(NamedTuple):
     identity: Any
     window: int | None = None
 
-    def part(self, seed: int, epoch: int, begin: int, end: int) -> Indices:
-        """The rows at the places from ``begin`` to ``end`` in an epoch."""
-        if begin == end:  # needs no order
+    def rows(self, seed: int, epoch: int, begin: int, end: int) -> Indices:
+        """The rows at positions ``begin`` to ``end`` of an epoch; the array is the caller's."""
+        if begin == end:  # an order of a whole epoch need not be made for nothing
             return np.zeros(0, np.uint32)
         return self.draw(seed, epoch, begin, end)
 
 
 class Stored:
-    """Parts of an order that is made for a whole epoch, and kept until another is asked for.
+    """Draws from an order that is computed for a whole epoch; the last epoch is cached.
 
     Args:
-        make: the rows of an epoch, a new array: of (seed, epoch).
+        make: (seed, epoch) -> the rows of the epoch, a new array.
     """
 
     def __init__(self, make: Callable[[int, int], Indices]) -> None:
@@ -69,19 +71,19 @@ class Stored:
         if stored is None or stored[0] != (seed, epoch):
             stored = self._stored = None  # never two in memory
             stored = self._stored = (seed, epoch), self._make(seed, epoch)
-        return stored[1][begin:end].copy()  # a view would keep all of it
+        return stored[1][begin:end].copy()  # a view would keep the whole epoch alive
 
 
 class Sampling:
-    """What ``order=`` takes beside a name: it knows its rows, so no loader can pass it others."""
+    """What ``order=`` takes beside a name. It says how many rows it is for."""
 
     def bound(self, rows: int) -> Order:
-        """The order for data with that many rows; raises ValueError if it is for other data."""
+        """The order for data with that many rows; ValueError if it is for another number."""
         raise NotImplementedError
 
 
 def as_order(order: Any, rows: int, window: int | None) -> Order:
-    """An order of the rows of some data, for whatever ``order=`` is typed as."""
+    """The order that ``Loader(order=...)`` stands for, of data with that many rows."""
     if isinstance(order, Sampling):
         if window is not None:
             raise ValueError(f"window goes with order='window', not window={window!r}, {order!r}")
@@ -110,9 +112,6 @@ def as_order(order: Any, rows: int, window: int | None) -> Order:
 
 def _counted(seed: int, epoch: int, begin: int, end: int) -> Indices:
     return np.arange(begin, end, dtype=np.uint64)
-
-
-_MOST_SAMPLES = 2**53 - 1  # a clock counts in doubles
 
 
 class Weighted(Sampling):
@@ -165,7 +164,7 @@ class Weighted(Sampling):
             raise ValueError("weights must not all be 0: no row could be drawn")
         self._replacement = check_flag("replacement", replacement)
         if self._replacement:
-            self._samples = _samples(samples, len(numbers), _MOST_SAMPLES, "the most is 2^53 - 1")
+            self._samples = _samples(samples, len(numbers), LARGEST, "the most is 2^53 - 1")
         else:
             limit = f"without replacement at most {drawable}, the rows of a weight above 0"
             self._samples = _samples(samples, drawable, drawable, limit)
@@ -237,7 +236,7 @@ class Balanced(Sampling):
         self._members.flags.writeable = self._begins.flags.writeable = False
         self._replacement = check_flag("replacement", replacement)
         if self._replacement:
-            self._samples = _samples(samples, len(values), _MOST_SAMPLES, "the most is 2^53 - 1")
+            self._samples = _samples(samples, len(values), LARGEST, "the most is 2^53 - 1")
         else:
             most = min(len(sizes) * int(sizes.min()), MOST_STORED)
             limit = (
@@ -318,7 +317,7 @@ class Subset(Sampling):
         }
 
         def draw(seed: int, epoch: int, begin: int, end: int) -> Indices:
-            return chosen[inner.part(seed, epoch, begin, end)]
+            return chosen[inner.rows(seed, epoch, begin, end)]
 
         return Order("subset", inner.n, draw, identity)
 
@@ -363,6 +362,6 @@ def _identity(kind: str, values: Indices, replacement: bool, samples: int) -> di
 
 
 def _digest(values: Indices) -> str:
-    """What a saved state names values by, on machines of either byte order."""
+    """A hash of values for saved states, the same on machines of either byte order."""
     portable = values.astype(values.dtype.newbyteorder("<"), copy=False)
     return hashlib.sha256(portable.tobytes()).hexdigest()[:32]
