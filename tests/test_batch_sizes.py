@@ -279,7 +279,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"dwell": NAN}, "dwell must be finite and at least 0, not nan"),
     ({"overflow": "drop"}, "overflow must be one of clip, lr, not 'drop'"),
     ({"overflow": "lr"}, "overflow='lr' needs a maximum"),
-    ({"most": 9}, "fixed: there is no option 'most'; known are minimum, maximum"),
+    ({"most": 9}, "fixed has no argument 'most'; known are n, minimum, maximum"),
 ]
 
 

@@ -253,7 +253,7 @@ BAD = [
     (lambda: control.ReduceThenGrow(smoothing=1.0), "smoothing must be in"),
     (lambda: control.RestartBelow(LINE, threshold=INF), "threshold must be finite, not inf"),
     (lambda: control.RestartBelow("x", threshold=1), "made of numbers and expressions, not 'x'"),
-    (lambda: control.BestOf([LINE], trial=2), "curves must be two or more expressions"),
+    (lambda: control.BestOf([LINE], trial=2), "curves must hold at least 2, not 1"),
     (lambda: control.BestOf([LINE, 0.1], trial=0), "trial must be at least 1, not 0"),
     (lambda: control.LossBackoff().observe(0.0), r"loss must be above 0 for LossBackoff\(\)"),
     (lambda: control.LossGap().observe(-1.0), r"loss must be above 0 for LossGap\(\), not -1.0"),
@@ -291,3 +291,18 @@ def test_a_curve_in_a_control_keeps_the_inputs_of_the_clock_that_are_no_step() -
     assert leaf(step=4, epoch=2.0) == pytest.approx(0.8 + 2.0)
     both = control.BestOf([LINE, LINE.shifted(5)], trial=3)
     assert (both.value, both(step=3)) == (1.0, 0.7)
+
+
+@pytest.mark.parametrize("step", [-1, 2**53, 1.5, "x"])
+def test_a_step_that_no_clock_tells_is_refused(step: Any) -> None:
+    leaf = control.Plateau()
+    with pytest.raises((TypeError, ValueError), match=r"^step must be "):
+        leaf.observe(1.0, step=step)
+    assert leaf.state_dict()["seen"] == 0
+
+
+def test_a_bad_curve_is_named_by_its_argument() -> None:
+    with pytest.raises(TypeError, match=r"^curves\[1\]: .* not 'x'"):
+        control.BestOf([0.1, "x"], trial=1)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"^curve: .* not None"):
+        control.RestartBelow(None, threshold=1.0)  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ def test_what_is_misspelt_is_told_the_argument_that_was_meant() -> None:
         schedules.cosine(1.0, lenght=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="Plateau has no argument 'patiance'; did you mean 'pati"):
         control.Plateau(patiance=3)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="no option 'maxmum'; did you mean 'maximum'"):
+    with pytest.raises(TypeError, match="fixed has no argument 'maxmum'; did you mean 'maximum'"):
         fs.batch_sizes.fixed(8, maxmum=3)  # type: ignore[call-arg]
 
 
@@ -113,3 +113,8 @@ def test_what_was_saved_with_earlier_names_is_read(text: str) -> None:
     found = fe.from_json(f'{{"fusestep_expression": 2, "nodes": [{text}]}}')
     assert found == SAVED[text]
     assert fe.from_json(found.to_json()) == fe.parse(repr(found)) == found
+
+
+def test_a_control_that_was_saved_with_an_earlier_name_is_read() -> None:
+    text = '{"fusestep_expression": 2, "nodes": [{"call": "Plateau", "with": {"min_value": 0.5}}]}'
+    assert repr(fe.from_json(text)) == "Plateau(lower=0.5)"

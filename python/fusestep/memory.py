@@ -1,8 +1,8 @@
-"""What is remembered of a run, and whose it is: controls, policies of batch sizes, statistics.
+"""State that depends on a run, and its owner: controls, batch-size policies, gradient statistics.
 
-What an object remembers is one frozen dataclass of numbers in one attribute, ``_memory``. What it
-is going to remember is calculated first, by methods that change nothing and may raise, as changes
-for ``_core.commit``, which makes those of several objects at once and leaves nothing half done::
+An object keeps its state in one attribute, ``_memory``: a frozen dataclass of numbers. An update is
+calculated first, by methods that change nothing and may raise, as a list of changes for
+``_core.commit``, which makes the changes of several objects in one native call::
 
     changes = control.after(loss, step)           # a control, after an update
     changes = statistics.after_sums(...)          # none where nothing could be learnt
@@ -11,7 +11,7 @@ for ``_core.commit``, which makes those of several objects at once and leaves no
     changes = anything.restored(state)            # StateError where the state does not fit
     _core.commit([*changes, ...], result)
 
-It belongs to the first optimizer, and the first loader, that uses it; see `claimed`.
+An object belongs to the first optimizer, and the first loader, that uses it; see `claimed`.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from .saved_state import (
 )
 
 Changes = list[tuple[Any, str, Any]]  # object, attribute, value: for _core.commit
-Kind = Literal["optimizer", "loader"]
+Role = Literal["optimizer", "loader"]
 Owned = tuple["Remembering", str, "Owners"]
 
 
 class Owners(dict[str, "weakref.ref[object]"]):
-    """The optimizer and the loader that something belongs to; a copy belongs to nobody."""
+    """The optimizer and the loader that something belongs to; copying gives an empty one."""
 
     def __reduce__(self) -> tuple[type[Owners], tuple[()]]:
         return Owners, ()
 
 
 class Remembering:
-    """What remembers something of a run. A class with slots has these for the three below."""
+    """A class whose state depends on a run. With ``__slots__``, it has the three names below."""
 
     __slots__ = ()
 
@@ -66,12 +66,12 @@ class Remembering:
         _owners: Owners
 
     def _remember(self, first: Any) -> None:
-        """Begins with this memory."""
+        """Sets the initial memory."""
         self._memory = self._first = first
         self._owners = Owners()  # type: ignore[misc]
 
     def _shown(self, memory: Any) -> Iterable[tuple[Cell, float]]:
-        """The cells that expressions read, and what they show of a memory."""
+        """The cells that expressions read, and their values for a memory."""
         return ()
 
     def _forms(self) -> dict[str, Form]:
@@ -81,8 +81,8 @@ class Remembering:
     def _check_memory(self, memory: Any) -> None:
         """Raises ValueError, naming a field, where no run leads to these values together."""
 
-    def _is_owned(self, kind: Kind) -> bool:
-        """Whether an optimizer or a loader that uses it has it for itself."""
+    def _is_owned(self, role: Role) -> bool:
+        """Whether it belongs to one optimizer, or one loader, alone."""
         return True
 
     def _changes(self, memory: Any) -> Changes:
@@ -90,10 +90,10 @@ class Remembering:
         return [(self, "_memory", memory), *shown]
 
     def __copy__(self) -> Remembering:
-        return copy.deepcopy(self)  # two that show their memory in one cell would be neither
+        return copy.deepcopy(self)  # two copies must not share a cell
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers: JSON values."""
+        """Its state, as a dict of JSON values."""
         return self._state(self._memory)
 
     def _state(self, memory: Any) -> dict[str, Any]:
@@ -102,11 +102,11 @@ class Remembering:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a ``state_dict``. StateError where it does not fit; nothing has changed."""
+        """Takes over a ``state_dict``. StateError where it does not fit: nothing has changed."""
         _core.commit(self.restored(state))
 
     def anew(self) -> Changes:
-        """The changes after which it remembers what it did at first."""
+        """The changes that reset it to its initial state."""
         return self._changes(self._first)
 
     def restored(self, state: Any) -> Changes:
@@ -116,7 +116,7 @@ class Remembering:
         return changes
 
     def restoring(self, value: Any, path: str, found: list[str]) -> Changes:
-        """Likewise where its state is part of another: a form, as `saved_state` has them."""
+        """Likewise for a state inside of another one: a form, see `saved_state`."""
         before = len(found)
         values = fields(self._forms())(value, path, found)
         if len(found) > before:
@@ -129,7 +129,7 @@ class Remembering:
 
 
 class MemoryCell(Cell):
-    """A cell that shows what something remembers."""
+    """A cell whose value is part of something's state."""
 
     __slots__ = ("owner",)
 
@@ -139,28 +139,28 @@ class MemoryCell(Cell):
 
 
 @contextmanager
-def claimed(kind: Kind, owner: object, things: Iterable[Remembering]) -> Iterator[None]:
-    """Makes things an owner's, unless what is done inside fails; then they stay free.
+def claimed(role: Role, owner: object, things: Iterable[Remembering]) -> Iterator[None]:
+    """Makes an optimizer or a loader the owner of things, unless the body raises.
 
-    Raises StateError, and claims none, where one belongs to another owner of this kind. A thing
-    stays with an owner that is gone if it has learnt anything there. Only a weak reference to the
-    owner is kept. No lock: an interrupt could leave it held for ever.
+    Raises StateError, and claims none, where one belongs to another owner of this role. A thing
+    whose owner was deleted is free again if its state is still the initial one. The owner is
+    referenced weakly. There is no lock, which an interrupt could leave locked for ever.
     """
     before: list[Owned] = []
     after: list[Owned] = []
     for thing in {id(thing): thing for thing in things}.values():
         owners = thing._owners
-        held = owners.get(kind)
+        held = owners.get(role)
         present = None if held is None else held()
-        if present is owner or not thing._is_owned(kind):
+        if present is owner or not thing._is_owned(role):
             continue
         if held is not None and (present is not None or thing._memory != thing._first):
             raise _core.StateError(
-                f"{thing!r} belongs to another {kind}, and remembers its run: build a new one "
-                f"for each {kind} (or copy.deepcopy one that was not used yet)"
+                f"{thing!r} belongs to another {role}, and has the state of its run: build a "
+                f"new one for each {role} (or copy.deepcopy one that was not used yet)"
             )
         before.append((thing, "_owners", owners))
-        after.append((thing, "_owners", Owners({**owners, kind: weakref.ref(owner)})))
+        after.append((thing, "_owners", Owners({**owners, role: weakref.ref(owner)})))
     learnt = [thing._memory for thing, _, _ in before]
     try:
         _core.commit(after, expected=before)
@@ -170,7 +170,7 @@ def claimed(kind: Kind, owner: object, things: Iterable[Remembering]) -> Iterato
             [
                 old
                 for old, (thing, _, owners), memory in zip(before, after, learnt, strict=True)
-                # where it has learnt, an interrupt came after what was done
+                # where the memory changed, the interrupt came after the body had its effect
                 if thing._owners is owners and thing._memory is memory
             ]
         )
@@ -178,7 +178,7 @@ def claimed(kind: Kind, owner: object, things: Iterable[Remembering]) -> Iterato
 
 
 def memories(value: Any) -> Iterator[Remembering]:
-    """Something that remembers, or all that an expression reads the memory of, each once."""
+    """The thing itself, or all that an expression reads the state of, each once."""
     if isinstance(value, Remembering) and not isinstance(value, Expression):
         yield value
     seen: set[int] = set()

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
@@ -19,7 +20,7 @@ from ..expression import Expression
 from ..expression.nodes import Cell, Named
 from ..expression.vocabulary import remembering
 from ..expression.writing import Call
-from ..memory import Changes, Kind, MemoryCell, Remembering, memories
+from ..memory import Changes, MemoryCell, Remembering, Role, memories
 from ..saved_state import (
     LARGEST,
     Form,
@@ -108,7 +109,7 @@ class Policy(Remembering):
 
     def wanted(self, clock: Clock) -> float | None:
         """The number that the rule wants for the batch after this clock; None keeps the size."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define wanted(clock)")
 
     @property
     def size(self) -> int | None:
@@ -248,8 +249,8 @@ class Policy(Remembering):
     def _shown(self, memory: PolicyMemory) -> Iterable[tuple[Cell, float]]:
         return ((self._share, memory.overflow),)
 
-    def _is_owned(self, kind: Kind) -> bool:
-        return kind == "loader" and self.remembers  # optimizers only read a policy's expressions
+    def _is_owned(self, role: Role) -> bool:
+        return role == "loader" and self.remembers  # optimizers only read a policy's expressions
 
     def _forms(self) -> dict[str, Form]:
         return {
@@ -287,7 +288,8 @@ def policy(build: Callable[P, T]) -> Callable[P, T]:
         built._call = call
         return built
 
-    return remembering(build, keep, f"batch_sizes.{build.__name__}")
+    options = [field.name for field in fields_of(Rounding)]
+    return remembering(build, keep, f"batch_sizes.{build.__name__}", options)
 
 
 def _text(value: Any) -> str:

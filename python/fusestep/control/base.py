@@ -10,10 +10,10 @@ from numbers import Real
 from typing import Any
 
 from .. import _core
-from ..arguments import check_finite, check_scalar, named_arguments
+from ..arguments import check_finite, check_scalar, check_whole, named_arguments
 from ..clock import Clock
 from ..expression import Expression, clip
-from ..expression.nodes import Cell, Named
+from ..expression.nodes import Cell, Named, expression
 from ..expression.vocabulary import RENAMED_ARGUMENTS, as_python, defaults_of
 from ..expression.writing import Call
 from ..memory import Changes, MemoryCell, Remembering
@@ -92,12 +92,13 @@ class Control(Remembering, Named):
         Args:
             loss: a number, or an array of one element. See each class for NaN and for losses
                 below 0.
-            step: of that update. None: one more than the last.
+            step: of that update: a whole number of at least 0. None: one more than the last.
 
         Raises:
             TypeError, ValueError: the loss is none that can be observed. Nothing has changed.
         """
-        _core.commit(self.after(loss, step))
+        at = None if step is None else check_whole("step", step, 0, LARGEST)
+        _core.commit(self.after(loss, at))
 
     def after(self, loss: Any, step: int | None = None) -> Changes:
         """The changes that ``observe`` makes, for ``_core.commit``; nothing has changed."""
@@ -152,6 +153,14 @@ def check_bounds(lower: Any, upper: Any, start: float | None = None) -> None:
         raise ValueError(f"bounds must be 0 <= lower <= upper, not {lower!r} and {upper!r}")
     if start is not None and not lower <= start <= upper:
         raise ValueError(f"the value begins at {start!r}, outside of [{lower!r}, {upper!r}]")
+
+
+def check_curve(name: str, curve: Any) -> Expression:
+    """An expression, or a number as one; TypeError, naming it, for anything else."""
+    try:
+        return expression(curve)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
 
 
 def clipped(curve: Expression, lower: float, upper: float | None) -> Expression:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..arguments import check_finite, check_whole
+from ..arguments import check_finite, check_list, check_whole
 from ..expression import Expression, maximum, step, where
-from ..expression.nodes import expression
 from ..expression.traversal import substituted
 from ..expression.vocabulary import in_vocabulary
 from ..memory import MemoryCell
 from ..saved_state import Form, whole
-from .base import Control, ControlMemory, bounded, clipped
+from .base import Control, ControlMemory, bounded, check_curve, clipped
 
 _MOST = sys.float_info.max
 
@@ -46,7 +45,7 @@ class RestartBelow(Control):
     Args:
         curve: an expression by step; other inputs that it reads go on as they are.
         threshold: any finite number.
-        reset_to: a number within the bounds, or None.
+        reset_to: a finite number, which is moved into the bounds; or None.
         lower, upper: bounds on the value, at least 0; ``upper`` None is none.
 
     Example:
@@ -71,13 +70,13 @@ class RestartBelow(Control):
         upper: float | None = None,
     ) -> None:
         first = RestartMemory(value=0.0 if reset_to is None else -1.0)
-        begin = MemoryCell(first.value)
+        begin, curve = MemoryCell(first.value), check_curve("curve", curve)
         if reset_to is None:
-            body = substituted(expression(curve), {"step": maximum(step - begin, 0)})
+            body = substituted(curve, {"step": maximum(step - begin, 0)})
         else:
             body = where(begin < 0, curve, check_finite("reset_to", reset_to))
         arguments = {
-            "curve": expression(curve),
+            "curve": curve,
             "threshold": check_finite("threshold", threshold),
             "reset_to": reset_to,
             "lower": lower,
@@ -131,10 +130,9 @@ class BestOf(Control):
         lower: float = 0.0,
         upper: float | None = None,
     ) -> None:
-        if len(curves) < 2:
-            raise ValueError(f"curves must be two or more expressions, not {curves!r}")
         chosen = MemoryCell(0.0)
-        nodes = [expression(curve) for curve in curves]
+        entries = enumerate(check_list("curves", curves, 2))
+        nodes = [check_curve(f"curves[{i}]", curve) for i, curve in entries]
         body = nodes[-1]
         for k in reversed(range(len(nodes) - 1)):
             body = where(chosen <= k, nodes[k], body)

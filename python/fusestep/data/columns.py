@@ -1,4 +1,4 @@
-"""What the data is made of: arrays of equal length, and how their rows come into a batch."""
+"""The arrays of a data set, side by side: checked once, and their rows copied into batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Float32(NamedTuple):
 
 
 def to_float32(scale: float = 1.0, shift: float = 0.0) -> Float32:
-    """A conversion for `Loader`'s ``transform``: numbers become float32 on the way into a batch.
+    """For `Loader`'s ``transform``: numbers are converted to float32 while they are copied.
 
     ``scale * float32(x) + shift``, both rounded to float32 first.
 
@@ -86,7 +86,8 @@ class Columns:
         if self._is_one and (isinstance(transforms, Float32) or callable(transforms)):
             transforms = {0: transforms}
         if not isinstance(transforms, Mapping):
-            raise TypeError(f"transform must be a dict by {list(known)}, not {transforms!r}")
+            alone = "to_float32(...), a function of the array or " if self._is_one else ""
+            raise TypeError(f"transform must be {alone}a dict by {list(known)}, not {transforms!r}")
         for key in transforms:
             if key not in known:
                 raise ValueError(f"transform: data has no {key!r}; there are {list(known)}")
@@ -104,7 +105,7 @@ class Columns:
         return transform
 
     def _form(self, i: int) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-        """Shape of a row in a batch, and dtype; None for a source that brings its own."""
+        """Shape of a row in a batch, and dtype; None for a source that allocates its own rows."""
         source = self.sources[i]
         if not _is_array(source):
             return None
@@ -126,11 +127,11 @@ class Columns:
         ]
 
     def targets(self, device: Device, rows: int) -> list[Any]:
-        """Arrays on the GPU for that many rows; None for a source that brings its own."""
+        """Arrays on the GPU for that many rows; None for a source that allocates its own."""
         return [form and device.empty((rows, *form[0]), form[1]) for form in self._forms]
 
     def on_device(self, targets: Sequence[Any]) -> list[Rows]:
-        """What is to be gathered on the GPU."""
+        """The sources whose rows a kernel gathers, and where to."""
         columns = []
         for source, transform, target in zip(self.sources, self._transforms, targets, strict=True):
             if isinstance(transform, Float32) and is_on_device(source):
@@ -159,11 +160,11 @@ class Columns:
 
     @property
     def are_arrays(self) -> bool:
-        """Whether there is nothing to `read`."""
+        """Whether no source allocates its own rows, so that there is nothing to `read`."""
         return None not in self._forms
 
     def read(self, indices: Array, *, for_gpu: bool) -> list[Any]:
-        """The rows at these indices of the sources that bring their own; None for the others."""
+        """The rows at these indices of sources that allocate their own; None for the others."""
         places = indices.astype(np.int64)
         rows = [s.take(places) if isinstance(s, Source) else None for s in self.sources]
         for i, found in enumerate(rows):
@@ -197,7 +198,7 @@ class Columns:
         return any(t is not None and not isinstance(t, Float32) for t in self._transforms)
 
     def assembled(self, rows: Sequence[Array]) -> Any:
-        """Arrays in the form of the data, after what transforms there are."""
+        """Arrays in the form of the data, transformed."""
         done = [
             transform(array)
             if transform is not None and not isinstance(transform, Float32)

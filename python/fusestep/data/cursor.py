@@ -20,7 +20,7 @@ FORMS: dict[str, Form] = {
 
 
 class Cursor(NamedTuple):
-    """All that moves when a batch is delivered, as one value.
+    """The position of a loader: all that changes when a batch is delivered, as one value.
 
     Args:
         epoch, position: of the next sample.
@@ -42,7 +42,7 @@ def to_json(cursor: Cursor, fixed: Mapping[str, Any], policy: Mapping[str, Any])
 
 
 def contradictions(cursor: Cursor, samples: int) -> list[str]:
-    """What no loader of this many samples can have counted."""
+    """What is wrong with a saved cursor, for that many samples in an epoch."""
     found = []
     if cursor.position >= samples:
         found.append(f"position: {cursor.position} is not below {samples}")

@@ -9,7 +9,7 @@ from itertools import starmap
 from typing import Any, Literal, NoReturn
 
 from .. import _core
-from ..arguments import check_choice, check_flag, check_whole, named_arguments
+from ..arguments import check_flag, check_whole, named_arguments
 from ..batch_sizes import Policy, as_policy
 from ..batch_sizes.choosing import Tail
 from ..clock import Clock
@@ -50,18 +50,18 @@ class Loader:
 
     The order of an epoch is a function of ``seed`` and the epoch alone; the batch size only decides
     where it is cut, at the moment of delivery. So it may become any integer at any time, and a
-    loader goes on from a saved place under another batch size, another number of ranks or threads.
+    loader resumes under another batch size, another number of ranks or threads.
 
     Iterating takes ``epochs`` epochs; iterating again, once that loop has ended, as many more. A
     loop that was left early goes on where it stopped, and so does one that was saved: a state
     taken in the body of a loop at its last batch leaves nothing of it, and the loop after it is a
-    new one. A loader is at one place: a second loop over it takes over, and the first one, if it
+    new one. A loader has one position: a second loop over it takes over, and the first one, if it
     goes on, raises StateError; so does a loop in another thread than that of its first batch.
 
     Batches are gathered in the background, and may be kept and written into: memory is used again
-    only when nobody holds it. Rows are read ahead within an epoch, never of the next one, so what
-    is changed in the data at the end of an epoch holds for all of the next. ``prefetch=0`` reads
-    nothing before its batch is taken.
+    only when nobody refers to it. Rows are prefetched within an epoch, never of the next one, so
+    what is changed in the data at the end of an epoch holds for all of the next. ``prefetch=0``
+    reads nothing before its batch is taken.
 
     Args:
         data: a dict, tuple or list of arrays, or one array, with the samples along the first axis:
@@ -96,13 +96,14 @@ class Loader:
             leaves it out, and "carry" leaves out fewer samples than ranks at the end of a loop.
         transform: by key or place, `to_float32` or a function of a batch's array, which it may
             write into. It is called once for each batch, in the thread that takes it.
-        prefetch: how many blocks (of 4 batches at least, or about 2 MB) are read ahead, 0 to 1000.
-            A source that brings its own rows is called by one thread at a time: for what a batch
-            lacks by the thread that takes it, ahead by a thread of the loader. What it gives is
-            copied. Where reading ahead fails, the rows of each batch are read by themselves.
+        prefetch: how many blocks (of 4 batches at least, or about 2 MB) are prefetched, 0 to 1000.
+            A source that is no array is called by one thread at a time: by a thread of the loader
+            to prefetch, by the thread that takes a batch for rows it lacks. What it gives is
+            copied. Where a prefetch fails, each batch reads its own rows.
         device: "cuda" for batches of CuPy arrays, whatever the data is; by default they are where
-            the data is. They are made on a stream of their own, for the stream that is current when
-            a batch is taken: what uses it must be queued there. Not while that is being captured.
+            the data is. They are filled on a stream of the loader; the stream that is current when
+            a batch is taken waits for it, so queue there what uses the batch. No batch can be taken
+            while that stream is being captured into a graph.
         progress: show a bar (needs tqdm).
 
     ``len(loader)`` is the number of batches of a loop, where it does not depend on a policy.
@@ -141,8 +142,8 @@ class Loader:
         device: Literal["cuda"] | None = None,
         progress: bool = False,
     ) -> None:
-        if device is not None:
-            check_choice("device", device, ("cuda",))
+        if device not in (None, "cuda"):
+            raise ValueError(f'device must be "cuda" or None, not {device!r}')
         self._columns = Columns(data, transform)
         self._device = device_for(self._columns.by_name(), device)
         self._order = as_order(order, self._columns.rows, window)

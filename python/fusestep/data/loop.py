@@ -126,8 +126,8 @@ class Loop(Iterator[Delivery]):
         loader, present = self._loader, self._loader._present
         if present is None or present() is not self:
             raise StateError(
-                "another loop over this loader has begun since this one: a loader is at one place; "
-                "build another loader for a second loop beside the first"
+                "another loop over this loader has begun since this one: a loader has one "
+                "position; build another loader for a second loop beside the first"
             )
         first = cursor = loader._cursor
         self._show(cursor)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..arguments import check_choice, check_flag, check_whole
+from ..arguments import check_choice, check_flag, check_whole, named_arguments
 from ..saved_state import LARGEST
 
 OrderName: TypeAlias = Literal["shuffled", "hashed", "sequential", "window"]
@@ -146,6 +146,7 @@ class Weighted(Sampling):
     replacement.
     """
 
+    @named_arguments
     def __init__(
         self, weights: Any, *, replacement: bool = True, samples: int | None = None
     ) -> None:
@@ -216,6 +217,7 @@ class Balanced(Sampling):
         [[0, 0, 1, 1], [0, 0, 1, 1]]
     """
 
+    @named_arguments
     def __init__(
         self, labels: Any, *, replacement: bool = True, samples: int | None = None
     ) -> None:
@@ -284,6 +286,7 @@ class Subset(Sampling):
         [[5, 3], [8]]
     """
 
+    @named_arguments
     def __init__(
         self, indices: Any, order: OrderName | Sampling = "shuffled", *, window: int | None = None
     ) -> None:

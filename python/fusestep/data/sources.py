@@ -1,4 +1,4 @@
-"""What brings its rows itself: objects with a length that take indices, and tables of packages."""
+"""Sources of rows other than arrays: objects with a length that take indices, and tables."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def source_of(name: str, source: Any) -> Any:
 class Source:
     """Anything with a length that takes an array of rising indices and gives a row for each.
 
-    What it gives is copied, so it may give the same memory again.
+    What it gives is copied, so it may use its memory again.
     """
 
-    on_gpu = True  # whether its rows can go there
+    on_gpu = True  # whether its rows can be copied to a GPU
 
     def __init__(self, name: str, source: Any) -> None:
         self._name = name
@@ -90,7 +90,7 @@ class Source:
             return self.take(np.zeros(1, np.int64))[:0]
         if (places[1:] > places[:-1]).all():
             return self._read(places).copy()
-        # files are read in order, and h5py takes no other
+        # files are read in order; h5py takes indices in no other
         rising, back = np.unique(places, return_inverse=True)
         return self._read(rising)[back]
 
@@ -139,7 +139,7 @@ class Source:
 
 
 class TableSource(Source):
-    """Rows that a package takes by position, and that stay its own objects in a batch."""
+    """Rows of a table or sparse matrix, which are the package's own objects in a batch."""
 
     on_gpu = False
 

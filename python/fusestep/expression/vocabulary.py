@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
@@ -82,22 +82,26 @@ def named(build: Callable[P, Expression], room: str = "") -> Callable[P, Express
     return call
 
 
-def remembering(build: Callable[P, T], keep: Callable[[T, Call], T], name: str) -> Callable[P, T]:
+def remembering(
+    build: Callable[P, T], keep: Callable[[T, Call], T], name: str, options: Iterable[str] = ()
+) -> Callable[P, T]:
     """The same function, which returns ``keep(result, the call as it was written)``.
 
-    ``name`` is the function's in that call, and what errors about its arguments begin with.
+    ``name`` is the function's in that call, and what errors about its arguments begin with;
+    ``options`` are the arguments that it takes beside those of its signature.
     """
     signature = inspect.signature(build)
     defaults = defaults_of(build)
     more = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    known = [*(argument for argument in defaults if argument not in more), *options]
     earlier = RENAMED_ARGUMENTS.get(name, {})
 
     @functools.wraps(build)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        for given in () if more else kwargs:
-            if given not in defaults:
+        for given in kwargs:
+            if given not in known:
                 now = earlier.get(given)
-                instead = f": use {now!r}" if now else nearest(given, defaults)
+                instead = f": use {now!r}" if now else nearest(given, known)
                 raise TypeError(f"{name} has no argument {given!r}{instead}")
         try:
             bound = signature.bind(*args, **kwargs)
@@ -105,7 +109,9 @@ def remembering(build: Callable[P, T], keep: Callable[[T, Call], T], name: str) 
             result = build(*bound.args, **bound.kwargs)
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{name}: {error}") from error
+            # another function of the same name may have named itself
+            text = str(error).removeprefix(f"{build.__name__}: ")
+            raise kind(f"{name}: {text}") from error
         arguments = bound.arguments
         for options in more:
             arguments.update(arguments.pop(options))

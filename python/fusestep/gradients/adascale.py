@@ -9,7 +9,8 @@ from .. import _core
 from ..arguments import check_positive
 from ..clock import Clock
 from ..expression import Expression, batch_size, maximum, where
-from ..expression.nodes import Cell
+from ..expression.nodes import Cell, Named
+from ..expression.writing import Call
 from ..memory import MemoryCell, Remembering
 from ..saved_state import LARGEST, Form, number
 from .statistics import GradientStatistics
@@ -64,10 +65,10 @@ class AdaScale(Remembering):
         known, squared = statistics._cells
         variance = maximum(known / self.base_batch, 1e-6)
         gain = (variance + squared) / (variance / (batch_size / self.base_batch) + squared)
-        self.factor: Expression = where(known < 0, 1.0, gain)
         self._cell = MemoryCell(0.0, self)
         self._remember(Progress())
-        self.steps: Expression = self._cell
+        self.factor: Expression = Named(Call("AdaScale.factor"), where(known < 0, 1.0, gain))
+        self.steps: Expression = Named(Call("AdaScale.steps"), self._cell)
 
     @property
     def progress(self) -> float:

@@ -167,6 +167,8 @@ def _leaves(tree: Any) -> Iterator[Any]:
     if isinstance(tree, (dict, list, tuple)):
         for entry in tree.values() if isinstance(tree, dict) else tree:
             yield from _leaves(entry)
+    elif isinstance(tree, (str, bytes)) or not hasattr(tree, "__len__"):
+        raise TypeError(f"batch must be an array, or a dict, list or tuple of arrays, not {tree!r}")
     else:
         yield tree
 

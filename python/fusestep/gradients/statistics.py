@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 from .. import _core
-from ..arguments import check_number, check_positive, check_whole
+from ..arguments import check_list, check_number, check_positive, check_whole
 from ..expression.nodes import Cell
 from ..memory import Changes, MemoryCell, Remembering
 from ..saved_state import Form, number
@@ -98,7 +98,8 @@ class GradientStatistics(Remembering):
         Raises:
             TypeError, ValueError: nothing was learnt.
         """
-        if len(squared_norms) != len(sizes):
+        check_list("squared_norms", squared_norms, 0)
+        if len(check_list("sizes", sizes, 0)) != len(squared_norms):
             raise ValueError(
                 f"sizes must have one entry for each of {len(squared_norms)} squared norms, "
                 f"not {len(sizes)}"
