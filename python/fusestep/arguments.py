@@ -154,11 +154,8 @@ def check_rising(name: str, values: Any) -> list[float]:
     return numbers
 
 
-def nearest(name: str, known: Iterable[str], *, lists: bool = True) -> str:
-    """What an error says after an unknown name: the known one that was meant, or all of them.
-
-    With ``lists=False`` it says nothing in place of all of them.
-    """
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What an error says after an unknown name: the known one that was meant, or all of them."""
     known = list(known)
     # by another library's name, also if that is misspelt itself
     meant = [*get_close_matches(name.lower(), known, 1), *get_close_matches(name, _ELSEWHERE, 1)]
@@ -167,7 +164,7 @@ def nearest(name: str, known: Iterable[str], *, lists: bool = True) -> str:
     for found in (_ELSEWHERE.get(entry, entry) if entry not in known else entry for entry in meant):
         if found in known:
             return f"; did you mean {found!r}?"
-    return f"; known are {', '.join(known)}" if lists else ""
+    return f"; known are {', '.join(known)}"
 
 
 @overload

@@ -103,7 +103,7 @@ class AdaBeliefGroup(AdamGroup):
 
     eps: Scalar = Scalar(1e-16, zero=_NO_ZERO)
     eps_root: Scalar = Scalar(1e-16)
-    decoupled_weight_decay: Final[bool] = flag(False, column="decoupled")
+    decoupled_weight_decay: Final[bool] = flag(False, column="decoupled", was="decoupled")
 
 
 class AdaBelief(AdaBeliefGroup, Optimizer, rule="adabelief"):

@@ -9,20 +9,27 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from .. import _core, foreign, trees
-from ..arguments import check_named, check_positive, check_whole, nearest
+from ..arguments import check_named, check_positive, check_whole
 from ..clock import Clock
 from ..control.base import tell_unseen
 from ..engines import StepInfo, engine_for
 from ..gradients import GradientStatistics
 from ..memory import Changes, claimed
 from .expressions import Expressions
-from .fields import Argument, AtNonFinite, Groups, Limit, Params, arguments_of, signature_of
-from .groups import Group, divide
+from .fields import (
+    Argument,
+    AtNonFinite,
+    Earlier,
+    Groups,
+    Limit,
+    Params,
+    arguments_of,
+    signature_of,
+)
+from .groups import Group, divide, one_group
 from .parameters import Parameters
 from .saved import Saved
 from .settings import Place, Rule, Settings
-
-_RENAMED = {name: f"steps_{name}" for name in ("applied", "attempted", "skipped")}
 
 
 class Optimizer(Group, Parameters, Saved):
@@ -109,12 +116,15 @@ class Optimizer(Group, Parameters, Saved):
         cls._arguments = arguments_of(cls, (Optimizer, Group))
         if cls._rule:
             cls._declared = Rule(cls._rule, cls._arguments, cls._fixed)
-        cls._kind_of_group = cls.groups.kind
+        cls._kind_of_group = one_group(cls.groups.kind)
         # what help() and completion show; a class that says its own is left to that
         is_inherited = cls.__init__ is Optimizer.__init__
         cls.__signature__ = signature_of(cls._arguments) if is_inherited else None
 
     if not TYPE_CHECKING:  # they see a constructor with what the class declares
+        applied, attempted, skipped = map(
+            Earlier, ("steps_applied", "steps_attempted", "steps_skipped")
+        )
 
         def __init__(self, /, *args: Any, **given: Any) -> None:
             arguments, kind = self._arguments, type(self).__name__
@@ -144,15 +154,6 @@ class Optimizer(Group, Parameters, Saved):
         for name, made in self._made(structure, leaves, division, containers, settings).items():
             setattr(self, name, made)
         self.nonfinite = nonfinite
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            kind, known = type(self).__name__, [] if name[0] == "_" else dir(self)
-            if name in _RENAMED:
-                raise AttributeError(f"{kind}.{name} is called {_RENAMED[name]}")
-            meant = nearest(name, known, lists=False)
-            raise AttributeError(f"{kind} has no attribute {name!r}{meant}")
 
     def step(
         self,

@@ -18,7 +18,7 @@ from ..expression import Expression
 from ..expression.program import Callback, program_of
 from ..expression.traversal import walk
 from ..memory import Changes, claimed, memories
-from .fields import in_parts
+from .fields import components
 
 # an expression, and where its values go
 Scheduled: TypeAlias = tuple[Expression, _core.Target]
@@ -120,9 +120,9 @@ class Expressions:
 
 def controls_of(value: Any) -> Iterator[Control]:
     """The controls of a setting, in the order they are written."""
-    for part in in_parts(value):
-        if isinstance(part, Expression):
-            yield from (node for node in walk(part) if isinstance(node, Control))
+    for number in components(value):
+        if isinstance(number, Expression):
+            yield from (node for node in walk(number) if isinstance(node, Control))
 
 
 def refuse_number(holder: str, name: str, present: Any, value: Any) -> None:
@@ -130,7 +130,7 @@ def refuse_number(holder: str, name: str, present: Any, value: Any) -> None:
 
     ``holder`` is what has the setting, as users write it.
     """
-    before, after = in_parts(present), in_parts(value)
+    before, after = components(present), components(value)
     for i, (old, new) in enumerate(zip(before, after, strict=False)):
         if not isinstance(old, Expression) or isinstance(new, Expression) or new is None:
             continue
@@ -144,6 +144,6 @@ def refuse_number(holder: str, name: str, present: Any, value: Any) -> None:
 
 
 def _assignment(holder: str, name: str, value: tuple[Any, ...], i: int, text: str) -> str:
-    """What a user writes to set one part of a value to something else."""
-    parts = [text if j == i else repr(part) for j, part in enumerate(value)]
-    return f"{holder}.{name} = {parts[0] if len(parts) == 1 else '(' + ', '.join(parts) + ')'}"
+    """What a user writes to set one number of a value to something else."""
+    texts = [text if j == i else repr(number) for j, number in enumerate(value)]
+    return f"{holder}.{name} = {texts[0] if len(texts) == 1 else '(' + ', '.join(texts) + ')'}"

@@ -64,6 +64,7 @@ class Argument:
 class Setting(Argument, Generic[Read, Assigned]):
     """A hyper-parameter: one column of the native table, or some."""
 
+    was = ""  # an earlier name
     is_fixed = False  # when the optimizer is built: it decides the arithmetic itself
     is_global = False  # of the whole optimizer, not of its groups
     float32: tuple[float, float] | None = _FLOAT32  # the sizes that a float32 parameter allows
@@ -75,6 +76,8 @@ class Setting(Argument, Generic[Read, Assigned]):
     def __set_name__(self, owner: type, name: str) -> None:
         super().__set_name__(owner, name)
         self.columns = self.columns or (name,)
+        if self.was:
+            setattr(owner, self.was, Earlier(name, self.was))
 
     @overload
     def __get__(self, holder: None, owner: type) -> Setting[Read, Assigned]: ...
@@ -100,7 +103,7 @@ class Setting(Argument, Generic[Read, Assigned]):
 class Scalar(Setting["float | Any", Number]):
     """A number, or an expression that gives one.
 
-    ``zero`` says why it must not be 0, where that is not plain; ``kept_by`` is a flag of the rule
+    ``zero`` says why it must not be 0, where that is not obvious; ``kept_by`` is a flag of the rule
     for a column that an expression may take through 0, where its state must go on.
     """
 
@@ -191,9 +194,14 @@ class _Choice(Setting[str, str]):
 
 
 # To type checkers these two give values: an attribute that is Final takes no assignment.
-def flag(default: bool, *, column: str = "") -> Any:
-    """True or False, fixed when the optimizer is built; ``column`` where that has another name."""
-    return _Flag(default, *([column] if column else []))
+def flag(default: bool, *, column: str = "", was: str = "") -> Any:
+    """True or False, fixed when the optimizer is built.
+
+    ``column`` is that of the rule where it has another name, ``was`` an earlier name.
+    """
+    declared = _Flag(default, *([column] if column else []))
+    declared.was = was
+    return declared
 
 
 def choice(choices: Any, default: str, *, column: str) -> Any:
@@ -260,6 +268,25 @@ class AtNonFinite(Argument):
         holder._plan.nonfinite = value
 
 
+class Earlier:
+    """An earlier name of an attribute: whoever uses it is told the present one."""
+
+    def __init__(self, present: str, name: str = "") -> None:
+        self._present = present
+        self._name = name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, holder: object, owner: type) -> Earlier:
+        if holder is None:
+            return self
+        raise AttributeError(f"{owner.__name__}.{self._name} is called {self._present} now")
+
+    def __set__(self, holder: object, value: Any) -> None:
+        self.__get__(holder, type(holder))
+
+
 if not TYPE_CHECKING:
 
     def dataclass_transform(**options: Any) -> Any:
@@ -280,7 +307,9 @@ class Declared:
         _index: int | None  # of a group
 
     def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name[0] != "_" or name.startswith("__")]
+        hidden = {n for n in super().__dir__() if isinstance(getattr(type(self), n, None), Earlier)}
+        shown = (name for name in super().__dir__() if name[0] != "_" or name.startswith("__"))
+        return [name for name in shown if name not in hidden]
 
 
 def arguments_of(kind: type, shared: Sequence[type]) -> dict[str, Argument]:
@@ -325,11 +354,11 @@ def _checked_number(label: str, value: Any, column: Column, otherwise: str = "")
     )
 
 
-def in_parts(value: Any) -> tuple[Any, ...]:
-    """A pair, or one number or expression alone."""
+def components(value: Any) -> tuple[Any, ...]:
+    """The two of a pair, or one number or expression alone."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def is_scheduled(value: Any) -> bool:
     """Whether a setting is an expression, or a pair with one."""
-    return any(isinstance(part, Expression) for part in in_parts(value))
+    return any(isinstance(number, Expression) for number in components(value))

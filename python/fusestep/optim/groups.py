@@ -51,18 +51,31 @@ class Group(Declared):
 
     if not TYPE_CHECKING:  # a name that there is not is known to type checkers
 
-        def __getattr__(self, name: str) -> Any:
-            known = [] if name[0] == "_" else self._settings.rule.group_names
-            raise AttributeError(f"no setting {name!r}{nearest(name, known)}")
-
         def __setattr__(self, name: str, value: Any) -> None:
             if not hasattr(type(self), name) and not type(self).__dictoffset__:
-                self.__getattr__(name)
+                raise _unknown(self, name)
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         own = "".join(f", {k}={v!r}" for k, v in self._settings.own(self._index).items())
         return f"Group({len(self.paths)} parameters, match={self.match!r}{own})"
+
+
+def one_group(kind: type[Group]) -> type[Group]:
+    """The class of the groups themselves, of those that optimizers derive from, too.
+
+    It alone has a ``__getattr__``: with one, each attribute of an optimizer would be slower.
+    """
+
+    def __getattr__(self: Group, name: str) -> Any:
+        raise _unknown(self, name)
+
+    return type(kind.__name__, (kind,), {"__slots__": (), "__getattr__": __getattr__})
+
+
+def _unknown(holder: Group, name: str) -> AttributeError:
+    known = [] if name[0] == "_" else holder._settings.of(holder._index)
+    return AttributeError(f"no setting {name!r}{nearest(name, known)}")
 
 
 class Division(NamedTuple):

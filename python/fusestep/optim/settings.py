@@ -111,8 +111,9 @@ class Settings:
 
     def as_set(self, name: str, group: int | None = None) -> Any:
         """The number or expression that was set for a group, or for groups without their own."""
-        own = Place(name, group)
-        return self.values[own if own in self.values else Place(name)]
+        if group is not None and (own := Place(name, group)) in self.values:
+            return self.values[own]
+        return self.values[Place(name)]
 
     def of(self, group: int | None) -> dict[str, Any]:
         """All that is in force in a group, or for groups without their own, as it was set."""

@@ -20,7 +20,7 @@ class SGDGroup(Group):
     dampening: Scalar = Scalar(0.0)
     nesterov: Final[bool] = flag(False)
     weight_decay: Scalar = Scalar(0.0)
-    decoupled_weight_decay: Final[bool] = flag(False, column="decoupled")
+    decoupled_weight_decay: Final[bool] = flag(False, column="decoupled", was="decoupled")
 
 
 class SGD(SGDGroup, Optimizer, rule="sgd"):
