@@ -361,4 +361,6 @@ def components(value: Any) -> tuple[Any, ...]:
 
 def is_scheduled(value: Any) -> bool:
     """Whether a setting is an expression, or a pair with one."""
-    return any(isinstance(number, Expression) for number in components(value))
+    if isinstance(value, tuple):
+        return any(isinstance(number, Expression) for number in value)
+    return isinstance(value, Expression)

@@ -177,11 +177,10 @@ class Settings:
     def scheduled(self) -> list[Scheduled]:
         """The expressions, and where their values go."""
         found = []
-        for name, field in self.rule.fields.items():
+        for name in {place.name: None for place, v in self.values.items() if is_scheduled(v)}:
+            field = self.rule.fields[name]
             for group in [0] if field.is_global else range(len(self.table)):
                 place = Place(name, group) if Place(name, group) in self.values else Place(name)
-                if not is_scheduled(self.values[place]):
-                    continue
                 for column, number in field.numbers(self.values[place]).items():
                     if isinstance(number, Expression):
                         label = str(place._replace(name=column))
