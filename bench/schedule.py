@@ -182,7 +182,7 @@ def _typical() -> list[fs.Expression]:
         s.interpolate([(0, 0.0), (warm, 0.1), (third, 0.05), (long, 0.0)]),
         s.inverse_offset(start=0.1, offset=0.05),
         s.inverse_sqrt(peak=0.1, timescale=warm),
-        s.inverse_time(start=0.1, scale=warm),
+        s.inverse_time(start=0.1, timescale=warm),
         s.linear(start=0.1, end=0.0, length=long),
         s.multistep(start=0.1, factor=0.1, at=[third, 2 * third]),
         s.noam(dim=512, warmup=warm),

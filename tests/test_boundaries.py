@@ -22,7 +22,7 @@ CURVES: dict[str, Callable[[Any, float, str], fs.Expression]] = {
     "step": lambda t, u, by: s.step(1.0, 0.5, every=u, by=by),
     "multistep": lambda t, u, by: s.multistep(1.0, 0.5, at=[u, 2 * u, 5 * u], by=by),
     "exponential": lambda t, u, by: s.exponential(1.0, 0.5, every=u, staircase=True, by=by),
-    "inverse_time": lambda t, u, by: s.inverse_time(1.0, scale=u, staircase=True, by=by),
+    "inverse_time": lambda t, u, by: s.inverse_time(1.0, timescale=u, staircase=True, by=by),
     "staircase_linear": lambda t, u, by: s.staircase_linear(1.0, 0.5, u, length=4 * u, by=by),
     "piecewise": lambda t, u, by: s.piecewise([1.0, 3.0, 2.0], at=[u, 3 * u], by=by),
     "sequence": lambda t, u, by: s.sequence(

@@ -171,7 +171,7 @@ OPTAX: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "restarts": (lambda o: o.sgdr_schedule(SGDR), s.sequence(WARM_COSINES, at=[20])),
     "one after another": (
         lambda o: o.join_schedules([o.linear_schedule(0, 1, 10), lambda t: 1 / (t + 1)], [10]),
-        s.sequence([s.linear(0, 1, length=10), s.inverse_time(1, scale=1)], at=[10]),
+        s.sequence([s.linear(0, 1, length=10), s.inverse_time(1, timescale=1)], at=[10]),
     ),
 }
 
@@ -204,7 +204,10 @@ KERAS: dict[str, tuple[Callable[[int], float], Any]] = {
         keras_polynomial,
         s.polynomial(0.1, length=20, end=1e-4, power=0.5, cycle=True),
     ),
-    "InverseTimeDecay": (lambda t: 0.1 / (1 + 0.5 * t / 10), s.inverse_time(0.1, scale=10 / 0.5)),
+    "InverseTimeDecay": (
+        lambda t: 0.1 / (1 + 0.5 * t / 10),
+        s.inverse_time(0.1, timescale=10 / 0.5),
+    ),
     "InverseTimeDecay in steps": (lambda t: 0.1 / (1 + t // 10), s.inverse_time(0.1, 10, 1, True)),
     # its decay_steps do not include the warm-up, its alpha is a fraction of the target
     "CosineDecay": (

@@ -268,7 +268,7 @@ _KINDS = [
     ("pieces", [[], [1], [1, 2, 3, 4], 5, None, "abc", [None, 1, 2], ["1", 1, 2], [True, 1, 2]]),
 ]
 KINDS = {name: bad for names, bad in _KINDS for name in names.split()}
-_NEEDED = [("wsd", "decay"), ("inverse_time", "scale"), ("noam", "warmup")]
+_NEEDED = [("wsd", "decay"), ("noam", "warmup")]
 SPECIAL: dict[tuple[str, str], list[Any]] = {
     **dict.fromkeys(_NEEDED, ABOVE_0),
     **dict.fromkeys([("cosine_restarts", "factor"), ("warmup", "length")], LEAST_0),

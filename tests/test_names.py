@@ -98,6 +98,7 @@ SAVED = {
     '{"call": "gradual_warmup", "with": {"base": 0.1, "k": 8, "length": 5}}': (
         schedules.gradual_warmup(0.1, 8, 5)
     ),
+    '{"call": "inverse_time", "with": {"start": 1, "scale": 9}}': schedules.inverse_time(1, 9),
     '{"call": "one_cycle", "with": {"peak": 1, "total": 9, "warm": 0.5, "anneal": "linear"}}': (
         schedules.one_cycle(1, 9, 0.5, anneal_strategy="linear")
     ),

@@ -108,8 +108,8 @@ def exponential(t: N, start: N, rate: N, every: N = 1, staircase: N = False, flo
     return value if floor is None else max(value, real(floor))
 
 
-def inverse_time(t: N, start: N, scale: N, power: N = 1, staircase: bool = False) -> N:
-    passed = Fraction(spans(t, scale)) if staircase else t / scale
+def inverse_time(t: N, start: N, timescale: N, power: N = 1, staircase: bool = False) -> N:
+    passed = Fraction(spans(t, timescale)) if staircase else t / timescale
     return real(start) / raised(1 + passed, power)
 
 

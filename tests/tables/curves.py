@@ -57,8 +57,10 @@ ROWS = [
     Row("exponential", 10, 20, 70, start=3, rate=0.5, every=10, staircase=True, floor=0.01),
     Row("exponential", 0.1, 0.2, 0.3, 9, start=-1, rate=1.01, every=0.1, by="epoch"),
     Row("exponential", 0.1, 0.3, 0.7, 9, start=1, rate=0.9, every=0.1, staircase=True, by="epoch"),
-    Row("inverse_time", 10, 20, 1000, start=0.1, scale=10),
-    Row("inverse_time", 0.7, 2.1, 70, start=1, scale=0.7, power=0.55, staircase=True, by="epoch"),
+    Row("inverse_time", 10, 20, 1000, start=0.1, timescale=10),
+    Row(
+        "inverse_time", 0.7, 2.1, 70, start=1, timescale=0.7, power=0.55, staircase=True, by="epoch"
+    ),
     Row("inverse_offset", 1, 100, start=0.1, offset=0.05),
     Row("step", 10, 20, 100, start=0.1, factor=0.3, every=10),
     Row("step", 0.1, 0.3, 0.6, 7, start=-2, factor=0.9, every=0.1, by="epoch"),

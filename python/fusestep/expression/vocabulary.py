@@ -43,6 +43,7 @@ RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {
     "Plateau": {"min_value": "lower"},
     "cosine_restarts": {"decay": "factor"},
     "gradual_warmup": {"k": "factor"},
+    "inverse_time": {"scale": "timescale"},
     "one_cycle": {
         "warm": "pct_start",
         "start_div": "div_factor",

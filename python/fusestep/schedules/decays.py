@@ -54,28 +54,28 @@ def exponential(
 
 @named
 def inverse_time(
-    start: float, scale: float, power: float = 1.0, staircase: bool = False, by: Unit = "step"
+    start: float, timescale: float, power: float = 1.0, staircase: bool = False, by: Unit = "step"
 ) -> Expression:
-    """Falls like one over time: half of ``start`` when ``scale`` has passed.
+    """Falls like one over time: half of ``start`` when ``timescale`` has passed.
 
-    ``start / (1 + t / scale)^power``; with ``staircase`` the quotient is rounded down.
+    ``start / (1 + t / timescale)^power``; with ``staircase`` the quotient is rounded down.
 
     Args:
         start: any finite number.
-        scale: above 0, in the unit of ``by``.
+        timescale: above 0, in the unit of ``by``.
         power: at least 0.
-        staircase: stay at a value until the next whole multiple of ``scale``.
+        staircase: stay at a value until the next whole multiple of ``timescale``.
         by: what ``t`` is: "step", "samples" or "epoch".
 
     Example:
         >>> import fusestep as fs
-        >>> fs.schedules.inverse_time(start=1.0, scale=10)(30)
+        >>> fs.schedules.inverse_time(start=1.0, timescale=10)(30)
         0.25
 
     Source: Robbins and Monro, "A stochastic approximation method", 1951, for the condition that
     powers in (1/2, 1] fulfil.
     """
-    spans = time(by) / check_positive("scale", scale)
+    spans = time(by) / check_positive("timescale", timescale)
     passed = Operation("floor", (spans,)) if check_flag("staircase", staircase) else spans
     return check_finite("start", start) / (1 + passed) ** check_number("power", power)
 
