@@ -47,7 +47,8 @@ IMPORTS: dict[str, set[str]] = {
     **{room: set() for room in ("_core", "foreign", "arguments", "clock", "renamed")},
     "trees": {"foreign"},
     "saved_state": {"_core", "arguments"},
-    "engines": {"_core"},
+    "cuda": set(),
+    "engines": {"_core", "cuda"},
     "expression": {"_core", "arguments", "clock"},
     "schedules": {"trees", "arguments", "clock", "expression"},
     "memory": {"_core", "expression", "saved_state"},
@@ -56,7 +57,7 @@ IMPORTS: dict[str, set[str]] = {
     "scaling": {"arguments", "expression", "gradients", "renamed"},
     "batch_sizes": {"_core", "arguments", "clock", "control", "expression", "memory", "schedules"}
     | {"saved_state"},
-    "data": {"_core", "arguments", "clock", "engines", "expression", "memory", "batch_sizes"}
+    "data": {"_core", "arguments", "clock", "cuda", "expression", "memory", "batch_sizes"}
     | {"saved_state"},
     "optim": {"_core", "foreign", "trees", "arguments", "clock", "engines", "expression", "control"}
     | {"gradients", "memory", "saved_state"},

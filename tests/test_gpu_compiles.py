@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from fusestep.engines.cuda.kernels import OPTIONS
+from fusestep.cuda.compiling import OPTIONS
 from tables.device_model import CSRC, STEP, STRUCTS, TREATMENTS, VARIANTS
 
 pytestmark = pytest.mark.unsanitized  # a sanitizer's dlopen does not find what NVRTC loads itself

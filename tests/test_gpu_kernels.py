@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from emulation.cuda import Driver
-from fusestep.engines.cuda import memory
 from tables import device_model, oracle, registry
 from tables.device_model import (
     CSRC,
@@ -243,24 +242,24 @@ def test_progress_counts_what_applies_and_chooses_the_row() -> None:
     assert progress.get().tolist() == [(13, 9, 6, 3)]
 
 
-def test_the_structs_of_the_tests_are_those_of_the_kernels(cupy: Any) -> None:
-    kinds = {"Leaf": device_model.LEAF, "Chunk": device_model.CHUNKS, "Entry": ENTRY}
-    kinds |= {"Progress": PROGRESS, "Outcome": OUTCOME, "Report": REPORT}
-    kinds |= {"UpdateArguments": device_model.UPDATE, "SumArguments": device_model.SUM}
-    kinds |= {"Conclusion": device_model.CONCLUSION}
-    text = (CSRC / "cuda" / "arguments.h").read_text()
-    assert set(re.findall(r"^struct (?:alignas\(16\) )?(\w+) {", text, re.MULTILINE)) == {*kinds}
-    fields = [(kind, name) for kind, dtype in kinds.items() for name in dtype.names or ()]
+def test_the_layouts_that_python_is_given_are_those_of_the_kernels(cupy: Any) -> None:
+    text = (CSRC / "cuda" / "launch.h").read_text()
+    bodies = dict(re.findall(r"^struct (?:alignas\(16\) )?(\w+) {(.*?)^};", text, re.M | re.S))
+    declared = {
+        kind: re.findall(r"(\w+)(?:\[\w+\])?;", re.sub("//.*", "", body))
+        for kind, body in bodies.items()
+    }
+    assert declared == {kind: list(dtype.names or ()) for kind, dtype in device_model.KINDS.items()}
+    kinds = device_model.KINDS
+    fields = [(kind, name) for kind, names in declared.items() for name in names]
     measured = [f"offsetof({kind}, {name})" for kind, name in fields]
+    measured += [f"sizeof({kind}::{name})" for kind, name in fields]
     measured += [f"sizeof({kind})" for kind in kinds]
     stores = "".join(f"to[{i}] = {value};" for i, value in enumerate(measured))
-    code = '#include "arguments.h"\nusing namespace fusestep::device;\n'
+    code = '#include "launch.h"\nusing namespace fusestep::device;\n'
     code += f'extern "C" __global__ void measure(unsigned* to) {{ {stores} }}'
     to = cupy.zeros(len(measured), np.uint32)
     device_model.module(code)("measure")((1,), (1,), (to,))
-    offsets = [kinds[kind].fields[name][1] for kind, name in fields]
-    assert to.get().tolist() == offsets + [dtype.itemsize for dtype in kinds.values()]
-
-
-def test_the_host_reads_reports_as_the_device_writes_them() -> None:
-    assert memory.REPORT == device_model.REPORT
+    found = [(kinds[kind].fields or {})[name] for kind, name in fields]
+    expected = [field[1] for field in found] + [field[0].itemsize for field in found]
+    assert to.get().tolist() == expected + [dtype.itemsize for dtype in kinds.values()]

@@ -204,6 +204,11 @@ StepOptions CheckedPlan::options(const Step& step, bool take_norm) const {
     return options;
 }
 
+py::sequence CheckedPlan::gradients(const Step& step) const {
+    if (step.uses_accumulated) return kept_accumulators_;
+    return step.passed ? step.passed : bound_;
+}
+
 void CheckedPlan::restore(const std::vector<double>& values) {
     std::copy(values.begin(), values.end(), table_.begin());
 }

@@ -112,6 +112,8 @@ class CheckedPlan {
     }
     void undo_schedule() { scheduled_.undo(); }
     StepOptions options(const Step& step, bool take_norm) const;
+    // The gradients of a step: those passed, accumulated or bound.
+    py::sequence gradients(const Step& step) const;
     void end_step(const Step& step, bool applied);
 
     // The gradients of a micro-batch, likewise.
@@ -205,7 +207,7 @@ std::vector<double> numbers_of(const py::array_t<double>& table);
 // Why a step with a non-finite gradient is refused, if it is to raise.
 std::string nonfinite_message(const std::string& parameter, const char* what);
 
-// What both kinds of plan have in Python.
+// What both kinds of plan have in Python; fusestep.engines.protocol.Plan says what it does.
 template <class Class>
 void define_plan(Class& plan) {
     using Object = typename Class::type;
@@ -232,7 +234,17 @@ void define_plan(Class& plan) {
         .def_property("nonfinite", &Object::nonfinite, &Object::set_nonfinite)
         .def_property_readonly("updates", &Object::updates)
         .def_property_readonly("attempted", &Object::attempted)
-        .def_property_readonly("applied", &Object::applied);
+        .def_property_readonly("applied", &Object::applied)
+        .def("step", &Object::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
+             py::arg("take_norm") = false, py::arg("changes") = py::none(),
+             py::arg("learn") = py::none())
+        .def("accumulate", &Object::accumulate, py::arg("gradients"), py::arg("samples"))
+        .def("prepare_replays", &Object::prepare_replays, py::arg("steps"), py::arg("clocks"),
+             py::arg("grad_scale"))
+        .def("refuse_capture", &Object::refuse_capture)
+        .def_property_readonly("is_captured", &Object::is_captured)
+        .def_property_readonly("takes_foreign",
+                               [](const Object&) { return Object::kTakesForeign; });
 }
 
 }  // namespace fusestep

@@ -67,6 +67,13 @@ class CpuPlan : public CheckedPlan {
         return step_info(lr, result);
     }
 
+    static constexpr bool kTakesForeign = true;  // arrays whose memory NumPy can read
+    void prepare_replays(std::size_t, const py::object&, double) const {
+        throw py::type_error("prepare_replays is for parameters of CuPy");
+    }
+    void refuse_capture() const {}
+    bool is_captured() const { return false; }
+
  private:
     // Keeps the gradients passed alive while other threads may drop them from the caller's list.
     class Held {
@@ -128,20 +135,10 @@ void register_cpu_plan(py::module_& module) {
         .def("__exit__", [](CheckedPlan::Hold& self, const py::args&) { self.release(); });
     py::class_<CpuPlan> plan(module, "CpuPlan");
     plan.def(
-            py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
-                     const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
-            py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
-            py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list())
-        .def("step", &CpuPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
-             py::arg("take_norm") = false, py::arg("changes") = py::none(),
-             py::arg("learn") = py::none())
-        .def("accumulate", &CpuPlan::accumulate, py::arg("gradients"), py::arg("samples"))
-        .def("refuse_capture", [](const CpuPlan&) {})
-        .def("prepare_replays", [](const CpuPlan&, const py::args&) {
-            throw py::type_error("prepare_replays is for parameters of CuPy");
-        });
-    plan.attr("takes_foreign") = true;
-    plan.attr("is_captured") = false;
+        py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
+                 const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
+        py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
+        py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list());
     define_plan(plan);
 }
 

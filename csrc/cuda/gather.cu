@@ -1,40 +1,12 @@
 // Copies chosen rows of many arrays side by side: the kernels of data/gather.py.
-#include "../portable/feistel.h"
 #include "../portable/convert.h"
+#include "launch.h"
 
 namespace fusestep {
+namespace device {
 namespace {
 
 using Size = unsigned long long;
-
-constexpr int kMostColumns = 64;  // of a launch, whose arguments must stay below 4096 bytes
-
-// An array: rows `stride` bytes apart become rows side by side.
-struct RowSource {
-    const char* source;
-    long long stride;
-    char* target;
-    Size units;          // of a row, not 0
-    unsigned width;      // of a unit: in bytes, or in elements that are converted
-    int element;         // of Element; -1: copied as they are
-    float scale, shift;  // otherwise scale * float32(x) + shift
-};
-
-// Row i of every target becomes row places[i] of its source.
-struct GatherArguments {
-    const Size* places;  // nullptr: begin, begin + 1, ...
-    Size begin;
-    Size rows;
-    RowSource columns[kMostColumns];
-};
-
-// places[i] = permuted(feistel, begin + i)
-struct PlacesArguments {
-    Feistel feistel;
-    Size begin;
-    Size rows;
-    Size* places;
-};
 
 // Memory that one access moves.
 template <class T, int n>
@@ -46,7 +18,7 @@ __device__ Size thread() { return Size{blockIdx.x} * blockDim.x + threadIdx.x; }
 __device__ Size threads() { return Size{gridDim.x} * blockDim.x; }
 
 template <class From, class To, class Function>
-__device__ void for_each_unit(const GatherArguments& a, const RowSource& column,
+__device__ void for_each_unit(const GatherLaunch& a, const GatherColumn& column,
                               Function function) {
     // a division takes as long as a hundred additions
     const Size row_step = threads() / column.units, unit_step = threads() % column.units;
@@ -67,12 +39,12 @@ __device__ void for_each_unit(const GatherArguments& a, const RowSource& column,
 }
 
 template <class Unit>
-__device__ void copy(const GatherArguments& a, const RowSource& column) {
+__device__ void copy(const GatherLaunch& a, const GatherColumn& column) {
     for_each_unit<Unit, Unit>(a, column, [](const Unit& unit) { return unit; });
 }
 
 template <class T, int n>
-__device__ void convert(const GatherArguments& a, const RowSource& column) {
+__device__ void convert(const GatherLaunch& a, const GatherColumn& column) {
     for_each_unit<Pack<T, n>, Pack<float, n>>(a, column, [&column](const Pack<T, n>& unit) {
         Pack<float, n> result;
         for (int i = 0; i < n; ++i) {
@@ -83,7 +55,7 @@ __device__ void convert(const GatherArguments& a, const RowSource& column) {
 }
 
 template <class T>
-__device__ void convert(const GatherArguments& a, const RowSource& column) {
+__device__ void convert(const GatherLaunch& a, const GatherColumn& column) {
     if (column.width == 4) {
         convert<T, 4>(a, column);
     } else {
@@ -91,7 +63,7 @@ __device__ void convert(const GatherArguments& a, const RowSource& column) {
     }
 }
 
-__device__ void copy(const GatherArguments& a, const RowSource& column) {
+__device__ void copy(const GatherLaunch& a, const GatherColumn& column) {
     switch (column.width) {
         case 1:
             return copy<unsigned char>(a, column);
@@ -107,9 +79,13 @@ __device__ void copy(const GatherArguments& a, const RowSource& column) {
 }
 
 }  // namespace
+}  // namespace device
+}  // namespace fusestep
 
-extern "C" __global__ void gather_rows(const GatherArguments a) {
-    const RowSource& column = a.columns[blockIdx.y];
+extern "C" __global__ void gather_rows(const fusestep::device::GatherLaunch a) {
+    using namespace fusestep;
+    using namespace fusestep::device;
+    const GatherColumn& column = a.columns[blockIdx.y];
     switch (column.element) {
         case kUint8:
             return convert<unsigned char>(a, column);
@@ -134,10 +110,9 @@ extern "C" __global__ void gather_rows(const GatherArguments a) {
     }
 }
 
-extern "C" __global__ void hashed_places(const PlacesArguments a) {
+extern "C" __global__ void hashed_places(const fusestep::device::PlacesLaunch a) {
+    using namespace fusestep::device;
     for (Size i = thread(); i < a.rows; i += threads()) {
         a.places[i] = permuted(a.feistel, a.begin + i);
     }
 }
-
-}  // namespace fusestep

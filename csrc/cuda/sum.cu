@@ -1,6 +1,6 @@
 // The sum of squares of all gradients in one launch, and what the norm makes of a step.
 #include "../portable/sums.h"
-#include "arguments.h"
+#include "launch.h"
 
 namespace fusestep {
 namespace device {
@@ -47,7 +47,7 @@ __device__ __forceinline__ void conclude(const Conclusion& c, double sum, double
 }
 
 // Which leaf holds an element of the index space: the last one that begins there or before.
-__device__ __forceinline__ Index leaf_of(const SumArguments& a, Index element) {
+__device__ __forceinline__ Index leaf_of(const SumLaunch& a, Index element) {
     Index low = 0, high = a.leaf_count;
     while (low < high) {
         const Index middle = (low + high) / 2;
@@ -93,7 +93,7 @@ __device__ __forceinline__ double add_squares(double sum, const T* gradient, T* 
 }
 
 template <class T>
-__device__ __forceinline__ double add_piece(const SumArguments& a, double sum, const Leaf& leaf,
+__device__ __forceinline__ double add_piece(const SumLaunch& a, double sum, const Leaf& leaf,
                                             Index i, Index begin, Index end, double scale) {
     const Index offset = begin - leaf.begin;
     const T* gradient = static_cast<const T*>(a.gradients[i]) + offset;
@@ -113,7 +113,7 @@ __device__ __forceinline__ double add_piece(const SumArguments& a, double sum, c
 }
 
 // This thread's lane of a block of the index space.
-__device__ __forceinline__ double lane_of_block(const SumArguments& a, Index block, double scale) {
+__device__ __forceinline__ double lane_of_block(const SumLaunch& a, Index block, double scale) {
     Index begin = block * kBlock;
     const Index end = begin + kBlock < a.total ? begin + kBlock : a.total;
     double sum = 0.0;
@@ -180,7 +180,7 @@ __device__ constexpr Index divide_up(Index a, Index b) { return (a + b - 1) / b;
 }  // namespace fusestep
 
 extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
-    fusestep_sum(const __grid_constant__ fusestep::device::SumArguments a) {
+    fusestep_sum(const __grid_constant__ fusestep::device::SumLaunch a) {
     using namespace fusestep;
     using namespace fusestep::device;
     const double scale = a.plain_sum == nullptr ? 1.0 : scale_for(*a.plain_sum);

@@ -3,7 +3,7 @@
 // FUSESTEP_RULE is the rule, FUSESTEP_CASES the list of the values of Entry::kernel_case that are
 // compiled in.
 #include "../rules/all.h"
-#include "arguments.h"
+#include "launch.h"
 
 namespace fusestep {
 namespace device {
@@ -148,7 +148,7 @@ struct Cases {
 }  // namespace fusestep
 
 extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
-    fusestep_update(const __grid_constant__ fusestep::device::UpdateArguments a) {
+    fusestep_update(const __grid_constant__ fusestep::device::UpdateLaunch a) {
     using namespace fusestep::device;
     if (a.outcome != nullptr && !a.outcome->applies) return;
     const Chunk chunk = a.chunks[blockIdx.x];

@@ -1,4 +1,4 @@
-"""Drives the kernels of csrc/cuda: the structs of arguments.h, and a model on a device."""
+"""Drives the kernels of csrc/cuda: a model on a device."""
 
 from __future__ import annotations
 
@@ -25,82 +25,18 @@ STRUCTS = dict(
     )
 )
 TREATMENTS = ("as it is", "scaled", "divided")
-VARIANTS, STATES, CHUNK, BLOCK, BLOCKS_PER_GROUP, THREADS = 16, 3, 4096, 1024, 16, 256
+
+KINDS = _core.launch_structs()
+LEAF, CHUNKS, ENTRY = KINDS["Leaf"], KINDS["Chunk"], KINDS["Entry"]
+PROGRESS, OUTCOME, REPORT = KINDS["Progress"], KINDS["Outcome"], KINDS["Report"]
+CONCLUSION = KINDS["Conclusion"]
+CONSTANTS = _core.launch_constants()
+VARIANTS, THREADS, CHUNK, BLOCK, BLOCKS_PER_GROUP = (
+    CONSTANTS[name] for name in ("kMaxVariants", "kThreads", "kChunk", "kBlock", "kBlocksPerGroup")
+)
 
 Array = np.ndarray[Any, Any]
 
-
-def struct(**fields: Any) -> np.dtype[Any]:
-    return np.dtype(list(fields.items()))
-
-
-POINTER, SIZE, INT = np.uint64, np.uint64, np.int64
-LEAF = struct(
-    parameter=POINTER,
-    state=(POINTER, STATES),
-    accumulator=POINTER,
-    begin=SIZE,
-    size=SIZE,
-    type=SIZE,
-)
-CHUNKS = struct(leaf=np.uint32, index=np.uint32)
-ENTRY = struct(
-    scalars=(np.uint8, 64),
-    divisor=float,
-    limit=float,
-    sign=float,
-    kernel_case=np.uint32,
-    reserved=np.uint32,
-)
-PROGRESS = struct(attempted=INT, applied=INT, base=INT, rows=INT)
-OUTCOME = struct(factor=float, row=SIZE, applies=SIZE)
-REPORT = struct(
-    sum=float,
-    grad_norm=float,
-    attempted=INT,
-    applied=INT,
-    applies=SIZE,
-    exhausted=SIZE,
-    number=SIZE,
-)
-UPDATE = struct(
-    leaves=POINTER,
-    chunks=POINTER,
-    gradients=POINTER,
-    entry_of=POINTER,
-    table=POINTER,
-    outcome=POINTER,
-    entries=SIZE,
-    reserved=SIZE,
-    entry=(ENTRY, 8),
-)
-CONCLUSION = struct(
-    grad_scale=float,
-    clip_norm=float,
-    clip_norms=POINTER,
-    has_sum=SIZE,
-    skips=SIZE,
-    number=SIZE,
-    progress=POINTER,
-    outcome=POINTER,
-    report=POINTER,
-)
-SUM = struct(
-    leaves=POINTER,
-    gradients=POINTER,
-    holds=POINTER,
-    leaf_count=SIZE,
-    total=SIZE,
-    weight=float,
-    partial=POINTER,
-    arrived=POINTER,
-    plain_sum=POINTER,
-    sum=POINTER,
-    weighted_sum=POINTER,
-    concludes=SIZE,
-    is_followed=SIZE,
-    conclusion=CONCLUSION,
-)
 
 # Runs on the host: what the native side prepares for a step.
 PREPARE = """
@@ -167,7 +103,7 @@ def prepared(row: registry.Row, dtype: Any, number: int) -> tuple[Array, int]:
     import cupy
 
     hyper = row.build([np.zeros(1, dtype)])._settings.table[0].copy()
-    scalars, variant = np.zeros(64, np.uint8), np.zeros(1, np.uint32)
+    scalars, variant = np.zeros(ENTRY["scalars"].shape, np.uint8), np.zeros(1, np.uint32)
     argument = record(
         PREPARATION,
         hyper=hyper.ctypes.data,
@@ -193,7 +129,7 @@ def on_device(array: Array, offset: int = 0) -> Any:
 
 def pointers(arrays: Sequence[Any]) -> Any:
     found = [0 if array is None or array.size == 0 else array.data.ptr for array in arrays]
-    return on_device(np.array(found, POINTER))
+    return on_device(np.array(found, np.uint64))
 
 
 class Model:
@@ -231,7 +167,7 @@ class Model:
 
     def update(self, rule: str, grads: Sequence[Array | None], entry: Array, **more: Any) -> None:
         argument = record(
-            UPDATE,
+            KINDS["UpdateLaunch"],
             leaves=self.leaves.data.ptr,
             chunks=self.chunks.data.ptr,
             gradients=self.gradients(grads).data.ptr,
@@ -252,7 +188,7 @@ class Model:
         arrived = cupy.zeros(max(1, sum(levels[1:])), np.uint32)
         holds = on_device(self.holds)
         argument = record(
-            SUM,
+            KINDS["SumLaunch"],
             leaves=self.leaves.data.ptr,
             gradients=self.gradients(grads).data.ptr,
             holds=holds.data.ptr,

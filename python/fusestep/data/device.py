@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda.memory import copy_to_device, finish_before, follow, pinned, recorded
 from .order import Piece
 
 _IN_FLIGHT = 4  # blocks whose host memory the GPU has not read yet
@@ -93,7 +92,7 @@ class Device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._follow(cupy.cuda.get_current_stream())  # which may still write the sources
         self._in_flight: deque[tuple[Any, Any]] = deque()  # events, and what is read before them
-        weakref.finalize(self, _finish, self._stream, self._in_flight).atexit = False
+        finish_before(self, [self._stream], self._in_flight)  # a batch may outlive its loader
 
     @contextmanager
     def queueing(self, *, allocates: bool) -> Iterator[None]:
@@ -105,10 +104,7 @@ class Device:
                 yield
 
     def _follow(self, stream: Any) -> None:
-        """What is queued from now on comes after what that stream has by now."""
-        event = self._event()
-        event.record(stream)
-        self._stream.wait_event(event)
+        follow(self.cupy, self._stream, stream)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Memory of the GPU; while queueing only."""
@@ -116,21 +112,16 @@ class Device:
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Memory of the host that the GPU can read by itself; it must last until it has."""
-        dtype = np.dtype(dtype)
-        size = math.prod(shape) * dtype.itemsize
-        memory = self.cupy.cuda.alloc_pinned_memory(max(1, size))
-        return np.ndarray(shape, dtype, buffer=memory)
+        return pinned(self.cupy, shape, dtype)
 
     def copy(self, source: Any, target: Any) -> None:
         """Queues a copy of pinned memory to the GPU."""
-        runtime, size = self.cupy.cuda.runtime, source.nbytes
-        addresses = target.data.ptr, source.ctypes.data
-        runtime.memcpyAsync(*addresses, size, runtime.memcpyHostToDevice, self._stream.ptr)
+        addresses = source.ctypes.data, target.data.ptr
+        copy_to_device(self.cupy, *addresses, source.nbytes, self._stream)
 
     def queued(self, memory: Any = None) -> Any:
         """The end of what is queued so far, which reads this memory of the host."""
-        event = self._event()
-        event.record(self._stream)
+        event = recorded(self.cupy, self._stream)
         if memory is not None:
             self._in_flight.append((event, memory))
         while self._in_flight and self._in_flight[0][0].done:
@@ -148,14 +139,6 @@ class Device:
     def concatenate(self, arrays: Sequence[Any]) -> Any:
         with self._device:
             return self.cupy.concatenate(arrays)
-
-    def _event(self) -> Any:
-        return self.cupy.cuda.Event(disable_timing=True)
-
-
-def _finish(stream: Any, in_flight: Any) -> None:
-    """A batch may outlive its loader: memory that it is copied from must last."""
-    stream.synchronize()
 
 
 class DeviceBlock:

@@ -10,27 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from ..engines.cuda.kernels import compiled
+from ..cuda.compiling import compiled
 from .device import Device
 from .order import Order, Piece
 
-_MOST_COLUMNS = 64  # of a launch, as in gather.cu
+_STRUCTS = _core.launch_structs()
+_MOST_COLUMNS = _core.launch_constants()["kMostColumns"]
 _THREADS = 256
 _BLOCKS = 2048  # fill any GPU
-
-# As in gather.cu.
-_COLUMN = np.dtype(
-    {
-        "names": ["source", "stride", "target", "units", "width", "element", "scale", "shift"],
-        "formats": ["u8", "i8", "u8", "u8", "u4", "i4", "f4", "f4"],
-    },
-    align=True,
-)
-_GATHER = np.dtype(
-    [("places", "u8"), ("begin", "u8"), ("rows", "u8"), ("columns", _COLUMN, _MOST_COLUMNS)],
-    align=True,
-)
-_PLACES = np.dtype([("feistel", "u8", 14), ("begin", "u8"), ("rows", "u8"), ("places", "u8")])
 
 
 class Rows(NamedTuple):
@@ -52,12 +39,12 @@ def gather(device: Device, order: Order, seed: int, piece: Piece, columns: Seque
     places, read = _places(device, order, seed, piece)
     for first in range(0, len(columns), _MOST_COLUMNS):
         some = [_described(column) for column in columns[first : first + _MOST_COLUMNS]]
-        arguments = np.zeros(1, _GATHER)
-        arguments["places"] = 0 if places is None else places.data.ptr
-        arguments["begin"], arguments["rows"] = piece.begin, rows
-        arguments["columns"][0, : len(some)] = some
+        struct = np.zeros(1, _STRUCTS["GatherLaunch"])
+        struct["places"] = 0 if places is None else places.data.ptr
+        struct["begin"], struct["rows"] = piece.begin, rows
+        struct["columns"][0, : len(some)] = some
         most = max(units for _, _, _, units, *_ in some)
-        _launch(device, "gather_rows", rows * most, len(some), arguments)
+        _launch(device, "gather_rows", rows * most, len(some), struct)
     return read
 
 
@@ -68,11 +55,12 @@ def _places(device: Device, order: Order, seed: int, piece: Piece) -> tuple[Any,
     rows = piece.end - piece.begin
     places = device.empty((rows,), np.uint64)
     if order.kind == "hashed":
-        arguments = np.zeros(1, _PLACES)
-        arguments["feistel"] = _core.hashed_order_numbers(order.n, seed, piece.epoch)
-        arguments["begin"], arguments["rows"] = piece.begin, rows
-        arguments["places"] = places.data.ptr
-        _launch(device, "hashed_places", rows, 1, arguments)
+        struct = np.zeros(1, _STRUCTS["PlacesLaunch"])
+        numbers = _core.hashed_order_numbers(order.n, seed, piece.epoch)
+        struct["feistel"] = numbers.view(struct.dtype["feistel"])
+        struct["begin"], struct["rows"] = piece.begin, rows
+        struct["places"] = places.data.ptr
+        _launch(device, "hashed_places", rows, 1, struct)
         return places, None
     read = device.pinned((rows,), np.uint64)
     read[:] = order.rows(seed, *piece)
@@ -81,7 +69,7 @@ def _places(device: Device, order: Order, seed: int, piece: Piece) -> tuple[Any,
 
 
 def _described(column: Rows) -> tuple[Any, ...]:
-    """A column as in gather.cu, in units of the widest accesses that fit."""
+    """A GatherColumn, in units of the widest accesses that fit."""
     source, target, element, scale, shift = column
     address, stride = source.data.ptr, source.strides[0]
     steps, length = address | abs(stride), math.prod(source.shape[1:])
@@ -94,10 +82,10 @@ def _described(column: Rows) -> tuple[Any, ...]:
     return (address, stride, target.data.ptr, length // width, width, element, scale, shift)
 
 
-def _launch(device: Device, name: str, units: int, columns: int, arguments: Any) -> None:
+def _launch(device: Device, name: str, units: int, columns: int, struct: Any) -> None:
     """Queues a kernel with a thread for each unit, up to what fills a GPU."""
     blocks = min(_BLOCKS, -(-units // _THREADS))
-    _kernel(device.cupy, name)((blocks, columns), (_THREADS,), (arguments,))
+    _kernel(device.cupy, name)((blocks, columns), (_THREADS,), (struct,))
 
 
 @functools.cache

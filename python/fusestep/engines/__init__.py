@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from .. import _core
 from . import cpu, cuda
-from .cuda.plan import CudaPlan
-from .info import StepInfo
+from .protocol import Plan, StepInfo
 
-__all__ = ["CudaPlan", "Plan", "StepInfo", "engine_for"]
-
-Plan = _core.CpuPlan | CudaPlan
+__all__ = ["Plan", "StepInfo", "engine_for"]
 
 
 def engine_for(leaves: Sequence[Any]) -> ModuleType:

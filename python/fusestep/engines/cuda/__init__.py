@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from ... import _core
 from ..states import new_states
-from .plan import CudaPlan
+from .launcher import Launcher
 
 _ALIGNMENT = 256  # bytes: what CuPy's own allocations have
 
@@ -25,7 +26,7 @@ def build(
     table: npt.NDArray[np.float64],
     kept: Sequence[Mapping[str, Any]],
     containers: Sequence[_core.Entry],
-) -> tuple[CudaPlan, list[dict[str, Any]]]:
+) -> tuple[_core.CudaPlan, list[dict[str, Any]]]:
     """What `fusestep.engines.cpu.build` does, for arrays of the current device."""
     cupy: Any = importlib.import_module("cupy")
     device = cupy.cuda.Device().id
@@ -34,7 +35,8 @@ def build(
     _core.check_device_parameters(*kind, list(paths), parameters)
     states = new_states(rule, parameters, groups, used, zeros_like, kept)
     arrays = [list(state.values()) for state in states]
-    native = _core.CudaPlan(
+    plan = _core.CudaPlan(
+        functools.partial(Launcher, cupy, device),
         *kind,
         rule,
         list(paths),
@@ -44,7 +46,7 @@ def build(
         table,
         list(containers),
     )
-    return CudaPlan(native, cupy, device), states
+    return plan, states
 
 
 def zeros_like(arrays: Sequence[Any]) -> list[Any]:

@@ -1,166 +1,121 @@
-"""A plan's side of the device: its tables there, its kernels, the stream it works on."""
+"""A plan's memory, kernels and stream on a GPU, for the native plan that decides what happens."""
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ... import _core
-from .kernels import Kernels
-from .memory import Arena, Reports, Table, Uploads
+from ...cuda.compiling import compiled
+from ...cuda.memory import Uploads, finish_before, follow, pinned
+
+# a kernel by its name, thread blocks, threads of each, and the struct that it is given
+Launch = tuple[str, int, int, npt.NDArray[np.void]]
 
 
 class Launcher:
-    """Launches kernels with what the native plan has filled in. It never waits of itself."""
+    """What `_core.CudaPlan` asks for. Never synchronises on its own.
 
-    def __init__(self, native: _core.CudaPlan, cupy: Any, device: int) -> None:
-        self.cupy = cupy
-        self.device = device
-        self.kernels = Kernels(cupy, native.rule_type)
-        self.reports = Reports(cupy)
-        self._native = native
-        self._update: Any = None
+    Args:
+        rule: the struct in ``csrc/rules`` for which updates are compiled.
+        size: bytes of the device, zeros at first.
+        report_size: bytes of the host that the device writes.
+    """
+
+    def __init__(self, cupy: Any, number: int, rule: str, size: int, report_size: int) -> None:
+        self._cupy = cupy
+        self._number = number
+        self._rule = rule
+        self._kernels: dict[str, Any] = {}
         self._uploads = Uploads(cupy)
-        self._streams: list[Any] = []  # the latest one
-        self._tables: list[Table] = []
-        read = self._uploads, self.reports, self._tables
-        weakref.finalize(self, _finish, self._streams, read).atexit = False
-        leaves, chunks = native.leaves(), native.chunks()
-        self._sum_grid, sums, groups = native.sum_layout()
-        self._update_grid = len(chunks) // 8
-        count = len(native.gradients)
-        self._entry_of = np.zeros(count, np.uint32)  # as the device has it, and so the next
-        self._gradients = np.zeros(count, np.uint64)
-        self._arena = Arena(
-            cupy,
-            {
-                "leaves": len(leaves),
-                "chunks": len(chunks),
-                "gradients": 8 * count,
-                "entry_of": 4 * count,
-                "holds": count,
-                "partial": 8 * sums,
-                "arrived": 4 * groups,
-                "outcome": 24,
-                "progress": 32,
-                "weighted": 8,
-                "plain_sum": 8,
-            },
-        )
-        native.place(self._arena.at)
-        self.enter()
-        self.upload("leaves", leaves)
-        self.upload("chunks", chunks)
+        self._stream: list[Any] = []  # the latest one
+        self._memory = cupy.zeros(size, np.uint8)
+        self._reports = pinned(cupy, (report_size,), np.uint8)
+        self._tables: list[Any] = []  # launches and graphs may still read those outgrown
+        self.address = int(self._memory.data.ptr)
+        self.reports = int(self._reports.ctypes.data)
+        finish_before(self, self._stream, (self._uploads, self._reports, self._tables))
 
     def enter(self) -> bool:
         """Goes on in the current stream, behind what was launched on another.
 
         Returns whether that stream is capturing.
         """
-        cuda = self.cupy.cuda
-        if cuda.Device().id != self.device:
+        cuda = self._cupy.cuda
+        current = cuda.Device().id
+        if current != self._number:
             raise ValueError(
-                f"params are on device {self.device}, the current device is {cuda.Device().id}: "
-                f"use `with cupy.cuda.Device({self.device}):`"
+                f"params are on device {self._number}, the current device is {current}: "
+                f"use `with cupy.cuda.Device({self._number}):`"
             )
         stream = cuda.get_current_stream()
-        capturing: bool = stream.is_capturing()
-        if capturing:
+        if stream.is_capturing():
             return True
-        for last in self._streams:
+        for last in self._stream:
             if last.ptr != stream.ptr and not last.is_capturing():
-                stream.wait_event(last.record())
-        self._streams[:] = [stream]
+                follow(self._cupy, stream, last)
+        self._stream[:] = [stream]
         return False
 
-    @property
-    def _stream(self) -> Any:
-        return self._streams[0]
+    def compile(self, cases: Sequence[int], sums: bool) -> None:
+        """Compiles the update for these cases, if there are any, and the sums."""
+        update = None
+        if cases:
+            listed = ",".join(map(str, cases))
+            options = (f"-DFUSESTEP_RULE={self._rule}", f"-DFUSESTEP_CASES={listed}")
+            update = compiled(self._cupy, "update.cu", *options).get_function("fusestep_update")
+        if sums and "fusestep_sum" not in self._kernels:
+            get = compiled(self._cupy, "sum.cu").get_function
+            self._kernels |= {name: get(name) for name in ("fusestep_sum", "fusestep_conclude")}
+        if update is not None:
+            self._kernels["fusestep_update"] = update
 
-    def upload(self, name: str, data: Any, offset: int = 0) -> None:
-        """Copies bytes or an array to a table, when the stream comes to it."""
-        self._uploads.copy(data, self._arena.at[name] + offset, self._stream)
-
-    def upload_gradients(self) -> None:
-        """Tells the device where the gradients are, if that has changed."""
-        if not self.has_gradients():
-            self._gradients = self._native.gradients.copy()
-            self.upload("gradients", self._gradients)
-
-    def has_gradients(self) -> bool:
-        """Whether the device knows where they are."""
-        return bool(np.array_equal(self._native.gradients, self._gradients))
-
-    def upload_entries(self) -> None:
-        """Tells the device which entry each parameter follows, if that has changed."""
-        entry_of = self._native.entry_of
-        if not np.array_equal(entry_of, self._entry_of):
-            self._entry_of = entry_of.copy()
-            self.upload("entry_of", entry_of)
-
-    def new_table(self) -> Table:
-        """A table that lasts as long as what may read it."""
-        self._tables.append(Table(self.cupy))
-        return self._tables[-1]
-
-    def fill_table(self, table: Table, rows: bytes, norms: bytes = b"") -> tuple[int, int]:
-        """Copies rows of settings to a table; its addresses."""
-        return table.take(rows, norms, self._uploads, self._stream)
-
-    def compile(self) -> None:
-        """Compiles the update that the native plan has prepared for, unless that was done."""
-        self._update = self.kernels.update(self._native.cases())
-
-    def compile_all(self) -> None:
-        """Compiles whatever a step may launch."""
-        self.compile()
-        self.kernels.compile_sums()
-
-    def update(self) -> None:
-        """Launches the update that was compiled last."""
-        if self._update_grid:
-            self._launch(self._update, self._update_grid, self._native.update_arguments)
-
-    def sum(self) -> None:
-        """Launches the sum of squares, and what stands in for it where it leaves its range."""
-        self._launch(self.kernels.sum, self._sum_grid, self._native.sum_arguments)
-        if self._native.rescues:
-            self._launch(self.kernels.sum, self._sum_grid, self._native.second_sum_arguments)
-
-    def conclude(self) -> None:
-        """Launches what the sum does at its end."""
-        self._launch(self.kernels.conclude, 1, self._native.conclusion, threads=1)
-
-    def read(self, name: str, dtype: Any) -> Any:
-        """What a table holds; waits for the stream."""
-        self.enter()
-        return self._arena.read(name, dtype)
+    def run(self, uploads: Sequence[tuple[int, bytes]], launches: Sequence[Launch]) -> None:
+        """Queues copies of bytes to addresses, then launches."""
+        for address, data in uploads:
+            self._uploads.copy(data, address, self._stream[0])
+        for kernel, grid, threads, struct in launches:
+            self._kernels[kernel]((grid,), (threads,), (struct,))
 
     def synchronize(self) -> None:
         """Waits for all that was launched."""
-        self.cupy.cuda.Device(self.device).synchronize()
+        self._cupy.cuda.Device(self._number).synchronize()
 
-    def report(self, number: int) -> Any:
-        """What the step of that number has told; waits for it."""
-        report = self.reports.get(number)
-        if int(report["number"]) < number:
+    def read(self, offset: int, size: int) -> bytes:
+        """What the memory holds, once all that was launched is done."""
+        with self._cupy.cuda.Device(self._number):
             self.synchronize()
-        if int(report["number"]) != number:
-            raise _core.StateError(
-                f"what that step told is gone: ask for it within the next {Reports.SLOTS - 1} steps"
-            )
-        return report
+            held: bytes = self._memory[offset : offset + size].get().tobytes()
+            return held
 
-    def _launch(
-        self, kernel: Any, grid: int, arguments: Any, threads: int = _core.DEVICE_THREADS
-    ) -> None:
-        kernel((grid,), (threads,), (arguments,))
+    def allocate(self, size: int) -> int:
+        """The address of more memory, which lasts as long as the device."""
+        self._tables.append(self._cupy.empty(size, np.uint8))
+        return int(self._tables[-1].data.ptr)
 
+    def new_number(self) -> tuple[Any, int]:
+        """A double on the device, as an array without shape, and its address."""
+        number = self._cupy.empty((), np.float64)
+        return number, int(number.data.ptr)
 
-def _finish(streams: list[Any], read: Any) -> None:
-    """What the device still reads or writes must last until it has."""
-    for stream in streams:
-        if not stream.is_capturing():
-            stream.synchronize()
+    def staged(self, arrays: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """Values for arrays, (destination, source), where the device can copy them; None: zeros."""
+        asarray = self._cupy.asarray
+        return [
+            (array, 0 if v is None else asarray(np.ascontiguousarray(v)).reshape(array.shape))
+            for array, v in arrays
+        ]
+
+    def write(self, staged: Sequence[tuple[Any, Any]]) -> None:
+        """Queues the copying of what is staged."""
+        for array, values in staged:
+            array[...] = values
+
+    def nonfinite_in(self, gradient: Any) -> str | None:
+        """What of "NaN" and "infinity" an array holds, if any; waits for it."""
+        values = gradient.get()
+        if np.isnan(values).any():
+            return "NaN"
+        return "infinity" if np.isinf(values).any() else None

@@ -1,9 +1,11 @@
-// What the host hands to the kernels of update.cu and sum.cu: plain structs, laid out alike on both
-// sides.
+// What kernels are launched with, and what lies in the memory that they share with the host: the
+// one description of these structs. Python, the tests and whoever else needs their layout is given
+// it by bind/launch.cpp.
 //
 // A model is a list of leaves. All their elements together are the index space in which gradient
 // norms are taken; what is updated is cut into chunks that never cross a leaf.
 #pragma once
+#include "../portable/feistel.h"
 #include "../rules/rule.h"
 
 namespace fusestep {
@@ -13,6 +15,7 @@ constexpr unsigned kThreads = 256;        // of a thread block, in all kernels
 constexpr unsigned kChunk = 4096;         // elements that a thread block updates
 constexpr unsigned kInlineEntries = 8;    // more of them go to memory
 constexpr unsigned kBlocksPerGroup = 16;  // blocks of a sum that one thread block takes
+constexpr unsigned kMostColumns = 64;     // of a launch, whose struct must stay below 4096 bytes
 
 // One parameter. Written once, when the optimizer is built; the accumulator when it is needed.
 struct Leaf {
@@ -69,7 +72,7 @@ struct Report {
     unsigned long long number;
 };
 
-struct UpdateArguments {
+struct UpdateLaunch {
     const Leaf* leaves;
     const Chunk* chunks;
     const void* const* gradients;  // by leaf; nullptr: takes no part
@@ -97,7 +100,7 @@ struct Conclusion {
 // The sum of squares of all gradients, and on the way, where there is a weight, the accumulators
 // become or grow by weight * gradient. A plain sum that has left the range of double is taken once
 // more, of scaled gradients, by a second launch, which does nothing otherwise.
-struct SumArguments {
+struct SumLaunch {
     const Leaf* leaves;
     const void* const* gradients;
     const unsigned char* holds;  // by leaf, whether its accumulator holds something
@@ -112,6 +115,34 @@ struct SumArguments {
     unsigned long long concludes;
     unsigned long long is_followed;  // by another that concludes where this one is out of range
     Conclusion conclusion;
+};
+
+// An array: rows `stride` bytes apart become rows side by side.
+struct GatherColumn {
+    const char* source;
+    long long stride;
+    char* target;
+    unsigned long long units;  // of a row, not 0
+    unsigned width;            // of a unit: in bytes, or in elements that are converted
+    int element;               // of Element; -1: copied as they are
+    float scale;               // otherwise scale * float32(x) + shift
+    float shift;
+};
+
+// Row i of every target becomes row places[i] of its source.
+struct GatherLaunch {
+    const unsigned long long* places;  // nullptr: begin, begin + 1, ...
+    unsigned long long begin;
+    unsigned long long rows;
+    GatherColumn columns[kMostColumns];
+};
+
+// places[i] = permuted(feistel, begin + i)
+struct PlacesLaunch {
+    Feistel feistel;
+    unsigned long long begin;
+    unsigned long long rows;
+    unsigned long long* places;
 };
 
 }  // namespace device

@@ -1,0 +1,271 @@
+#include "cuda_launcher.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "arrays.h"
+
+namespace fusestep {
+namespace {
+
+constexpr std::size_t kAlignment = 256;  // bytes: of what the device's memory holds
+
+std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+std::size_t round_up(std::size_t a, std::size_t b) { return divide_up(a, b) * b; }
+
+// What a launch passes by value: an array of one element, in memory that its owner keeps.
+template <class T>
+py::array as_struct(T& value, const py::object& owner) {
+    return py::array(py::dtype("V" + std::to_string(sizeof(T))), {1}, {}, &value, owner);
+}
+
+}  // namespace
+
+CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
+    const std::size_t leaf_count = plan.leaves().size();
+    std::size_t total = 0, chunks = 0;
+    for (const Leaf& leaf : plan.leaves()) {
+        total += leaf.size;
+        chunks += divide_up(leaf.size, device::kChunk);
+    }
+    // room for the sums of all levels, and counters for their groups
+    const std::size_t blocks = std::max<std::size_t>(1, divide_up(total, kBlock));
+    std::size_t sums = blocks, level = blocks, groups = 0;
+    do {
+        level = divide_up(level, kBlock);
+        sums += level;
+        groups += level;
+    } while (level > 1);
+
+    leaves_ = reserve(leaf_count * sizeof(device::Leaf));
+    chunks_ = reserve(chunks * sizeof(device::Chunk));
+    gradients_at_ = reserve(leaf_count * sizeof(void*));
+    entry_of_ = reserve(leaf_count * sizeof(unsigned));
+    holds_ = reserve(leaf_count);
+    partial_ = reserve(sums * sizeof(double));
+    arrived_ = reserve(groups * sizeof(unsigned));
+    outcome_ = reserve(sizeof(device::Outcome));
+    progress_ = reserve(sizeof(device::Progress));
+    weighted_ = reserve(sizeof(double));
+    plain_sum_ = reserve(sizeof(double));
+
+    object_ = make(plan.rule().type, size_, (kReports + 1) * sizeof(device::Report));
+    memory_ = object_.attr("address").cast<std::uintptr_t>();
+    reports_ = object_.attr("reports").cast<std::uintptr_t>();
+    for (std::uint64_t i = 0; i <= kReports; ++i) *report(i) = {};
+    enter_ = object_.attr("enter");
+    synchronize_ = object_.attr("synchronize");
+    read_ = object_.attr("read");
+    allocate_ = object_.attr("allocate");
+    compile_ = object_.attr("compile");
+    run_ = object_.attr("run");
+
+    device::UpdateLaunch& update = launches_->update;
+    device::SumLaunch& sum = launches_->sum;
+    update.leaves = sum.leaves = at<device::Leaf>(leaves_);
+    update.chunks = at<device::Chunk>(chunks_);
+    update.gradients = sum.gradients = at<const void*>(gradients_at_);
+    sum.holds = at<unsigned char>(holds_);
+    sum.leaf_count = leaf_count;
+    sum.total = total;
+    sum.partial = at<double>(partial_);
+    sum.arrived = at<unsigned>(arrived_);
+    // the arrays must not keep the plan, which keeps them: nothing would find that circle
+    const py::capsule owner(new std::shared_ptr<Launches>(launches_), [](void* kept) {
+        delete static_cast<std::shared_ptr<Launches>*>(kept);
+    });
+    const std::size_t sum_grid = divide_up(blocks, device::kBlocksPerGroup);
+    update_ = py::make_tuple("fusestep_update", chunks, device::kThreads,
+                             as_struct(launches_->update, owner));
+    sum_ = py::make_tuple("fusestep_sum", sum_grid, device::kThreads,
+                          as_struct(launches_->sum, owner));
+    second_sum_ = py::make_tuple("fusestep_sum", sum_grid, device::kThreads,
+                                 as_struct(launches_->second_sum, owner));
+    conclusion_ =
+        py::make_tuple("fusestep_conclude", 1, 1, as_struct(launches_->sum.conclusion, owner));
+    updates_ = chunks > 0;
+
+    gradients_.known.resize(leaf_count);  // zeros, as the device has them
+    entries_.known.resize(leaf_count);
+    enter();
+    upload_leaves(plan);
+    upload_chunks(plan);
+    run();
+}
+
+std::size_t CudaLauncher::reserve(std::size_t bytes) {
+    return std::exchange(size_, size_ + round_up(bytes, kAlignment));
+}
+
+device::Progress CudaLauncher::read_progress() const {
+    const std::string bytes = read_(progress_, sizeof(device::Progress)).cast<std::string>();
+    device::Progress progress;
+    std::memcpy(&progress, bytes.data(), sizeof progress);
+    return progress;
+}
+
+double CudaLauncher::read_weighted_squares() const {
+    const std::string bytes = read_(weighted_, sizeof(double)).cast<std::string>();
+    double value;
+    std::memcpy(&value, bytes.data(), sizeof value);
+    return value;
+}
+
+void CudaLauncher::compile(const std::set<unsigned>& cases, bool sums) {
+    const bool has_all =
+        std::includes(compiled_.begin(), compiled_.end(), cases.begin(), cases.end());
+    if (has_all && (has_sums_ || !sums)) return;
+    std::set<unsigned> wanted = compiled_;
+    wanted.insert(cases.begin(), cases.end());
+    py::list listed;
+    for (const unsigned number : wanted) listed.append(number);
+    compile_(has_all ? py::list() : listed, sums);
+    compiled_.swap(wanted);
+    has_sums_ |= sums;
+}
+
+void CudaLauncher::queue_upload(std::uintptr_t target, const void* data, std::size_t bytes) {
+    if (bytes == 0) return;
+    uploads_.append(py::make_tuple(target, py::bytes(static_cast<const char*>(data), bytes)));
+}
+
+void CudaLauncher::upload_leaves(const Plan& plan) {
+    std::vector<device::Leaf> table;
+    unsigned long long begin = 0;
+    for (std::size_t i = 0; i < plan.leaves().size(); ++i) {
+        const Leaf& leaf = plan.leaves()[i];
+        device::Leaf entry = {};
+        entry.parameter = leaf.parameter;
+        std::copy_n(leaf.state, kMaxStates, entry.state);
+        if (!plan.accumulators().empty()) entry.accumulator = plan.accumulators()[i].data;
+        entry.begin = begin;
+        entry.size = leaf.size;
+        entry.type = leaf.type;
+        table.push_back(entry);
+        begin += leaf.size;
+    }
+    queue_upload(leaves_, table);
+}
+
+void CudaLauncher::upload_chunks(const Plan& plan) {
+    std::vector<device::Chunk> table;
+    for (std::size_t i = 0; i < plan.leaves().size(); ++i) {
+        const std::size_t count = divide_up(plan.leaves()[i].size, device::kChunk);
+        for (std::size_t k = 0; k < count; ++k) {
+            table.push_back({static_cast<unsigned>(i), static_cast<unsigned>(k)});
+        }
+    }
+    queue_upload(chunks_, table);
+}
+
+void CudaLauncher::upload_holds(const std::vector<unsigned char>& holds) {
+    queue_upload(holds_, holds);
+}
+
+void CudaLauncher::upload_counts(std::int64_t attempted, std::int64_t applied) {
+    const std::int64_t counts[] = {attempted, applied};
+    static_assert(offsetof(device::Progress, applied) == sizeof counts[0]);
+    queue_upload(memory_ + progress_, counts, sizeof counts);
+}
+
+void CudaLauncher::upload_rows(std::int64_t base, std::int64_t rows) {
+    const std::int64_t numbers[] = {base, rows};
+    queue_upload(memory_ + progress_ + offsetof(device::Progress, base), numbers, sizeof numbers);
+}
+
+void CudaLauncher::upload_weighted_squares(double value) {
+    queue_upload(memory_ + weighted_, &value, sizeof value);
+}
+
+void CudaLauncher::upload_table(RowTable& table, const std::vector<device::Entry>& entries,
+                                std::size_t rows, const std::vector<double>& norms) {
+    if (table.is_fixed && rows > table.rows) {
+        throw py::value_error(
+            "steps must be at most as many as before the step was captured, which reads the table "
+            "made then");
+    }
+    if (!table.is_fixed) {
+        table.rows = rows;
+        table.norm_bytes =
+            norms.empty() ? 0 : round_up(rows * sizeof(double), alignof(device::Entry));
+    }
+    const std::size_t size = table.norm_bytes + entries.size() * sizeof(device::Entry);
+    if (size > table.bytes) {
+        const std::size_t bytes = std::max(2 * table.bytes, size);
+        table.address = allocate_(bytes).cast<std::uintptr_t>();
+        table.bytes = bytes;
+    }
+    std::vector<unsigned char> data(size);
+    std::memcpy(data.data(), norms.data(), norms.size() * sizeof(double));
+    std::memcpy(data.data() + table.norm_bytes, entries.data(),
+                entries.size() * sizeof(device::Entry));
+    queue_upload(table.address, data.data(), size);
+}
+
+void CudaLauncher::launch_sum() {
+    queued_.append(sum_);
+    if (follows_) queued_.append(second_sum_);
+}
+
+void CudaLauncher::launch_conclusion() { queued_.append(conclusion_); }
+
+void CudaLauncher::launch_update() {
+    if (updates_) queued_.append(update_);
+}
+
+void CudaLauncher::follow_sum(bool follows) {
+    follows_ = follows;
+    device::SumLaunch& first = launches_->sum;
+    device::SumLaunch& second = launches_->second_sum;
+    first.is_followed = follows;
+    if (!follows) return;
+    first.sum = at<double>(plain_sum_);
+    second = first;
+    second.plain_sum = at<double>(plain_sum_);
+    second.is_followed = 0;
+    second.sum = nullptr;
+}
+
+void CudaLauncher::run() {
+    const py::list uploads = std::exchange(uploads_, py::list());
+    const py::list queued = std::exchange(queued_, py::list());
+    // until it is done, what the device holds is not known
+    if (gradients_.is_queued) gradients_.known.clear();
+    if (entries_.is_queued) entries_.known.clear();
+    if (!uploads.empty() || !queued.empty()) run_(uploads, queued);
+    if (std::exchange(gradients_.is_queued, false)) gradients_.known.swap(gradients_.next);
+    if (std::exchange(entries_.is_queued, false)) entries_.known.swap(entries_.next);
+}
+
+void CudaLauncher::drop() {
+    uploads_ = py::list();
+    queued_ = py::list();
+    gradients_.is_queued = entries_.is_queued = false;
+}
+
+device::Report* CudaLauncher::report(std::uint64_t number) const {
+    const std::uint64_t slot = number == 0 ? kReports : number % kReports;
+    return reinterpret_cast<device::Report*>(reports_) + slot;
+}
+
+bool CudaLauncher::has_report(std::uint64_t number) const {
+    const volatile unsigned long long& written = report(number)->number;
+    const bool has = written == number;
+    std::atomic_thread_fence(std::memory_order_acquire);  // the device writes the number last
+    return has;
+}
+
+device::Report CudaLauncher::wait_report(std::uint64_t number) const {
+    if (!has_report(number)) synchronize();
+    if (!has_report(number)) {
+        throw StateError("what that step told is gone: ask for it within the next " +
+                         std::to_string(kReports - 1) + " steps");
+    }
+    return *report(number);
+}
+
+}  // namespace fusestep

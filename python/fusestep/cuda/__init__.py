@@ -1,0 +1,1 @@
+"""What optimizers and loaders share on a GPU: compiling, memory and streams."""

@@ -1,0 +1,168 @@
+"""What an engine's plan can do, and what a step tells, wherever the arrays are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+
+
+@runtime_checkable
+class StepInfo(Protocol):
+    """What a step has done; it can be unpacked, ``lr, grad_norm, applied = opt.step(grads)``.
+
+    With CuPy arrays, asking for one of them may wait for the device; not asking never does.
+
+    Attributes:
+        lr: the learning rate that was used in the first group.
+        grad_norm: the norm of all gradients before clipping; None where nothing asked for it.
+        applied: False if the step was skipped for a gradient that is not finite.
+    """
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def grad_norm(self) -> float | None: ...
+    @property
+    def applied(self) -> bool: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Plan(Protocol):
+    """Parameters with their state, and how they are updated: checks everything, then writes.
+
+    One call at a time: another thread's is refused with StateError, not queued.
+    """
+
+    nonfinite: str
+
+    @property
+    def attempted(self) -> int:
+        """Steps."""
+        ...
+
+    @property
+    def applied(self) -> int:
+        """Steps that updated something."""
+        ...
+
+    @property
+    def updates(self) -> list[int]:
+        """Of each parameter."""
+        ...
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps other threads' calls out, for what takes several."""
+        ...
+
+    def step(
+        self,
+        gradients: Any,
+        grad_scale: float,
+        clock: Any,
+        take_norm: bool = False,
+        changes: _core.Changes | None = None,
+        learn: Callable[[float], _core.Changes] | None = None,
+    ) -> StepInfo:
+        """Updates all parameters once, with None the accumulated or bound gradients.
+
+        The changes are made if there was an update, and those that ``learn`` gives for the norm.
+        """
+        ...
+
+    @property
+    def takes_foreign(self) -> bool:
+        """Whether arrays of other libraries can stand for gradients, as NumPy sees them."""
+        ...
+
+    # Parameters
+
+    def rebind(
+        self,
+        parameters: list[Any],
+        containers: list[_core.Entry] = ...,
+        changes: _core.Changes | None = None,
+    ) -> None:
+        """Goes on with other arrays of the same shapes and dtypes, then makes the changes."""
+        ...
+
+    def check_same(self, parameters: list[Any]) -> None:
+        """Raises StateError naming a parameter that is another object."""
+        ...
+
+    # Gradients
+
+    def bind(self, gradients: Any) -> None:
+        """Takes gradients for later steps; None lets go of them."""
+        ...
+
+    @property
+    def is_bound(self) -> bool: ...
+    def set_accumulators(self, arrays: list[Any]) -> None: ...
+    def accumulate(self, gradients: Any, samples: float) -> Any:
+        """Adds a micro-batch; the sum of squares, a number or an array without shape."""
+        ...
+
+    @property
+    def accumulated(self) -> tuple[float, int, float, list[bool]]:
+        """Samples, micro-batches, the sum of samples times squared norm, who holds a sum."""
+        ...
+
+    @property
+    def accumulated_samples(self) -> float: ...
+    def discard_accumulated(self) -> None: ...
+
+    # Settings
+
+    @property
+    def settings(self) -> npt.NDArray[np.float64]:
+        """A copy of the table that a step reads: a row for each group."""
+        ...
+
+    def set_settings(
+        self,
+        settings: npt.NDArray[np.float64],
+        program: _core.Program | None,
+        targets: list[_core.Target],
+        changes: _core.Changes | None = None,
+    ) -> None: ...
+
+    def load(
+        self,
+        *,
+        updates: list[int],
+        attempted: int,
+        applied: int,
+        accumulated: tuple[float, int, float, list[bool]],
+        settings: npt.NDArray[np.float64],
+        program: _core.Program | None,
+        targets: list[_core.Target],
+        nonfinite: str,
+        arrays: list[tuple[Any, Any]] = ...,
+        changes: _core.Changes | None = None,
+    ) -> None:
+        """Takes over a saved state, in whole or not at all.
+
+        Arrays are (destination, source), with None for zeros.
+        """
+        ...
+
+    # Captured steps
+
+    def prepare_replays(self, steps: int, clocks: Sequence[Any] | None, grad_scale: float) -> None:
+        """Evaluates the settings of the next steps; TypeError where nothing can be captured."""
+        ...
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether a graph replays a step."""
+        ...
+
+    def refuse_capture(self) -> None:
+        """Raises StateError while a step would be captured, and not done."""
+        ...
