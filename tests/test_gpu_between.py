@@ -314,3 +314,21 @@ def test_a_plan_that_one_thread_holds_keeps_the_others_out(cupy: Any) -> None:
         opt.step(full(cupy, 1))
     assert refused == ["this optimizer is already inside a call of another thread"] * 3
     assert (opt.lr, opt.steps_applied, opt.accumulated) == (1.0, 1, 0.0)
+
+
+def test_a_graph_is_not_replayed_for_a_case_compiled_after_its_capture(
+    cupy: Any, stream: Any
+) -> None:
+    w, g = full(cupy, 1), full(cupy, 1)
+    opt = fs.SGD(w, lr=1.0)
+    opt.bind(g)
+    captured(opt, stream, 2)
+    opt.weight_decay = 0.5
+    opt.step()  # compiles
+    before = w.get()
+    with pytest.raises(fs.StateError, match="capture anew"):
+        opt.prepare_replays(2)
+    graph = captured(opt, stream, 2)
+    graph.launch()
+    assert opt.steps_applied == 2
+    assert np.array_equal(w.get(), before - (1 + 0.5 * before))
