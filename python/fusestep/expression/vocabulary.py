@@ -94,15 +94,15 @@ def remembering(
     signature = inspect.signature(build)
     defaults = defaults_of(build)
     more = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
-    known = [*(argument for argument in defaults if argument not in more), *options]
+    accepted = [*(argument for argument in defaults if argument not in more), *options]
     earlier = RENAMED_ARGUMENTS.get(name, {})
 
     @functools.wraps(build)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         for given in kwargs:
-            if given not in known:
+            if given not in accepted:
                 now = earlier.get(given)
-                instead = f": use {now!r}" if now else nearest(given, known)
+                instead = f": use {now!r}" if now else nearest(given, accepted)
                 raise TypeError(f"{name} has no argument {given!r}{instead}")
         try:
             bound = signature.bind(*args, **kwargs)
@@ -114,8 +114,8 @@ def remembering(
             text = str(error).removeprefix(f"{build.__name__}: ")
             raise kind(f"{name}: {text}") from error
         arguments = bound.arguments
-        for options in more:
-            arguments.update(arguments.pop(options))
+        for argument in more:
+            arguments.update(arguments.pop(argument))
         pairs = {key: as_python(value) for key, value in arguments.items()}
         return keep(result, Call(name, pairs, defaults))
 
