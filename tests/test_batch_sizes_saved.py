@@ -41,7 +41,7 @@ def resuming(policy: batch_sizes.Policy, saved: Any) -> Any:
     """The changes with which a policy goes on from what another has saved."""
     changes = []
     with differences("this policy") as found:
-        changes += policy.resuming(saved, "policy", found)
+        changes += policy._resuming(saved, "policy", found)
     return changes
 
 
@@ -69,7 +69,7 @@ def test_a_policy_is_typed_alike_in_every_process() -> None:
 import sys; sys.path.insert(0, "tests")
 import test_batch_sizes_saved as t, test_memory as m
 rules = [t.batch_sizes.expression(rule, dwell=1) for rule in t.FUNCTIONS]
-print([policy.saved()["typed"] for policy in [*rules, *(make() for make in m.POLICIES.values())]])
+print([policy._saved()["typed"] for policy in [*rules, *(make() for make in m.POLICIES.values())]])
 """
     texts = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -83,7 +83,7 @@ print([policy.saved()["typed"] for policy in [*rules, *(make() for make in m.POL
 def test_functions_are_compared_by_name() -> None:
     policy = batch_sizes.expression(growing, dwell=50)
     run(policy)
-    state = json.loads(json.dumps(policy.saved()))
+    state = json.loads(json.dumps(policy._saved()))
     other = batch_sizes.expression(shrinking, dwell=50)
     with pytest.warns(UserWarning, match=r"shrinking.* goes on from the state of .*:growing"):
         changes = resuming(other, state)
@@ -93,7 +93,7 @@ def test_functions_are_compared_by_name() -> None:
 
     named = [batch_sizes.expression(f, name="mine", dwell=50) for f in (growing, shrinking)]
     run(named[0])
-    fs._core.commit(resuming(named[1], named[0].saved()))
+    fs._core.commit(resuming(named[1], named[0]._saved()))
     assert named[1].size == named[0].size
     with pytest.raises(TypeError, match="name must be text, not 3"):
         batch_sizes.expression(growing, name=3)  # type: ignore[arg-type]
@@ -109,14 +109,14 @@ def test_a_policy_of_another_kind_begins_anew_and_says_so(make: Any) -> None:
     with pytest.warns(
         UserWarning, match="begins anew, instead of going on from the state of batch."
     ):
-        fs._core.commit(resuming(other, policy.saved()))
+        fs._core.commit(resuming(other, policy._saved()))
     assert other.state_dict() == batch_sizes.doubling(8, 4, maximum=64).state_dict()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plain = batch_sizes.fixed(32)  # a policy that remembers nothing has nothing to tell
         if "fixed" not in repr(policy):
-            fs._core.commit(resuming(plain, policy.saved()))
-        fs._core.commit(resuming(make(), policy.saved()))
+            fs._core.commit(resuming(plain, policy._saved()))
+        fs._core.commit(resuming(make(), policy._saved()))
     assert saved(policy) == before
 
 
@@ -148,8 +148,12 @@ def test_what_is_calculated_first_changes_nothing(make: Any) -> None:
     run(policy)
     before, overflow, size = saved(policy), policy.overflow(), policy.size
     clock = fs.Clock(step=30, samples=900, epoch=3.0)
-    changes = [policy.after(loss=1.0, lr=0.3), policy.restored(before), policy.anew()]
-    decided, changes_of_size = policy.decide(clock)
+    changes = [
+        policy._observing(loss=1.0, lr=0.3),
+        policy._restoring(before, "", []),
+        policy._resetting(),
+    ]
+    decided, changes_of_size = policy._deciding(clock)
     assert (saved(policy), policy.overflow(), policy.size) == (before, overflow, size)
     assert policy.next_size(clock) == decided
     after = saved(policy)

@@ -216,10 +216,11 @@ def check_named(
             raise TypeError(f"{kind} has no argument {name!r}{instead}")
     taken = known[:positional]
     if len(args) > positional:
-        words = " and ".join(taken)
+        if positional == len(known):
+            raise TypeError(f"{kind} takes {', '.join(taken)}, not {len(args)} arguments")
         raise TypeError(
-            f"{kind} takes {words} without a name, all else with one, as in "
-            f"{kind}({words}, {known[positional]}=...)"
+            f"{kind} takes {' and '.join(taken)} without a name, all else with one, as in "
+            f"{kind}({', '.join(taken)}, {known[positional]}=...)"
         )
     for i, name in enumerate(taken):
         if (i < len(args)) + (name in given) != 1 and (i < needed or name in given):

@@ -2,13 +2,15 @@
 
 An object keeps its state in one attribute, ``_memory``: a frozen dataclass of numbers. An update is
 calculated first, by methods that change nothing and may raise, as a list of changes for
-``_core.commit``, which makes the changes of several objects in one native call::
+``_core.commit``, which makes the changes of several objects in one native call. Each such method is
+named after what it is doing::
 
-    changes = control.after(loss, step)           # a control, after an update
-    changes = statistics.after_sums(...)          # none where nothing could be learnt
-    size, changes = policy.decide(clock)          # a policy, for the next batch
-    changes = policy.after(loss=loss, lr=lr)
-    changes = anything.restored(state)            # StateError where the state does not fit
+    changes = control._observing(loss, step)        # after an update
+    changes = statistics._adding(...)               # none where nothing could be learnt
+    size, changes = policy._deciding(clock)         # for the next batch
+    changes = policy._observing(loss=loss, lr=lr)
+    changes = anything._restoring(state, path, found)
+    changes = anything._resetting()
     _core.commit([*changes, ...], result)
 
 An object belongs to the first optimizer, and the first loader, that uses it; see `claimed`.
@@ -103,20 +105,16 @@ class Remembering:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a ``state_dict``. StateError where it does not fit: nothing has changed."""
-        _core.commit(self.restored(state))
+        with differences(repr(self)) as found:
+            changes: Changes = read(state, self._restoring, found)
+        _core.commit(changes)
 
-    def anew(self) -> Changes:
+    def _resetting(self) -> Changes:
         """The changes that reset it to its initial state."""
         return self._changes(self._first)
 
-    def restored(self, state: Any) -> Changes:
-        """The changes that ``load_state_dict`` makes."""
-        with differences(repr(self)) as found:
-            changes: Changes = read(state, self.restoring, found)
-        return changes
-
-    def restoring(self, value: Any, path: str, found: list[str]) -> Changes:
-        """Likewise for a state inside of another one: a form, see `saved_state`."""
+    def _restoring(self, value: Any, path: str, found: list[str]) -> Changes:
+        """The changes that ``load_state_dict`` makes: a form, see `saved_state`."""
         before = len(found)
         values = fields(self._forms())(value, path, found)
         if len(found) > before:

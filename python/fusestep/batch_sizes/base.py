@@ -94,7 +94,7 @@ class Policy(Remembering):
         batch_sizes.exponential(start=20, rate=2, every=10, multiple_of=8, maximum=128)
     """
 
-    constant: int | None = None  # the size of every batch where that is known before all of them
+    _constant: int | None = None  # the size of every batch where that is known before all of them
     _memory: PolicyMemory
     _begins: ClassVar[PolicyMemory] = PolicyMemory()
     _start: int | None = None  # the size while the rule has wanted none
@@ -117,7 +117,7 @@ class Policy(Remembering):
         return self._memory.size
 
     @property
-    def remembers(self) -> bool:
+    def _has_state(self) -> bool:
         """Whether a size depends on those before it, or on what the policy was shown."""
         return True
 
@@ -139,10 +139,10 @@ class Policy(Remembering):
                 the clock lacks what the rule or ``dwell`` reads. Nothing has changed.
             TypeError: the rule gives no number. Nothing has changed.
         """
-        size, changes = self.decide(clock)
+        size, changes = self._deciding(clock)
         return int(_core.commit(changes, size))
 
-    def decide(self, clock: Clock) -> tuple[int, Changes]:
+    def _deciding(self, clock: Clock) -> tuple[int, Changes]:
         """What ``next_size`` gives and the changes it makes, for ``_core.commit``."""
         if not isinstance(clock, Clock):
             raise TypeError(f"clock must be a fusestep.Clock, not {clock!r}")
@@ -183,9 +183,9 @@ class Policy(Remembering):
         Raises:
             TypeError, ValueError: one of them can't be observed. Nothing has changed.
         """
-        _core.commit(self.after(loss=loss, lr=lr))
+        _core.commit(self._observing(loss=loss, lr=lr))
 
-    def after(self, *, loss: Any = None, lr: Any = None) -> Changes:
+    def _observing(self, *, loss: Any = None, lr: Any = None) -> Changes:
         """The changes that ``observe`` makes, for ``_core.commit``."""
         seen = None if loss is None else check_scalar("loss", loss)
         finite = seen if seen is not None and math.isfinite(seen) else None
@@ -203,7 +203,7 @@ class Policy(Remembering):
         """
         super().load_state_dict(state)
 
-    def saved(self, memory: PolicyMemory | None = None) -> dict[str, Any]:
+    def _saved(self, memory: PolicyMemory | None = None) -> dict[str, Any]:
         """What it is, as text that is the same in every process, and what it remembers.
 
         ``memory``: what it remembered at another moment.
@@ -216,7 +216,7 @@ class Policy(Remembering):
             "state": self._state(self._memory if memory is None else memory),
         }
 
-    def resuming(self, value: Any, path: str, found: list[str]) -> Changes:
+    def _resuming(self, value: Any, path: str, found: list[str]) -> Changes:
         """The changes with which it goes on from what ``saved`` gave, perhaps for another policy.
 
         A form, as `saved_state` has them. A policy of the same name goes on from the state, and one
@@ -227,17 +227,19 @@ class Policy(Remembering):
         if len(saved) < 2:
             return []
         there = saved["typed"].replace("batch.", "batch_sizes.", 1)  # as it was once called
-        present = self.saved()["typed"]
+        present = self._saved()["typed"]
         is_alike = there.partition("(")[0] == present.partition("(")[0]
         changes = (
-            self.restoring(saved["state"], f"{path}.state", found) if is_alike else self.anew()
+            self._restoring(saved["state"], f"{path}.state", found)
+            if is_alike
+            else self._resetting()
         )
-        if there != present and self.remembers and not found:
+        if there != present and self._has_state and not found:
             how = "goes on from" if is_alike else "begins anew, instead of going on from"
             warnings.warn(f"batch_size: {present} {how} the state of {there}", stacklevel=3)
         return changes
 
-    def memories(self) -> tuple[Remembering, ...]:
+    def _owned(self) -> tuple[Remembering, ...]:
         """What belongs to the loader that uses this policy: itself, and what its rule reads."""
         return (self, *self._used)
 
@@ -250,7 +252,7 @@ class Policy(Remembering):
         return ((self._share, memory.overflow),)
 
     def _is_owned(self, role: Role) -> bool:
-        return role == "loader" and self.remembers  # optimizers only read a policy's expressions
+        return role == "loader" and self._has_state  # optimizers only read a policy's expressions
 
     def _forms(self) -> dict[str, Form]:
         return {

@@ -31,8 +31,8 @@ class Scheduled(Policy):
         self._read(rule)
 
     @property
-    def remembers(self) -> bool:
-        return self._rounding.remembers
+    def _has_state(self) -> bool:
+        return self._rounding.has_state
 
     def wanted(self, clock: Clock) -> float | None:
         try:
@@ -47,16 +47,16 @@ class Scheduled(Policy):
 class _Fixed(Scheduled):
     """A size that, once decided, is not decided again."""
 
-    constant: int
+    _constant: int
 
     def __init__(self, n: int, **options: Unpack[Options]) -> None:
         super().__init__(as_expression(n), **options)
-        self.constant = self._rounding.nearest(n)
+        self._constant = self._rounding.nearest(n)
 
-    def decide(self, clock: Clock) -> tuple[int, Changes]:
-        if self.size == self.constant and isinstance(clock, Clock):
-            return self.constant, []
-        return super().decide(clock)
+    def _deciding(self, clock: Clock) -> tuple[int, Changes]:
+        if self.size == self._constant and isinstance(clock, Clock):
+            return self._constant, []
+        return super()._deciding(clock)
 
 
 def check_curve(name: str, curve: Any) -> Expression:

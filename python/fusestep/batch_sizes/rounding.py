@@ -72,7 +72,7 @@ class Rounding:
             raise ValueError("overflow='lr' needs a maximum")
 
     @property
-    def remembers(self) -> bool:
+    def has_state(self) -> bool:
         """Whether a size depends on those before it, or shows in a learning rate."""
         hysteresis = self.threshold > 0 or self.monotone or self.max_growth is not None
         return hysteresis or self.dwell > 0 or self.overflow == "lr"

@@ -82,7 +82,7 @@ class Control(Remembering, Named):
         """The value now."""
         return float(self(step=self._memory.seen))
 
-    def check(self, loss: Any) -> float:
+    def _check_loss(self, loss: Any) -> float:
         """The loss as a float; raises TypeError or ValueError where it can't be observed."""
         return check_scalar("loss", loss)
 
@@ -98,11 +98,11 @@ class Control(Remembering, Named):
             TypeError, ValueError: the loss is none that can be observed. Nothing has changed.
         """
         at = None if step is None else check_whole("step", step, 0, LARGEST)
-        _core.commit(self.after(loss, at))
+        _core.commit(self._observing(loss, at))
 
-    def after(self, loss: Any, step: int | None = None) -> Changes:
+    def _observing(self, loss: Any, step: int | None = None) -> Changes:
         """The changes that ``observe`` makes, for ``_core.commit``; nothing has changed."""
-        number = self.check(loss)
+        number = self._check_loss(loss)
         seen = min((self._memory.seen if step is None else step) + 1, LARGEST)
         return self._changes(self._after(number, seen))
 

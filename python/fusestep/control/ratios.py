@@ -58,8 +58,8 @@ class LossBackoff(Control):
         arguments = {"start": start, "lower": lower, "upper": upper}
         super().__init__(arguments, BackoffMemory(value=float(start)))
 
-    def check(self, loss: Any) -> float:
-        return _above_zero(super().check(loss), self)
+    def _check_loss(self, loss: Any) -> float:
+        return _above_zero(super()._check_loss(loss), self)
 
     def _after(self, loss: float, seen: int) -> BackoffMemory:
         known, value, previous = self._known, self._memory.value, self._memory.previous
@@ -189,8 +189,8 @@ class LossGap(Control):
         }
         super().__init__(arguments, GapMemory(value=float(upper)))
 
-    def check(self, loss: Any) -> float:
-        return _above_zero(super().check(loss), self)
+    def _check_loss(self, loss: Any) -> float:
+        return _above_zero(super()._check_loss(loss), self)
 
     def _after(self, loss: float, seen: int) -> GapMemory:
         known, value, best = self._known, self._memory.value, self._memory.best

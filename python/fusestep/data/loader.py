@@ -156,9 +156,9 @@ class Loader:
         self._cursor = Cursor(check_whole("seed", seed, 0))
         self._present: weakref.ref[Loop] | None = None  # the loop that may deliver
         self._stream = self._new_stream(self._cursor)
-        if self.policy.constant is not None:
-            self._cutting.fitted(self.policy.constant)
-        with claimed("loader", self, self.policy.memories()):
+        if self.policy._constant is not None:
+            self._cutting.fitted(self.policy._constant)
+        with claimed("loader", self, self.policy._owned()):
             pass  # nothing fails from here on
 
     @property
@@ -179,7 +179,7 @@ class Loader:
         return batches
 
     def __len__(self) -> int:
-        size = self.policy.constant
+        size = self.policy._constant
         if size is None:
             raise TypeError(f"how many batches there are is not known: {self.policy!r} decides")
         if self._epochs == _FOREVER:
@@ -235,7 +235,7 @@ class Loader:
         left = self._present is not None and self._present() is None and self._left_of(cursor) == 0
         if left:  # at its end
             cursor = cursor._replace(begin=None)
-        return to_json(cursor, self._fixed(), self.policy.saved(memory))
+        return to_json(cursor, self._fixed(), self.policy._saved(memory))
 
     def _fixed(self) -> dict[str, Any]:
         """What a state must have alike."""
@@ -264,7 +264,7 @@ class Loader:
                 found += contradictions(cursor, self.samples)
                 found += self._cutting.unshared(cursor.position)
             if "policy" in saved:
-                changes = self.policy.resuming(saved["policy"], "policy", found)
+                changes = self.policy._resuming(saved["policy"], "policy", found)
         if self._present is not None and self._present() is None:
             changes.append((self, "_present", None))
         changes += [(self, "_cursor", cursor), (self, "_stream", self._new_stream(cursor))]

@@ -136,7 +136,7 @@ class Loop(Iterator[Delivery]):
         end = loader._end_of(begin)
         while cursor.epoch < end:
             clock = loader._clock_at(cursor)
-            size, changes = loader.policy.decide(clock)
+            size, changes = loader.policy._deciding(clock)
             pieces = loader._cutting.cut(cursor.epoch, cursor.position, size, end)
             if pieces:
                 batch, after = self._batch(stream, cursor, begin, clock, pieces)

@@ -77,7 +77,7 @@ class Stored:
 class Sampling:
     """What ``order=`` takes beside a name. It says how many rows it is for."""
 
-    def bound(self, rows: int) -> Order:
+    def _bound(self, rows: int) -> Order:
         """The order for data with that many rows; ValueError if it is for another number."""
         raise NotImplementedError
 
@@ -87,7 +87,7 @@ def as_order(order: Any, rows: int, window: int | None) -> Order:
     if isinstance(order, Sampling):
         if window is not None:
             raise ValueError(f"window goes with order='window', not window={window!r}, {order!r}")
-        return order.bound(rows)
+        return order._bound(rows)
     if not isinstance(order, str) and (hasattr(order, "__iter__") or callable(order)):
         raise TypeError(
             f"order must be one of {', '.join(ORDERS)}, or Subset, Weighted or Balanced of "
@@ -171,7 +171,7 @@ class Weighted(Sampling):
             self._samples = _samples(samples, drawable, drawable, limit)
         self._identity = _identity("weighted", self._weights, self._replacement, self._samples)
 
-    def bound(self, rows: int) -> Order:
+    def _bound(self, rows: int) -> Order:
         _check_rows("weights", len(self._weights), rows)
         if self._replacement:
             draw: Draw = _core.WeightedDraws(self._weights).draw
@@ -248,7 +248,7 @@ class Balanced(Sampling):
             self._samples = _samples(samples, most, most, limit)
         self._identity = _identity("balanced", classes, self._replacement, self._samples)
 
-    def bound(self, rows: int) -> Order:
+    def _bound(self, rows: int) -> Order:
         _check_rows("labels", len(self._members), rows)
         if self._replacement:
             draw: Draw = partial(_core.balanced_draws, self._members, self._begins)
@@ -305,7 +305,7 @@ class Subset(Sampling):
         self._order, self._window = order, window
         as_order(order, len(rows), window)  # refused here, not by a loader
 
-    def bound(self, rows: int) -> Order:
+    def _bound(self, rows: int) -> Order:
         if self._largest >= rows:
             place = int(np.argmax(self._rows))
             raise ValueError(

@@ -110,10 +110,10 @@ class GradientStatistics(Remembering):
             size * _squared_norm(f"squared_norms[{j}]", norm)
             for j, (size, norm) in enumerate(pairs)
         )
-        changes = self.after_sums(weighted, sum(samples), len(samples), squared_norm_of_mean)
+        changes = self._adding(weighted, sum(samples), len(samples), squared_norm_of_mean)
         return bool(_core.commit(changes, bool(changes)))
 
-    def after_sums(
+    def _adding(
         self,
         weighted_squared_norms: float,
         samples: float,

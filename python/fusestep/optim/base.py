@@ -261,7 +261,7 @@ class Optimizer(Group, Parameters, Saved):
 
             def learn(norm: float) -> Changes:
                 scaled = squares / grad_scale / grad_scale
-                return statistics.after_sums(scaled, samples, micro_batches, norm * norm)
+                return statistics._adding(scaled, samples, micro_batches, norm * norm)
 
             now, changes = self._expressions.before(clock, loss)
             return self._plan.step(grads, grad_scale, now, True, changes, learn)

@@ -94,7 +94,9 @@ class Expressions:
             given: Any = now.step
             is_step = isinstance(given, Real) and 0 <= float(given) < 2**53  # or the plan refuses
             step = int(given) if is_step else 0
-            changes = [change for control in self.controls for change in control.after(loss, step)]
+            changes = [
+                change for control in self.controls for change in control._observing(loss, step)
+            ]
         for function in self.functions:
             function.update(now)
         return now, changes

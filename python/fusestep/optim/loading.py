@@ -212,7 +212,7 @@ class Reading:
                     found.append(f"{other} and {place} share a control, which is saved twice")
                 continue
             self._memories[id(one)] = place, memory
-            self.changes += one.restoring(memory, str(place), found)
+            self.changes += one._restoring(memory, str(place), found)
 
     def _compare_fixed(
         self,

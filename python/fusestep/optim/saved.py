@@ -132,7 +132,7 @@ class Saved:
             controls = {id(c): c for value in values.values() for c in controls_of(value)}
             self._commit(
                 values,
-                [change for control in controls.values() for change in control.anew()],
+                [change for control in controls.values() for change in control._resetting()],
                 nonfinite=self._plan.nonfinite,
                 updates=[0] * len(self._states),
                 attempted=0,
