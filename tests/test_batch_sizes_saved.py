@@ -160,3 +160,15 @@ def test_what_is_calculated_first_changes_nothing(make: Any) -> None:
     for some in (changes[2], changes[1], changes_of_size):
         fs._core.commit(some)
     assert saved(policy) == after
+
+
+def test_a_state_of_the_earlier_module_is_gone_on_from() -> None:
+    policy = batch_sizes.loss_ratio(8)
+    run(policy)
+    state = policy._saved()
+    earlier = {**state, "typed": state["typed"].replace("batch_sizes.", "batch.")}
+    other = batch_sizes.loss_ratio(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fs._core.commit(resuming(other, earlier))
+    assert other.state_dict() == policy.state_dict()

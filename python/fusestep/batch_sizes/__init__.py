@@ -1,7 +1,7 @@
-"""The size of the next batch: policies that follow time, the learning rate or the gradients.
+"""Batch sizes that change: policies that follow the clock, the learning rate, loss or gradients.
 
-A rule wants a real number, and one layer of limits, rounding and patience, the same for all, makes
-it a size; see `Policy` for its options.
+A rule gives a real number, and limits, rounding and hysteresis, the same for all, make it a size;
+see `Policy` for these options.
 """
 
 from .base import Policy

@@ -1,9 +1,10 @@
-"""What all batch-size policies share."""
+"""The base class of batch-size policies."""
 
 from __future__ import annotations
 
 import inspect
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ T = TypeVar("T", bound="Policy")
 
 @dataclass(frozen=True)
 class PolicyMemory:
-    """What every policy remembers: its last size, the samples before it, and its ``overflow``."""
+    """The state of every policy: its size, the samples before its last change, its overflow."""
 
     size: int | None = None
     changed_at: float | None = None
@@ -74,10 +75,10 @@ class Policy(Remembering):
         overflow: what the maximum cuts off is lost with "clip"; with "lr" it goes to the learning
             rate: ``policy.overflow`` is then ``maximum / wanted``.
 
-    ``next_size`` is called once for each batch, with the clock before it. A policy that remembers
-    (with ``threshold``, ``monotone``, ``max_growth``, ``dwell`` or ``overflow="lr"``, or by its
-    rule) belongs to the first loader that uses it; another one refuses it with StateError.
-    ``copy.deepcopy`` gives one that belongs to nobody, with the same memory.
+    A loader calls ``next_size`` once for each batch, with the clock before it. Where a size depends
+    on those before it (by ``threshold``, ``monotone``, ``max_growth``, ``dwell``, ``overflow="lr"``
+    or the rule), a policy belongs to the first loader that uses it; another one refuses it with
+    StateError. ``copy.deepcopy`` gives one that belongs to nobody, with the same state.
 
     Another rule is a class with ``wanted(clock)``, or a function given to `expression`.
 
@@ -94,12 +95,12 @@ class Policy(Remembering):
         batch_sizes.exponential(start=20, rate=2, every=10, multiple_of=8, maximum=128)
     """
 
-    _constant: int | None = None  # the size of every batch where that is known before all of them
+    _constant: int | None = None  # the size of every batch, where it is always the same
     _memory: PolicyMemory
     _begins: ClassVar[PolicyMemory] = PolicyMemory()
-    _start: int | None = None  # the size while the rule has wanted none
-    _used: tuple[Remembering, ...] = ()  # what its rule reads the memory of
-    _controls: tuple[Control, ...] = ()  # among these
+    _start: int | None = None  # the size until the rule gives a number
+    _used: tuple[Remembering, ...] = ()  # controls and statistics that its rule reads
+    _controls: tuple[Control, ...] = ()  # the controls among them
 
     def __init__(self, **options: Unpack[Options]) -> None:
         self._rounding = Rounding.of(options)
@@ -118,12 +119,12 @@ class Policy(Remembering):
 
     @property
     def _has_state(self) -> bool:
-        """Whether a size depends on those before it, or on what the policy was shown."""
+        """Whether a size depends on those before it, or on what the policy observed."""
         return True
 
     @property
     def overflow(self) -> Expression:
-        """A factor for the learning rate: 1, or what ``overflow="lr"`` says, for the last size."""
+        """A factor for the learning rate at the last size: 1 unless ``overflow="lr"``."""
         return self._live("overflow", self._share)
 
     def next_size(self, clock: Clock) -> int:
@@ -143,7 +144,7 @@ class Policy(Remembering):
         return int(_core.commit(changes, size))
 
     def _deciding(self, clock: Clock) -> tuple[int, Changes]:
-        """What ``next_size`` gives and the changes it makes, for ``_core.commit``."""
+        """What ``next_size`` returns, and the changes that it makes."""
         if not isinstance(clock, Clock):
             raise TypeError(f"clock must be a fusestep.Clock, not {clock!r}")
         now = Clock(clock.step, clock.samples, clock.epoch)
@@ -170,23 +171,23 @@ class Policy(Remembering):
         return size, [] if memory is self._memory else self._changes(memory)
 
     def _want(self, clock: Clock, memory: PolicyMemory) -> tuple[float | None, PolicyMemory]:
-        """What the rule wants, and the memory with what the rule itself takes from the clock."""
+        """What the rule wants, and the memory with the rule's own part updated by the clock."""
         return self.wanted(clock), memory
 
     def observe(self, *, loss: Any = None, lr: Any = None) -> None:
-        """Shows the policy what a step has told; most policies read nothing of it.
+        """Passes the policy the results of a step; most policies ignore them.
 
         Args:
             loss: the mean loss of the batch: a number. NaN and infinity are passed over.
             lr: the learning rate used, at least 0.
 
         Raises:
-            TypeError, ValueError: one of them can't be observed. Nothing has changed.
+            TypeError, ValueError: one of them is out of its range. Nothing has changed.
         """
         _core.commit(self._observing(loss=loss, lr=lr))
 
     def _observing(self, *, loss: Any = None, lr: Any = None) -> Changes:
-        """The changes that ``observe`` makes, for ``_core.commit``."""
+        """The changes that ``observe`` makes."""
         seen = None if loss is None else check_scalar("loss", loss)
         finite = seen if seen is not None and math.isfinite(seen) else None
         rate = None if lr is None else check_number("lr", lr)
@@ -197,16 +198,16 @@ class Policy(Remembering):
         return self._memory
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a ``state_dict``. StateError where it does not fit; nothing has changed.
+        """Takes over a ``state_dict``. StateError where it does not fit: nothing has changed.
 
-        The options stay those of this policy: a saved size outside of them is left at once.
+        The options stay those of this policy: a saved size that they exclude does not bind it.
         """
         super().load_state_dict(state)
 
     def _saved(self, memory: PolicyMemory | None = None) -> dict[str, Any]:
-        """What it is, as text that is the same in every process, and what it remembers.
+        """Its call, as text that is the same in every process, and its state.
 
-        ``memory``: what it remembered at another moment.
+        ``memory``: the one to save in place of the present one.
         """
         given = self._call.given()
         if "name" in given:  # of a function, by which it is known
@@ -217,23 +218,22 @@ class Policy(Remembering):
         }
 
     def _resuming(self, value: Any, path: str, found: list[str]) -> Changes:
-        """The changes with which it goes on from what ``saved`` gave, perhaps for another policy.
+        """The changes that take over what ``_saved`` gave, perhaps of another policy.
 
-        A form, as `saved_state` has them. A policy of the same name goes on from the state, and one
-        of another name begins anew; where anything is remembered, a warning names both if their
+        A form, see `saved_state`. A policy of the same name goes on from the state, one of another
+        name begins anew; unless sizes depend on the clock alone, a warning names both if their
         arguments differ. Functions are compared by name.
         """
         saved = fields({"typed": text, "state": dict_of(anything)})(value, path, found)
         if len(saved) < 2:
             return []
-        there = saved["typed"].replace("batch.", "batch_sizes.", 1)  # as it was once called
+        there = re.sub(r"^batch\.", "batch_sizes.", saved["typed"])  # the earlier name
         present = self._saved()["typed"]
         is_alike = there.partition("(")[0] == present.partition("(")[0]
-        changes = (
-            self._restoring(saved["state"], f"{path}.state", found)
-            if is_alike
-            else self._resetting()
-        )
+        if is_alike:
+            changes = self._restoring(saved["state"], f"{path}.state", found)
+        else:
+            changes = self._resetting()
         if there != present and self._has_state and not found:
             how = "goes on from" if is_alike else "begins anew, instead of going on from"
             warnings.warn(f"batch_size: {present} {how} the state of {there}", stacklevel=3)
@@ -244,7 +244,7 @@ class Policy(Remembering):
         return (self, *self._used)
 
     def _read(self, *parts: Any) -> None:
-        """Says what the rule reads: expressions, statistics."""
+        """Declares the expressions and statistics that the rule reads."""
         self._used = tuple(thing for part in parts for thing in memories(part))
         self._controls = tuple(thing for thing in self._used if isinstance(thing, Control))
 
@@ -266,7 +266,7 @@ class Policy(Remembering):
         return self._call.text(_text)
 
     def _live(self, name: str, body: Expression) -> Expression:
-        """An expression that this policy changes, under a name that a saved setting can have."""
+        """An expression that this policy changes, named so that settings with it can be saved."""
         return Named(Call(f"{self._call.name}.{name}"), body)
 
     def _checked(self, wanted: Any) -> float:

@@ -1,4 +1,4 @@
-"""What a batch size may be typed as, and numbers to begin with."""
+"""A policy for whatever stands for a batch size, and sizes to begin with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tail: TypeAlias = Literal["short", "drop", "carry"]
 
 
 def as_policy(value: Any, n_samples: int) -> Policy:
-    """A policy for whatever a batch size is typed as.
+    """The policy that a batch size stands for, as in ``Loader(batch_size=...)``.
 
     Args:
         value: a whole number, at least 1; "full", the whole data set; an expression or

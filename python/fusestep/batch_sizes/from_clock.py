@@ -1,4 +1,4 @@
-"""Sizes that follow time."""
+"""Batch sizes that follow the clock."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Scheduled(Policy):
 
 
 class _Fixed(Scheduled):
-    """A size that, once decided, is not decided again."""
+    """A constant size: after the first decision nothing changes."""
 
     _constant: int
 
@@ -60,7 +60,7 @@ class _Fixed(Scheduled):
 
 
 def check_curve(name: str, curve: Any) -> Expression:
-    """An expression or a number; raises a message that names it if it reads the batch size."""
+    """An expression or a number; ValueError, naming it, if it reads the batch size."""
     found = as_expression(curve)
     for node in walk(substituted(found, {})):
         if isinstance(node, Input) and node._name == "batch_size":
@@ -227,8 +227,8 @@ def expression(
 
     Args:
         rule: an expression that does not read ``batch_size``, or a function that takes a
-            `fusestep.Clock` and gives a number. Controls in an expression are shown losses by the
-            optimizer that has them, not by the policy.
+            `fusestep.Clock` and returns a number. Controls in an expression observe losses through
+            the optimizer that has them, not through the policy.
         name: by which a function is known in saved state. None: its module and qualified name.
         options: limits and rounding, see `Policy`.
 

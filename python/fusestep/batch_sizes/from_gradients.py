@@ -1,4 +1,4 @@
-"""Sizes that follow the gradients."""
+"""Batch sizes that follow the gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Statistics(Protocol):
-    """Estimates from gradients, read whenever a size is decided; None while one is unknown.
+    """Estimates from gradients, read for each batch; None while one is unknown.
 
     ``gradient_variance`` is S, the trace of the covariance of the gradients of single samples,
     ``squared_gradient`` is |G|^2, the squared norm of the true gradient, and ``noise_scale`` is the
@@ -33,7 +33,7 @@ class Statistics(Protocol):
 
 
 class Adaptive(Policy):
-    """A policy that keeps its size, and begins with ``start``, while its rule gives None."""
+    """A policy that keeps its size, at first ``start``, while its rule gives None."""
 
     def __init__(self, start: int, **options: Unpack[Options]) -> None:
         super().__init__(**options)
@@ -50,7 +50,7 @@ class Adaptive(Policy):
 
 
 class OfGradients(Adaptive):
-    """A rule of its memory and some of the statistics; none while one of these is unknown."""
+    """A policy whose rule reads its memory and statistics; it gives None while one is unknown."""
 
     def __init__(
         self,

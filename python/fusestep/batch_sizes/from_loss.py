@@ -1,4 +1,4 @@
-"""Sizes that follow the loss."""
+"""Batch sizes that follow the loss."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def cabs(
     """The batch that suits the learning rate: ``c * lr * S / F``. For SGD.
 
     F is the loss, smoothed: ``F = smoothing * F + (1 - smoothing) * loss``, from the first loss
-    on. After every update show both: ``policy.observe(loss=loss, lr=info.lr)``.
+    on. After every update call ``policy.observe(loss=loss, lr=info.lr)``.
 
     Args:
         statistics: a `fusestep.gradients.GradientStatistics`, or an object with the attribute
@@ -145,8 +145,8 @@ class LossRatio(Adaptive):
 def loss_ratio(start: int, lowest: float = 0.0, **options: Unpack[Options]) -> Policy:
     """The batch grows as the loss falls: ``start * (F0 - lowest) / (F - lowest)``.
 
-    F0 is the first loss shown and F the last: ``policy.observe(loss=loss)``. Losses of single
-    batches are noisy; show those of epochs, or smoothed ones, or set ``dwell``.
+    F0 is the first loss observed and F the last: ``policy.observe(loss=loss)``. Losses of single
+    batches are noisy: use those of epochs, or smoothed ones, or set ``dwell``.
 
     Args:
         start: the size at the first loss: a whole number, at least 1.

@@ -1,4 +1,4 @@
-"""Sizes that take part in the decay of the learning rate."""
+"""Batch sizes that grow in place of, or beside, a decay of the learning rate."""
 
 from __future__ import annotations
 

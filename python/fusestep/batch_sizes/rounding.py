@@ -1,4 +1,4 @@
-"""From the real number that a rule wants to the whole number that a batch has."""
+"""From the real number that a rule wants to a batch size: limits, rounding, hysteresis."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ class Rounding:
         return (int(whole) + (2 * rest >= self.multiple_of)) * self.multiple_of
 
     def settled(self, new: int, old: int | None, since: float | None) -> int:
-        """The old size or the new one, or one between them; ``since``: samples with the old one."""
+        """The old size, the new one or one between; ``since``: samples since the last change."""
         if old is None or old != self.nearest(old):
-            return new  # an old size of other limits, from a saved state, binds nothing
+            return new  # the old size, from a saved state, is of other limits
         if self.monotone and new < old:
             return old
         if abs(new - old) <= self.threshold * old:
@@ -114,7 +114,7 @@ class Rounding:
         return min(new, max(grown, old + self.multiple_of))
 
     def share(self, wanted: float) -> float:
-        """The part of the wanted size that the maximum leaves, where the rate takes the rest."""
+        """The factor that ``overflow="lr"`` puts on the rate: maximum / wanted, or 1."""
         if self.overflow == "clip" or self.maximum is None or wanted <= self.maximum:
             return 1.0
         return self.maximum / wanted

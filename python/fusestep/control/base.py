@@ -1,4 +1,4 @@
-"""What all values that follow the loss share."""
+"""The base class of values that follow the loss, and checks that they share."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ _TOLD = (math.inf, LARGEST)
 
 @dataclass(frozen=True)
 class ControlMemory:
-    """What every control remembers: the updates before the next one, and its value."""
+    """The state of every control: updates seen so far, and its value."""
 
     seen: int = 0
     value: float = 1.0
 
 
 class Control(Remembering, Named):
-    """An expression whose value follows the loss. Not used by itself: `Plateau` and others are.
+    """An expression whose value follows the loss: the base class of `Plateau` and others.
 
-    An optimizer that finds one in its expressions shows it the loss of every ``step(loss=...)``,
-    after the update and only if it was applied, and saves its state in ``state_dict()``. Outside
-    of an optimizer call ``observe``. In arrays and pictures it has its present value throughout.
+    An optimizer with one in its expressions passes it the loss of every ``step(loss=...)``, after
+    the update and only if that was applied, and saves its state in ``state_dict()``. Outside of an
+    optimizer call ``observe``. Evaluated for many clocks at once, as in pictures, it has its
+    present value for all of them.
 
-    It remembers what it has seen, so it belongs to the first optimizer, and the first loader, whose
-    settings it stands in; another one refuses it with StateError. ``copy.deepcopy`` gives one
-    that belongs to nobody, with the same memory.
+    Its state depends on the run, so it belongs to the first optimizer, and the first loader, whose
+    settings it is in; another one refuses it with StateError. ``copy.deepcopy`` gives one that
+    belongs to nobody, with the same state.
     """
 
     __slots__ = ("_cell", "_first", "_memory", "_owners", "_waits")
@@ -83,11 +84,11 @@ class Control(Remembering, Named):
         return float(self(step=self._memory.seen))
 
     def _check_loss(self, loss: Any) -> float:
-        """The loss as a float; raises TypeError or ValueError where it can't be observed."""
+        """The loss as a float; TypeError or ValueError where the control can't follow it."""
         return check_scalar("loss", loss)
 
     def observe(self, loss: Any, *, step: int | None = None) -> None:
-        """Takes in the loss of an update.
+        """Changes the value for the loss of an update.
 
         Args:
             loss: a number, or an array of one element. See each class for NaN and for losses
@@ -95,19 +96,19 @@ class Control(Remembering, Named):
             step: of that update: a whole number of at least 0. None: one more than the last.
 
         Raises:
-            TypeError, ValueError: the loss is none that can be observed. Nothing has changed.
+            TypeError, ValueError: an argument is out of its range. Nothing has changed.
         """
         at = None if step is None else check_whole("step", step, 0, LARGEST)
         _core.commit(self._observing(loss, at))
 
     def _observing(self, loss: Any, step: int | None = None) -> Changes:
-        """The changes that ``observe`` makes, for ``_core.commit``; nothing has changed."""
+        """The changes that ``observe`` makes, for ``_core.commit``."""
         number = self._check_loss(loss)
         seen = min((self._memory.seen if step is None else step) + 1, LARGEST)
         return self._changes(self._after(number, seen))
 
     def _after(self, loss: float, seen: int) -> ControlMemory:
-        """The memory after a loss, with ``seen``, the step of the next update."""
+        """The memory after a loss; ``seen`` is the step of the next update."""
         raise NotImplementedError
 
     def _shown(self, memory: ControlMemory) -> Iterable[tuple[Cell, float]]:
@@ -117,19 +118,19 @@ class Control(Remembering, Named):
 def tell_unseen(
     controls: Iterable[Control], clock: Clock | None, updates: int, *, now: bool = False
 ) -> None:
-    """Warns, once for each, of controls that have seen no loss so far.
+    """Warns about controls that have seen no loss so far, once for each.
 
     Args:
-        controls: of an optimizer whose step is not told a loss.
+        controls: those of an optimizer whose step was given no loss.
         clock: of that step.
         updates: applied before it.
-        now: at once, instead of after an epoch or 1000 updates.
+        now: warn at once, instead of after an epoch or 1000 updates.
     """
     for control in controls:
         if control._memory.seen or control._waits == _TOLD:
             continue
         told = getattr(clock, "epoch", None)
-        epoch = float(told) if isinstance(told, Real) else 0.0  # the step refuses what is no number
+        epoch = float(told) if isinstance(told, Real) else 0.0  # the step itself checks the clock
         if control._waits is None:
             control._waits = (epoch, updates)
         since, first = control._waits
@@ -137,7 +138,7 @@ def tell_unseen(
             control._waits = _TOLD
             warnings.warn(
                 f"{control!r} has seen no loss after {updates} updates and keeps its first value: "
-                "show it with opt.step(..., loss=loss)",
+                "pass it, opt.step(..., loss=loss)",
                 stacklevel=3,
             )
 

@@ -1,4 +1,4 @@
-"""What the gradients of micro-batches tell about the noise in them.
+"""Estimates of gradient noise from micro-batches.
 
 A batch of B samples gives the gradient G + noise, whose squared length is S / B on average. S, the
 trace of the covariance of single samples' gradients, and |G|^2 decide what a larger batch gains.

@@ -1,4 +1,4 @@
-"""One batch as several micro-batches."""
+"""A batch as several micro-batches, and a step that accumulates them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .statistics import GradientStatistics
 
 
 class Accumulating(Protocol):
-    """What an optimizer must do for its step to be split."""
+    """An optimizer that accumulates gradients."""
 
     @property
     def accumulated(self) -> float: ...
@@ -141,7 +141,7 @@ class _RowsByName(dict[Any, Any]):
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
-    """Whether a function must be given two arguments by place."""
+    """Whether a function has two required positional arguments."""
     try:
         arguments = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # of a function that is not written in Python

@@ -1,4 +1,4 @@
-"""Running means of what micro-batches tell."""
+"""Running means of the gradients' variance and squared length, from micro-batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..saved_state import Form, number
 
 
 class Cells(NamedTuple):
-    """What has been learnt, as expressions: -1 and 0 stand for unknown."""
+    """The estimates as expressions: -1 and 0 stand for unknown."""
 
     variance: MemoryCell
     squared_gradient: MemoryCell
@@ -120,10 +120,7 @@ class GradientStatistics(Remembering):
         micro_batches: int,
         squared_norm_of_mean: float,
     ) -> Changes:
-        """The changes that ``add`` makes, for ``_core.commit``; none where it can't learn.
-
-        Given the sum of ``b_j * |g_j|^2``, B and J.
-        """
+        """The changes that ``add`` makes, given the sum of ``b_j * |g_j|^2``, B, J and C."""
         total = _squared_norm("weighted_squared_norms", weighted_squared_norms)
         mean = _squared_norm("squared_norm_of_mean", squared_norm_of_mean)
         if micro_batches < 2 or not math.isfinite(total) or not math.isfinite(mean):
