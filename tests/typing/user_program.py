@@ -88,6 +88,9 @@ def main() -> None:
     momentum = fs.SGD([{"params": np.zeros(3), "lr": 0.1}], momentum=0.9)
     momentum.add_group({"params": np.zeros(2)}, lr=0.2)
     momentum.groups[1].momentum = 0.5
+    nesterov: bool = momentum.groups[1].nesterov
+    belief = fs.AdaBelief(np.zeros(2), eps_root=0.0, decoupled_weight_decay=True, maximize=nesterov)
+    belief.groups[0].eps_root = schedules.constant(1e-16)
     optimizer = make_optimizer(layers, 1e-3)
     optimizer.bind([Dense(np.ones((3, 2), np.float32), np.ones(2, np.float32))])
     print(report(optimizer.step()), optimizer.groups[0].lr)

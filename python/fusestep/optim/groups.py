@@ -62,9 +62,9 @@ class Group(Declared):
 
 
 def one_group(kind: type[Group]) -> type[Group]:
-    """The class of the groups themselves, of those that optimizers derive from, too.
+    """A class for groups alone, of one that an optimizer derives from.
 
-    It alone has a ``__getattr__``: with one, each attribute of an optimizer would be slower.
+    It has a ``__getattr__``, which would make each attribute of an optimizer slower.
     """
 
     def __getattr__(self: Group, name: str) -> Any:
