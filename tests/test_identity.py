@@ -12,7 +12,7 @@ import pytest
 import fusestep as fs
 from fusestep import _core
 from tables.models import DTYPES, SIZES, Array, arrays, assert_same_bits
-from tables.registry import ROWS, Row
+from tables.registry import ELEMENTWISE, ROWS, Row
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -112,7 +112,7 @@ def pieces(whole: Array, sizes: tuple[int, ...]) -> list[Array]:
     return cut
 
 
-@every_row
+@pytest.mark.parametrize("row", ELEMENTWISE, ids=lambda row: row.id)
 @every_dtype
 @pytest.mark.parametrize("sizes", [(1, 17, 1001), (4096,), (63, 3, 100, 2048)], ids=str)
 def test_a_ragged_split_gives_the_bits_of_the_whole(

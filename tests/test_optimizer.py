@@ -143,7 +143,7 @@ def test_every_setting_reads_back_as_it_was_given(row: Row) -> None:
     assert (opt.clip_norm, opt.clip_value, opt.nonfinite) == (2.0, 0.5, "skip")
     opt.clip_norm = opt.clip_value = None
     assert (opt.clip_norm, opt.clip_value) == (None, None)
-    assert str(row.options.get("lr", 1e-3)) in repr(opt)
+    assert str(row.full["lr"]) in repr(opt)
 
 
 def test_a_setting_that_decides_the_arithmetic_is_fixed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,19 +46,31 @@ def in_torch(row: Row) -> tuple[str, dict[str, Any]] | None:
     """The torch optimizer and options that mean the same, if there is one."""
     h = row.full
     decoupled_sgd = row.rule == "sgd" and h["decoupled_weight_decay"] and h["weight_decay"] != 0
-    if row.rule == "adabelief" or decoupled_sgd:
+    if row.rule in ("adabelief", "lamb") or decoupled_sgd:
         return None
     if h.get("eps_mode") == "hat" or not h.get("bias_correction", True):
         return None
     same = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize", "eps", "betas")
     options = {name: h[name] for name in (*same, "amsgrad") if name in h}
+    if row.rule == "nadam":
+        options |= {name: h[name] for name in ("momentum_decay", "decoupled_weight_decay")}
     return row.optimizer.__name__, options
+
+
+@pytest.fixture
+def double_counts() -> Iterator[None]:
+    """Torch's NAdam has its product of momenta in the default dtype."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 TORCH_ROWS = [row for row in ROWS if in_torch(row) is not None]
 
 
 @every_dtype
+@pytest.mark.usefixtures("double_counts")
 @pytest.mark.parametrize("row", TORCH_ROWS, ids=lambda row: row.id)
 def test_fifty_steps_agree_with_torch(row: Row, dtype: type) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")

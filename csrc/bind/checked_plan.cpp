@@ -37,12 +37,14 @@ CheckedPlan::CheckedPlan(ArrayKind kind, const std::string& rule, std::vector<st
 
 // Busy announces itself before it looks for a holder, and a Hold before it looks for a call: of two
 // that come at once, at least one sees the other.
-CheckedPlan::Busy::Busy(CheckedPlan& owner) : owner_(owner) {
+CheckedPlan::Busy::Busy(CheckedPlan& owner, bool ends_parts) : owner_(owner) {
     if (owner_.busy_.exchange(true)) throw StateError(kInUse);
     const unsigned long holder = owner_.holder_.load();
-    if (holder != 0 && holder != PyThread_get_thread_ident()) {
+    const bool is_held = holder != 0 && holder != PyThread_get_thread_ident();
+    if (is_held || (owner_.in_parts_ && !ends_parts)) {
         owner_.busy_.store(false);
-        throw StateError(kInUse);
+        if (is_held) throw StateError(kInUse);
+        owner_.require_whole();
     }
 }
 
@@ -193,7 +195,11 @@ void CheckedPlan::check_prepared(std::ptrdiff_t unprepared) {
                           "; nothing was updated");
 }
 
-StepOptions CheckedPlan::options(const Step& step, bool take_norm) const {
+StepOptions CheckedPlan::options(const Step& step, bool take_norm,
+                                 std::optional<double> squared_norm, double norm_scale) const {
+    if ((squared_norm && *squared_norm < 0.0) || !(norm_scale > 0.0)) {
+        throw py::value_error("squared_norm must be at least 0, and norm_scale above 0");
+    }
     StepOptions options;
     options.grad_scale = step.grad_scale;
     options.clip_norm = plan_.common(kClipNorm);
@@ -201,6 +207,7 @@ StepOptions CheckedPlan::options(const Step& step, bool take_norm) const {
     options.clip_value = plan_.common(kClipValue);
     options.nonfinite = nonfinite_;
     options.take_norm = take_norm;
+    if (squared_norm) options.squared_norm = {*squared_norm, norm_scale};
     return options;
 }
 
@@ -223,26 +230,19 @@ Plan CheckedPlan::make_plan(const std::string& rule, const py::list& states,
                             const std::vector<int>& groups) {
     const RuleEntry* entry = find_rule(rule);
     if (entry == nullptr) throw py::value_error("no rule '" + rule + "'");
+    const std::size_t columns = static_cast<std::size_t>(entry->columns + kCommonColumns);
     std::vector<Leaf> leaves(paths_.size());
-    std::vector<py::ssize_t> extents;
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         const ArrayView& view = views_[i];
         leaves[i].parameter = view.data;
         leaves[i].size = view.size;
         leaves[i].type = view.type;
         leaves[i].group = groups.at(i);
-        const std::string name = parameter(i);
-        int k = 0;
-        for (const py::handle array : py::list(states[i])) {
-            const std::string state_name = name + " state '" + entry->state_names[k] + "'";
-            const ArrayView state = check_writeable(kind_, state_name, array, extents);
-            if (state.type != view.type || state.size != view.size) {
-                throw py::value_error(state_name + " must have the parameter's dtype and size");
-            }
-            leaves[i].state[k++] = state.data;
-        }
+        const double* const hyper = table_.data() + static_cast<std::size_t>(groups[i]) * columns;
+        const std::vector<void*> state =
+            check_states(i, *entry, states[i].cast<py::dict>(), entry->states_used(hyper));
+        std::copy(state.begin(), state.end(), leaves[i].state);
     }
-    const std::size_t columns = static_cast<std::size_t>(entry->columns + kCommonColumns);
     return Plan(*entry, std::move(leaves), static_cast<int>(table_.size() / columns),
                 table_.data());
 }

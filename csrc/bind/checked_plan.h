@@ -63,14 +63,18 @@ class CheckedPlan {
     void set_settings(const py::array_t<double>& settings, const py::object& program,
                       std::vector<Target> targets, const py::object& changes);
 
+    // What each parameter's last update has left for the next one: the rule's values.
+    using Values = std::vector<std::vector<double>>;
+
     // A saved state, taken over in whole or not at all: counts, what is accumulated, settings as in
-    // set_settings, and arrays: (destination, source) pairs, with None for zeros. Then the changes
-    // are made.
+    // set_settings, arrays, as (destination, source) pairs with None for zeros, and values that
+    // updates hand on, or none for the initial ones. Then the changes are made. Ends a step that is
+    // updated in parts.
     void load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
               std::int64_t applied, const py::tuple& accumulated,
               const py::array_t<double>& settings, const py::object& program,
               std::vector<Target> targets, const std::string& nonfinite, const py::list& arrays,
-              const py::object& changes);
+              const py::object& changes, const Values& values);
 
     // Arrays of the parameters' dtypes and sizes, in which gradients are summed from now on.
     void set_accumulators(const py::list& arrays);
@@ -83,7 +87,8 @@ class CheckedPlan {
     void set_nonfinite(const std::string& name);
     std::string nonfinite() const;
 
-    const std::vector<std::int64_t>& updates() const { return plan_.updates(); }
+    const std::vector<std::int64_t>& updates() const;
+    Values values() const;
     std::int64_t attempted() const { return attempted_; }
     std::int64_t applied() const { return applied_; }
 
@@ -91,7 +96,8 @@ class CheckedPlan {
     // One call at a time: a second one is refused, not queued, because its order would be chance.
     class Busy {
      public:
-        explicit Busy(CheckedPlan& owner);
+        // While a step is updated in parts, only calls that go on with it or end it are taken.
+        explicit Busy(CheckedPlan& owner, bool ends_parts = false);
         ~Busy() { owner_.busy_.store(false); }
         Busy(const Busy&) = delete;
         Busy& operator=(const Busy&) = delete;
@@ -111,7 +117,11 @@ class CheckedPlan {
         scheduled_.follow(clock, applied_ + ahead);
     }
     void undo_schedule() { scheduled_.undo(); }
-    StepOptions options(const Step& step, bool take_norm) const;
+    StepOptions options(const Step& step, bool take_norm, std::optional<double> squared_norm = {},
+                        double norm_scale = 1.0) const;
+    // A step that is updated in parts has begun, or has ended.
+    void set_in_parts(bool begun) { in_parts_ = begun; }
+    bool is_in_parts() const { return in_parts_; }
     // The gradients of a step: those passed, accumulated or bound.
     py::sequence gradients(const Step& step) const;
     void end_step(const Step& step, bool applied);
@@ -130,6 +140,7 @@ class CheckedPlan {
 
     // Raises if prepare() has found a scalar too large; takes back what a schedule has written.
     void check_prepared(std::ptrdiff_t unprepared);
+    void look_at_arrays();
 
     std::string parameter(std::size_t i) const { return parameter_name(paths_[i]); }
 
@@ -148,12 +159,16 @@ class CheckedPlan {
     void write(const Accumulated& accumulated);
 
     Plan make_plan(const std::string& rule, const py::list& states, const std::vector<int>& groups);
+    std::vector<void*> check_states(std::size_t i, const RuleEntry& rule, const py::dict& states,
+                                    unsigned used) const;
+    static std::size_t state_bytes(const State& state, const ArrayView& parameter);
+    std::vector<double> read_values(const Values& values) const;
+    void require_whole() const;
     MemoryMap written(const std::vector<ArrayView>& views) const;
     std::string state_name(std::size_t i, int k) const;
     void require_count(const char* what, std::size_t count) const;
     void count_looks();
     std::vector<py::object> fixed(const py::tuple& arrays) const;
-    void look_at_arrays();
     void look_at_bound(std::size_t i);
     py::object take(py::handle gradients);
     bool take_plain(py::handle items);
@@ -191,6 +206,7 @@ class CheckedPlan {
     py::object kept_accumulators_ = py::none();
     Accumulated accumulated_;
     NonFinite nonfinite_ = NonFinite::kPropagate;
+    bool in_parts_ = false;                 // between the calls of a step that is updated in parts
     std::atomic<bool> busy_{false};         // inside a call
     std::atomic<unsigned long> holder_{0};  // the thread that holds the plan, or 0
     int holds_ = 0;                         // by that thread
@@ -226,18 +242,17 @@ void define_plan(Class& plan) {
         .def("load", &Object::load, py::kw_only(), py::arg("updates"), py::arg("attempted"),
              py::arg("applied"), py::arg("accumulated"), py::arg("settings").noconvert(),
              py::arg("program"), py::arg("targets"), py::arg("nonfinite"),
-             py::arg("arrays") = py::list(), py::arg("changes") = py::none())
+             py::arg("arrays") = py::list(), py::arg("changes") = py::none(),
+             py::arg("values") = CheckedPlan::Values())
         .def("set_accumulators", &Object::set_accumulators, py::arg("arrays"))
         .def("discard_accumulated", &Object::discard_accumulated)
         .def_property_readonly("accumulated", &Object::accumulated)
         .def_property_readonly("accumulated_samples", &Object::accumulated_samples)
         .def_property("nonfinite", &Object::nonfinite, &Object::set_nonfinite)
         .def_property_readonly("updates", &Object::updates)
+        .def_property_readonly("values", &Object::values)
         .def_property_readonly("attempted", &Object::attempted)
         .def_property_readonly("applied", &Object::applied)
-        .def("step", &Object::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
-             py::arg("take_norm") = false, py::arg("changes") = py::none(),
-             py::arg("learn") = py::none())
         .def("accumulate", &Object::accumulate, py::arg("gradients"), py::arg("samples"))
         .def("prepare_replays", &Object::prepare_replays, py::arg("steps"), py::arg("clocks"),
              py::arg("grad_scale"))

@@ -22,15 +22,17 @@ class CpuPlan : public CheckedPlan {
         const Busy busy(*this);
         const py::object passed = begin_accumulate(gradients, samples);
         const Held held(held_, plan().is_large() ? passed : py::object());
-        const double squares = run([&] { return plan().accumulate(samples); });
+        const double squares = run(plan().size(), [&] { return plan().accumulate(samples); });
         end_accumulate(samples, squares);
         return squares;
     }
 
     // The changes are made if the update is, with no Python code in between. `learn` gives further
-    // ones: it is called with the norm before anything has changed.
+    // ones: it is called with the norm before anything has changed. `squared_norm` stands for the
+    // sum of squares of gradients that are not all here, multiplied by `norm_scale` before.
     py::object step(py::handle gradients, double grad_scale, py::handle clock, bool take_norm,
-                    py::handle changes, const py::object& learn) {
+                    py::handle changes, const py::object& learn, std::optional<double> squared_norm,
+                    double norm_scale) {
         const Busy busy(*this);
         Changes attributes(changes);
         const std::optional<Clock> now = read_clock(clock);
@@ -38,15 +40,15 @@ class CpuPlan : public CheckedPlan {
         const std::vector<double> before =
             learn.is_none() ? std::vector<double>() : setting_values();
         follow_schedule(now);
-        const StepOptions chosen = options(step, take_norm);
-        const double lr = plan().hyper(0)[0];
+        const StepOptions chosen = options(step, take_norm, squared_norm, norm_scale);
+        const double lr = plan().lr();
         const Held held(held_, plan().is_large() || !learn.is_none() ? step.passed : py::object());
         StepResult result;
         Changes learnt{py::none()};
         if (learn.is_none()) {
-            result = run([&] { return plan().step(chosen); });
+            result = run(plan().size(), [&] { return plan().step(chosen); });
         } else {
-            result = run([&] { return plan().measure(chosen); });
+            result = run(plan().size(), [&] { return plan().measure(chosen); });
             if (result.applied) {
                 try {
                     learnt = Changes(learn(result.grad_norm));
@@ -54,7 +56,7 @@ class CpuPlan : public CheckedPlan {
                     restore(before);
                     throw;
                 }
-                run([&] { plan().apply(chosen, result); });
+                run(plan().size(), [&] { plan().apply(chosen, result); });
             }
         }
         if (!result.finite && chosen.nonfinite == NonFinite::kRaise) raise_nonfinite();
@@ -74,7 +76,84 @@ class CpuPlan : public CheckedPlan {
     void refuse_capture() const {}
     bool is_captured() const { return false; }
 
+    std::size_t size() const { return plan().size(); }
+
+    // Begins a step that is updated in parts: all but the update itself, so the arrays of gradients
+    // must be there, but what they hold may come later where nothing asks for it. Other calls are
+    // refused until the last part. A step that is left out ends at once.
+    py::object begin_parts(py::handle gradients, double grad_scale, py::handle clock,
+                           bool take_norm, py::handle changes, std::optional<double> squared_norm,
+                           double norm_scale) {
+        const Busy busy(*this);
+        Parts parts{{}, Changes(changes)};
+        const std::optional<Clock> now = read_clock(clock);
+        parts.step = begin_step(gradients, grad_scale);
+        // the caller may change its list between the parts
+        if (parts.step.passed) parts.step.passed = py::tuple(parts.step.passed);
+        follow_schedule(now);
+        const StepOptions chosen = options(parts.step, take_norm, squared_norm, norm_scale);
+        const double lr = plan().lr();
+        StepResult result = run(plan().size(), [&] { return plan().measure(chosen); });
+        if (!result.finite && chosen.nonfinite == NonFinite::kRaise) raise_nonfinite();
+        if (result.applied) {
+            check_prepared(plan().prepare(chosen, result.factor));
+            parts_.emplace(std::move(parts));
+            set_in_parts(true);
+        } else {
+            end_step(parts.step, false);
+        }
+        return step_info(lr, result);
+    }
+
+    // Updates the elements of the index space from where the last part has ended. Returns whether
+    // that was the last.
+    bool update_part(std::size_t end) {
+        const Busy busy(*this, true);
+        Parts& parts = begun();
+        if (end > plan().size() || (end % kBlock != 0 && end != plan().size())) {
+            throw py::value_error("a part must end at a multiple of " + std::to_string(kBlock) +
+                                  " or at " + std::to_string(plan().size()) + ", not at " +
+                                  std::to_string(end));
+        }
+        if (end < parts.done) {
+            throw StateError("elements up to " + std::to_string(parts.done) + " are updated");
+        }
+        look_at_arrays();
+        run(end - parts.done, [&] { plan().update(parts.done, end); });
+        parts.done = end;
+        if (end < plan().size()) return false;
+        Parts ended = std::move(parts);
+        parts_.reset();
+        set_in_parts(false);
+        end_step(ended.step, true);
+        ended.changes.apply();
+        return true;
+    }
+
+    // Forgets a step of which no part was updated.
+    void cancel_parts() {
+        const Busy busy(*this, true);
+        if (begun().done > 0) {
+            throw StateError("some parts of this step are updated: update the rest");
+        }
+        plan().take_back_prepared();
+        undo_schedule();
+        set_in_parts(false);
+        parts_.reset();
+    }
+
  private:
+    struct Parts {
+        Step step;
+        Changes changes;
+        std::size_t done = 0;  // elements of the index space
+    };
+
+    Parts& begun() {
+        if (!is_in_parts()) throw StateError("no step is updated in parts: begin_parts() first");
+        return *parts_;
+    }
+
     // Keeps the gradients passed alive while other threads may drop them from the caller's list.
     class Held {
      public:
@@ -99,8 +178,8 @@ class CpuPlan : public CheckedPlan {
     // The GIL is released where a step takes long enough for other Python threads to gain from it;
     // taking it back can cost milliseconds, so a small step keeps it.
     template <class Work>
-    auto run(Work work) -> decltype(work()) {
-        if (!plan().is_large()) return work();
+    static auto run(std::size_t elements, Work work) -> decltype(work()) {
+        if (!Plan::is_large(elements)) return work();
         const py::gil_scoped_release unlocked;
         return work();
     }
@@ -117,6 +196,7 @@ class CpuPlan : public CheckedPlan {
     }
 
     std::vector<PyObject*> held_;
+    std::optional<Parts> parts_;
 };
 
 }  // namespace
@@ -135,10 +215,20 @@ void register_cpu_plan(py::module_& module) {
         .def("__exit__", [](CheckedPlan::Hold& self, const py::args&) { self.release(); });
     py::class_<CpuPlan> plan(module, "CpuPlan");
     plan.def(
-        py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
-                 const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
-        py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
-        py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list());
+            py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
+                     const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
+            py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
+            py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list())
+        .def("step", &CpuPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
+             py::arg("take_norm") = false, py::arg("changes") = py::none(),
+             py::arg("learn") = py::none(), py::arg("squared_norm") = py::none(),
+             py::arg("norm_scale") = 1.0)
+        .def("begin_parts", &CpuPlan::begin_parts, py::arg("gradients"), py::arg("grad_scale"),
+             py::arg("clock"), py::arg("take_norm") = false, py::arg("changes") = py::none(),
+             py::arg("squared_norm") = py::none(), py::arg("norm_scale") = 1.0)
+        .def("update_part", &CpuPlan::update_part, py::arg("end"))
+        .def("cancel_parts", &CpuPlan::cancel_parts)
+        .def_property_readonly("size", &CpuPlan::size);
     define_plan(plan);
 }
 

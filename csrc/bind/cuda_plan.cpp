@@ -83,6 +83,11 @@ class CudaPlan : public CheckedPlan {
           entry_of_(leaf_count()),
           holds_(leaf_count()),
           participants_(leaf_count()) {
+        if (plan().rule().sums > 0) {
+            throw py::type_error(std::string("rule '") + plan().rule().name +
+                                 "' needs sums over whole tensors, which arrays of CuPy do not " +
+                                 "have: use arrays of NumPy");
+        }
         unknown_.reserve(kMostUnknown + 1);
     }
 
@@ -231,14 +236,14 @@ class CudaPlan : public CheckedPlan {
               std::int64_t applied, const py::tuple& accumulated,
               const py::array_t<double>& settings, const py::object& program,
               std::vector<Target> targets, const std::string& nonfinite, const py::list& arrays,
-              const py::object& changes) {
+              const py::object& changes, const Values& values) {
         const Hold hold({}, *this);
         if (launcher_.enter()) throw StateError("load_state_dict: not while a stream is capturing");
         // what may fail, before anything is written: the device's memory, its counts
         const py::object copies = launcher_.object().attr("staged")(arrays);
         let_host_count();
         CheckedPlan::load(updates, attempted, applied, accumulated, settings, program,
-                          std::move(targets), nonfinite, py::list(), changes);
+                          std::move(targets), nonfinite, py::list(), changes, values);
         latest_.reset();
         launcher_.object().attr("write")(copies);
         launcher_.upload_weighted_squares(accumulated[2].cast<double>());
@@ -264,6 +269,11 @@ class CudaPlan : public CheckedPlan {
         settle_alone();
         return plan().updates();
     }
+    Values values() {
+        settle_alone();
+        return CheckedPlan::values();
+    }
+
  private:
     // What a captured launch has in it for good.
     struct Shape {
@@ -307,6 +317,7 @@ class CudaPlan : public CheckedPlan {
             owner.step_ = owner.begin_step(gradients, grad_scale);  // keeps what was passed
             owner.updates_before_ = owner.plan().updates();
             owner.values_before_ = owner.setting_values();
+            owner.handed_on_before_ = owner.plan().values();
             StepOptions& options = owner.options_ = owner.options(owner.step_, take_norm);
             options.scales_later = options.clip_by_norm;
             owner.needs_sum_ =
@@ -322,6 +333,7 @@ class CudaPlan : public CheckedPlan {
 
         void undo() {
             owner_.plan().updates() = owner_.updates_before_;
+            owner_.plan().values() = owner_.handed_on_before_;
             owner_.restore(owner_.values_before_);
         }
         // Counts and settings stay.
@@ -330,6 +342,8 @@ class CudaPlan : public CheckedPlan {
         void keep_first_row() {
             owner_.latest_.reset();
             owner_.row_values_.swap(owner_.next_values_);
+            owner_.row_handed_on_.swap(owner_.next_handed_on_);
+            owner_.row_base_ = owner_.applied_;
             owner_.restore(owner_.row_values_[0]);
             is_kept_ = true;
         }
@@ -382,7 +396,9 @@ class CudaPlan : public CheckedPlan {
         if (is_ready_) settle();
         resolve_arrived();
         Attempt attempt(*this, gradients, grad_scale, take_norm);
-        if (unknown_.size() >= kMostUnknown || !has_same_participants()) resettle();
+        // what updates hand on is known for each number of updates since the last step alone
+        const bool hands_on = plan().rule().values > 0;
+        if (unknown_.size() >= kMostUnknown || !has_same_participants() || hands_on) resettle();
         try {
             make_rows(unknown_.size() + 1, {clock});
         } catch (const py::value_error&) {
@@ -469,7 +485,10 @@ class CudaPlan : public CheckedPlan {
     void resettle() {
         struct Counted {
             CudaPlan& owner;
-            ~Counted() { owner.updates_before_ = owner.plan().updates(); }
+            ~Counted() {
+                owner.updates_before_ = owner.plan().updates();
+                owner.handed_on_before_ = owner.plan().values();
+            }
         } const counted{*this};
         settle();
     }
@@ -495,6 +514,9 @@ class CudaPlan : public CheckedPlan {
         applied_ += applied;
         for (std::size_t i = 0; i < leaf_count(); ++i) {
             if (participants_[i]) plan().updates()[i] += applied;
+        }
+        if (applied > 0 && plan().rule().values > 0) {
+            plan().values() = row_handed_on_.at(static_cast<std::size_t>(applied_ - row_base_ - 1));
         }
     }
 
@@ -565,6 +587,7 @@ class CudaPlan : public CheckedPlan {
         clip_norms_.clear();
         rates_.clear();
         next_values_.resize(count);
+        next_handed_on_.resize(count);
         for (std::size_t i = 0; i < count; ++i) {
             const std::optional<Clock> clock =
                 clocks.empty() ? std::nullopt : clocks[clocks.size() == 1 ? 0 : i];
@@ -572,8 +595,10 @@ class CudaPlan : public CheckedPlan {
             if (options_.clip_by_norm) clip_norms_.push_back(options_.clip_norm);
             rates_.push_back(lr());
             next_values_[i] = setting_values();
+            next_handed_on_[i] = plan().values();
         }
         plan().updates() = updates_before_;
+        plan().values() = handed_on_before_;
     }
 
     Shape shape() const {
@@ -587,7 +612,7 @@ class CudaPlan : public CheckedPlan {
         return found;
     }
 
-    double lr() const { return plan().hyper(0)[0]; }
+    double lr() const { return plan().lr(); }
 
     static device::Entry entry(const Plan::Prepared& prepared) {
         device::Entry entry = {};
@@ -686,13 +711,17 @@ class CudaPlan : public CheckedPlan {
     std::vector<std::vector<double>> next_values_;
     std::vector<std::int64_t> updates_before_;
     std::vector<double> values_before_;
+    std::vector<std::vector<double>> next_handed_on_;  // by row: what its update leaves
+    std::vector<double> handed_on_before_;
 
-    bool counts_ = false;                 // whether the device does
-    std::vector<std::uint64_t> unknown_;  // reports of steps that it has not told of yet
-    std::vector<bool> participants_;      // the parameters whose updates it counts
-    std::optional<Latest> latest_;        // the last step, if its row is not known
-    std::vector<std::vector<double>> row_values_;      // its rows
-    RowTable table_;                      // of steps that the device counts
+    bool counts_ = false;                          // whether the device does
+    std::vector<std::uint64_t> unknown_;           // reports of steps that it has not told of yet
+    std::vector<bool> participants_;               // the parameters whose updates it counts
+    std::optional<Latest> latest_;                 // the last step, if its row is not known
+    std::vector<std::vector<double>> row_values_;  // its rows
+    std::vector<std::vector<double>> row_handed_on_;
+    std::int64_t row_base_ = 0;  // updates before the first row
+    RowTable table_;             // of steps that the device counts
 
     bool is_ready_ = false;  // the table of replays is of the present counts, and the device counts
     bool has_graphs_ = false;
@@ -721,13 +750,15 @@ void register_cuda_plan(py::module_& module) {
         .def("__iter__", [](const CudaStepInfo& info) { return py::iter(info.values()); })
         .def("__repr__", &CudaStepInfo::text);
     py::class_<CudaPlan> plan(module, "CudaPlan");
-    plan.def(
-        py::init<const py::object&, py::object, int, const std::string&, std::vector<std::string>,
-                 const py::list&, const py::list&, const std::vector<int>&,
-                 const py::array_t<double>&, const py::list&>(),
-        py::arg("make_launcher"), py::arg("array_type"), py::arg("device"), py::arg("rule"),
-        py::arg("paths"), py::arg("parameters"), py::arg("states"), py::arg("groups"),
-        py::arg("settings").noconvert(), py::arg("containers") = py::list());
+    plan.def(py::init<const py::object&, py::object, int, const std::string&,
+                      std::vector<std::string>, const py::list&, const py::list&,
+                      const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
+             py::arg("make_launcher"), py::arg("array_type"), py::arg("device"), py::arg("rule"),
+             py::arg("paths"), py::arg("parameters"), py::arg("states"), py::arg("groups"),
+             py::arg("settings").noconvert(), py::arg("containers") = py::list());
+    plan.def("step", &CudaPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
+             py::arg("take_norm") = false, py::arg("changes") = py::none(),
+             py::arg("learn") = py::none());
     define_plan(plan);
 }
 

@@ -37,11 +37,12 @@ std::vector<ArrayView> check_parameters(const ArrayKind& kind,
 MemoryMap CheckedPlan::written(const std::vector<ArrayView>& views) const {
     MemoryMap memory;
     for (std::size_t i = 0; i < views.size(); ++i) {
-        const std::size_t bytes = views[i].size * item_size(views[i].type);
         const Leaf& leaf = plan_.leaves()[i];
-        memory.add(views[i].data, bytes, parameter(i));
+        memory.add(views[i].data, views[i].size * item_size(views[i].type), parameter(i));
         for (int k = 0; k < plan_.rule().states; ++k) {
-            if (leaf.state[k] != nullptr) memory.add(leaf.state[k], bytes, state_name(i, k));
+            if (leaf.state[k] == nullptr) continue;
+            memory.add(leaf.state[k], state_bytes(plan_.rule().state[k], views[i]),
+                       state_name(i, k));
         }
     }
     memory.close();
@@ -49,7 +50,7 @@ MemoryMap CheckedPlan::written(const std::vector<ArrayView>& views) const {
 }
 
 std::string CheckedPlan::state_name(std::size_t i, int k) const {
-    return parameter(i) + " state '" + plan_.rule().state_names[k] + "'";
+    return parameter(i) + " state '" + plan_.rule().state[k].name + "'";
 }
 
 void CheckedPlan::count_looks() {

@@ -90,7 +90,22 @@ py::dict build_info() {
     return info;
 }
 
+constexpr const char* kExtents[] = {"element", "tensor", "row", "column"};
+
+py::object initial_of(const Initial& initial, const RuleEntry& rule) {
+    switch (initial.kind) {
+        case Initial::kColumn:
+            return py::str(rule.column[initial.column].name);
+        case Initial::kParameter:
+            return py::none();
+        default:
+            return py::float_(initial.number);
+    }
+}
+
 py::dict rules() {
+    const py::object named_tuple = py::module_::import("collections").attr("namedtuple");
+    const py::object make = named_tuple("Rule", "columns states values sums");
     py::dict all;
     for (const RuleEntry& rule : kRuleEntries) {
         py::list columns;
@@ -101,19 +116,34 @@ py::dict rules() {
         std::for_each(rule.column, rule.column + rule.columns, append);
         std::for_each(kCommon, kCommon + kCommonColumns, append);
         py::list states;
-        for (int i = 0; i < rule.states; ++i) states.append(rule.state_names[i]);
-        all[rule.name] = py::make_tuple(py::tuple(columns), py::tuple(states));
+        for (int i = 0; i < rule.states; ++i) {
+            const State& state = rule.state[i];
+            states.append(py::make_tuple(state.name, initial_of(state.initial, rule),
+                                         state.type == StateType::kDouble,
+                                         kExtents[static_cast<int>(state.extent)]));
+        }
+        py::list values;
+        for (int i = 0; i < rule.values; ++i) {
+            const Value& value = rule.value[i];
+            values.append(py::make_tuple(value.name, value.initial, value.lower, value.upper));
+        }
+        all[rule.name] = make(py::tuple(columns), py::tuple(states), py::tuple(values), rule.sums);
     }
     return all;
 }
 
-int states_used(const std::string& name, const std::vector<double>& hyper) {
+py::tuple states_used(const std::string& name, const std::vector<double>& hyper) {
     const RuleEntry* rule = find_rule(name);
     if (rule == nullptr || hyper.size() < static_cast<std::size_t>(rule->columns)) {
         throw py::value_error("no rule '" + name + "' with " + std::to_string(hyper.size()) +
                               " columns");
     }
-    return rule->states_used(hyper.data());
+    const unsigned used = rule->states_used(hyper.data());
+    py::list names;
+    for (int k = 0; k < rule->states; ++k) {
+        if (used >> k & 1) names.append(rule->state[k].name);
+    }
+    return py::tuple(names);
 }
 
 }  // namespace
@@ -123,11 +153,15 @@ void register_runtime(py::module_& module) {
         "build_info", &build_info,
         "Version, compiler, threads, and the instruction sets compiled, supported and active.");
     module.def("rules", &rules,
-               "For each rule the columns of its table of settings (name, lower and upper bound, "
-               "whether the upper is excluded, whether it is a flag), and the names of its state "
-               "arrays.");
+               "For each rule its columns in the table of settings (name, lower and upper bound, "
+               "whether the upper is excluded, whether it is a flag); its states, arrays (name; "
+               "what it holds at first: a number, the name of a column, or None for the "
+               "parameter's own elements; whether it is of float64 for any parameter; what an "
+               "element belongs to: an element, tensor, row or column of the parameter); its "
+               "values, which one update hands to the next (name, first value, lower and upper "
+               "bound); and how many sums over whole tensors it needs.");
     module.def("states_used", &states_used, py::arg("rule"), py::arg("hyper"),
-               "How many state arrays a parameter needs under these hyper-parameters.");
+               "The names of the state arrays that these hyper-parameters ask for.");
     module.def(
         "use_isa", [](const std::string& name) { choose_isa(name, "isa"); }, py::arg("name"),
         "Forces an instruction set; the empty name stands for the widest one.");

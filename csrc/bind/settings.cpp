@@ -75,19 +75,22 @@ void CheckedPlan::load(const std::vector<std::int64_t>& updates, std::int64_t at
                        std::int64_t applied, const py::tuple& accumulated,
                        const py::array_t<double>& settings, const py::object& program,
                        std::vector<Target> targets, const std::string& nonfinite,
-                       const py::list& arrays, const py::object& changes) {
-    const Busy busy(*this);
+                       const py::list& arrays, const py::object& changes, const Values& values) {
+    const Busy busy(*this, true);
     check_counts(updates, paths_.size());
     if (applied < 0 || attempted < applied) {
         throw py::value_error("applied must be at least 0 and at most attempted");
     }
     const NonFinite chosen = find_nonfinite(nonfinite);
     const Accumulated sums = read_accumulated(accumulated);
+    std::vector<double> handed_on = read_values(values);
     Settings given(*this, settings, program, std::move(targets));
     const Copies copies(arrays);
     Changes attributes(changes);
     copies.apply();
     plan_.updates() = updates;
+    plan_.values() = std::move(handed_on);
+    in_parts_ = false;
     attempted_ = attempted;
     applied_ = applied;
     nonfinite_ = chosen;

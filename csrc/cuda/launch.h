@@ -6,7 +6,7 @@
 // norms are taken; what is updated is cut into chunks that never cross a leaf.
 #pragma once
 #include "../portable/feistel.h"
-#include "../rules/rule.h"
+#include "../rules/all.h"
 
 namespace fusestep {
 namespace device {

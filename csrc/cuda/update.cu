@@ -28,8 +28,10 @@ struct alignas(n * sizeof(T)) Vector {
     T element[n];
 };
 
-// The arrays of one leaf, from the beginning of a chunk on.
-template <class T, int states>
+__device__ constexpr bool has(unsigned states, int k) { return (states >> k & 1) != 0; }
+
+// The arrays of one leaf, from the beginning of a chunk on; `states` are those in use, as bits.
+template <class T, unsigned states>
 struct Arrays {
     T* parameter;
     const T* gradient;
@@ -38,12 +40,16 @@ struct Arrays {
     __device__ Arrays(const Leaf& leaf, const void* gradients, Index first)
         : parameter(static_cast<T*>(leaf.parameter) + first),
           gradient(static_cast<const T*>(gradients) + first) {
-        for (int k = 0; k < states; ++k) state[k] = static_cast<T*>(leaf.state[k]) + first;
+        for (int k = 0; k < kMaxStates; ++k) {
+            if (has(states, k)) state[k] = static_cast<T*>(leaf.state[k]) + first;
+        }
     }
 
     __device__ bool aligned() const {
         Index addresses = reinterpret_cast<Index>(parameter) | reinterpret_cast<Index>(gradient);
-        for (int k = 0; k < states; ++k) addresses |= reinterpret_cast<Index>(state[k]);
+        for (int k = 0; k < kMaxStates; ++k) {
+            if (has(states, k)) addresses |= reinterpret_cast<Index>(state[k]);
+        }
         return addresses % kVectorBytes == 0;
     }
 };
@@ -60,7 +66,7 @@ __device__ __forceinline__ void store(T* address, const Vector<T, n>& vector) {
 
 // Elements first to last of the arrays, in vectors of n: all loads of a round come before its
 // arithmetic.
-template <class Compiled, unsigned n, class T, int states>
+template <class Compiled, unsigned n, class T, unsigned states>
 __device__ __forceinline__ void update_vectors(const typename Rule::template Scalars<T>& scalars,
                                                const GradientScalars<T>& gradient_scalars,
                                                const Arrays<T, states>& arrays, unsigned first,
@@ -77,7 +83,9 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
             load(p[j], arrays.parameter + at);
             load(g[j], arrays.gradient + at);
 #pragma unroll
-            for (int k = 0; k < states; ++k) load(s[j][k], arrays.state[k] + at);
+            for (int k = 0; k < kMaxStates; ++k) {
+                if (has(states, k)) load(s[j][k], arrays.state[k] + at);
+            }
         }
 #pragma unroll
         for (unsigned j = 0; j < vectors; ++j) {
@@ -87,16 +95,22 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
             for (unsigned i = 0; i < n; ++i) {
                 T state[kMaxStates] = {};
 #pragma unroll
-                for (int k = 0; k < states; ++k) state[k] = s[j][k].element[i];
+                for (int k = 0; k < kMaxStates; ++k) {
+                    if (has(states, k)) state[k] = s[j][k].element[i];
+                }
                 Rule::template update<Compiled::variant>(
                     scalars, treat<Compiled::treatment>(gradient_scalars, g[j].element[i]),
                     p[j].element[i], state);
 #pragma unroll
-                for (int k = 0; k < states; ++k) s[j][k].element[i] = state[k];
+                for (int k = 0; k < kMaxStates; ++k) {
+                    if (has(states, k)) s[j][k].element[i] = state[k];
+                }
             }
             store(arrays.parameter + at, p[j]);
 #pragma unroll
-            for (int k = 0; k < states; ++k) store(arrays.state[k] + at, s[j][k]);
+            for (int k = 0; k < kMaxStates; ++k) {
+                if (has(states, k)) store(arrays.state[k] + at, s[j][k]);
+            }
         }
     }
 }
@@ -106,7 +120,7 @@ template <unsigned kernel_case>
 struct Case {
     static constexpr unsigned variant = kernel_case % kMaxVariants;
     static constexpr int treatment = kernel_case / kMaxVariants % kTreatments;
-    static constexpr int states = Rule::template states_touched<variant>();
+    static constexpr unsigned states = Rule::template access<variant>().reads;
     using Type = typename ElementOf<kernel_case / kMaxVariants / kTreatments>::Type;
 };
 

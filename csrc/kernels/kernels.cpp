@@ -24,52 +24,158 @@
 namespace fusestep {
 namespace {
 
-// Without asking ahead a core waits for memory: measured, sums of squares run at half the rate and
-// an AdamW step 5 % slower. What fits the cache gains nothing, so only pieces of large arrays do
-// it.
+// Without software prefetch a core waits for memory: measured, sums of squares run at half the rate
+// and an AdamW step 5 % slower. What fits the cache gains nothing, so only pieces of large arrays
+// have it.
 constexpr size_t kLine = 64;  // bytes, as the next two
 constexpr size_t kTile = 512;
 constexpr size_t kAhead = 2048;
 constexpr size_t kLongPiece = 32 * 1024;  // elements
 
-template <class Rule, unsigned variant, int treatment, class T>
-void update(const void* scalars, const void* gradient_scalars, size_t n, void* parameter,
-            const void* gradient, void* const* state) {
+template <int... indices>
+struct Indices {};
+template <int count, int... indices>
+struct CountTo : CountTo<count - 1, count - 1, indices...> {};
+template <int... indices>
+struct CountTo<0, indices...> {
+    using Type = Indices<indices...>;
+};
+template <class Rule>
+using StatesOf = typename CountTo<Rule::kStateCount>::Type;
+
+template <class Rule, int... k>
+constexpr bool are_plain(Indices<k...>) {
+    return ((Rule::kStates[k].type == StateType::kParameters &&
+             Rule::kStates[k].extent == Extent::kElement) &&
+            ...);
+}
+
+constexpr bool has(unsigned states, int k) { return (states >> k & 1) != 0; }
+
+template <bool wanted, class T>
+FUSESTEP_INLINE void prefetch(const T* address) {
+    if constexpr (wanted) FUSESTEP_PREFETCH(address);
+}
+template <bool wanted, class T>
+FUSESTEP_INLINE T load(const T* address) {
+    if constexpr (wanted) return *address;
+    return T(0);
+}
+template <bool wanted, class T>
+FUSESTEP_INLINE void store(T* address, T value) {
+    if constexpr (wanted) *address = value;
+}
+
+template <class Rule, unsigned variant, int treatment, class T, int... k>
+FUSESTEP_INLINE void update_all(const void* scalars, const void* gradient_scalars, size_t n,
+                                void* parameter, const void* gradient, void* const* state,
+                                const void* factors, Indices<k...>) {
     using Scalars = typename Rule::template Scalars<T>;
-    constexpr int states = Rule::template states_touched<variant>();
+    using Factors = typename Rule::template Factors<T>;
+    constexpr Access access = Rule::template access<variant>();
     constexpr size_t line = kLine / sizeof(T), tile = kTile / sizeof(T), ahead = kAhead / sizeof(T);
     const Scalars s = *static_cast<const Scalars*>(scalars);
     const GradientScalars<T> gs = *static_cast<const GradientScalars<T>*>(gradient_scalars);
     T* p = static_cast<T*>(parameter);
     const T* g = static_cast<const T*>(gradient);
-    T* s0 = static_cast<T*>(state[0]);
-    T* s1 = static_cast<T*>(state[1]);
-    T* s2 = static_cast<T*>(state[2]);
+    T* const arrays[] = {static_cast<T*>(state[k])...};
     // never past the end, where another thread's elements begin
-    const size_t asked_for = n < kLongPiece ? 0 : n - ahead;
+    const size_t prefetched = n < kLongPiece ? 0 : n - ahead;
     for (size_t start = 0; start < n; start += tile) {
         const size_t stop = n - start < tile ? n : start + tile;
-        for (size_t i = start + ahead; i < stop + ahead && stop <= asked_for; i += line) {
+        for (size_t i = start + ahead; i < stop + ahead && stop <= prefetched; i += line) {
             FUSESTEP_PREFETCH(p + i);
-            FUSESTEP_PREFETCH(g + i);
-            if constexpr (states > 0) FUSESTEP_PREFETCH(s0 + i);
-            if constexpr (states > 1) FUSESTEP_PREFETCH(s1 + i);
-            if constexpr (states > 2) FUSESTEP_PREFETCH(s2 + i);
+            prefetch<access.gradient>(g + i);
+            (prefetch<has(access.reads | access.writes, k)>(arrays[k] + i), ...);
         }
         FUSESTEP_INDEPENDENT
         for (size_t i = start; i < stop; ++i) {
-            T element_state[kMaxStates] = {};
-            if constexpr (states > 0) element_state[0] = s0[i];
-            if constexpr (states > 1) element_state[1] = s1[i];
-            if constexpr (states > 2) element_state[2] = s2[i];
+            T element_state[] = {load<has(access.reads, k)>(arrays[k] + i)...};
             T element = p[i];
-            Rule::template update<variant>(s, treat<treatment>(gs, g[i]), element, element_state);
+            const T treated = treat<treatment>(gs, load<access.gradient>(g + i));
+            if constexpr (Rule::kSumCount > 0) {
+                const Factors f = *static_cast<const Factors*>(factors);
+                Rule::template update<variant>(s, f, treated, element, element_state);
+            } else {
+                Rule::template update<variant>(s, treated, element, element_state);
+            }
             p[i] = element;
-            if constexpr (states > 0) s0[i] = element_state[0];
-            if constexpr (states > 1) s1[i] = element_state[1];
-            if constexpr (states > 2) s2[i] = element_state[2];
+            (store<has(access.writes, k)>(arrays[k] + i, element_state[k]), ...);
         }
     }
+}
+
+template <class Rule, unsigned variant, int treatment, class T>
+void update(const void* scalars, const void* gradient_scalars, size_t n, void* parameter,
+            const void* gradient, void* const* state, const void* factors) {
+    static_assert(are_plain<Rule>(StatesOf<Rule>()),
+                  "each element has a place of its own in the arrays of state, in its own type");
+    update_all<Rule, variant, treatment, T>(scalars, gradient_scalars, n, parameter, gradient,
+                                            state, factors, StatesOf<Rule>());
+}
+
+// Adds the first value to lane 0.
+FUSESTEP_INLINE void add_to_lanes(size_t n, const double* values, double* lanes) {
+    double sums[kLanes];
+    FUSESTEP_UNROLL_LANES
+    for (size_t j = 0; j < kLanes; ++j) sums[j] = lanes[j];
+    size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        FUSESTEP_UNROLL_LANES
+        for (size_t j = 0; j < kLanes; ++j) sums[j] += values[i + j];
+    }
+    FUSESTEP_UNROLL_LANES
+    for (size_t j = 0; j < kLanes; ++j) lanes[j] = sums[j];
+    for (size_t j = 0; i < n; ++i, ++j) lanes[j] += values[i];
+}
+
+// A tile of elements is worked on in vectors; then their terms are added lane by lane.
+template <class Rule, unsigned variant, int treatment, class T, int... k>
+FUSESTEP_INLINE void collect_all(const void* scalars, const void* gradient_scalars, size_t n,
+                                 const void* parameter, const void* gradient, void* const* state,
+                                 size_t stride, double* sums, Indices<k...>) {
+    using Scalars = typename Rule::template Scalars<T>;
+    constexpr Access access = Rule::template collect_access<variant>();
+    constexpr size_t line = kLine / sizeof(T), tile = kTile / sizeof(T), ahead = kAhead / sizeof(T);
+    static_assert(kBlock % tile == 0 && tile % kLanes == 0);
+    const Scalars s = *static_cast<const Scalars*>(scalars);
+    const GradientScalars<T> gs = *static_cast<const GradientScalars<T>*>(gradient_scalars);
+    const T* p = static_cast<const T*>(parameter);
+    const T* g = static_cast<const T*>(gradient);
+    T* const arrays[] = {static_cast<T*>(state[k])...};
+    const size_t prefetched = n < kLongPiece ? 0 : n - ahead;
+    double lanes[Rule::kSumCount][kLanes] = {};
+    for (size_t start = 0; start < n; start += tile) {
+        const size_t stop = n - start < tile ? n : start + tile;
+        for (size_t i = start + ahead; i < stop + ahead && stop <= prefetched; i += line) {
+            FUSESTEP_PREFETCH(p + i);
+            prefetch<access.gradient>(g + i);
+            (prefetch<has(access.reads | access.writes, k)>(arrays[k] + i), ...);
+        }
+        double terms[Rule::kSumCount][tile];
+        FUSESTEP_INDEPENDENT
+        for (size_t i = start; i < stop; ++i) {
+            T element_state[] = {load<has(access.reads, k)>(arrays[k] + i)...};
+            double term[Rule::kSumCount];
+            const T treated = treat<treatment>(gs, load<access.gradient>(g + i));
+            Rule::template collect<variant>(s, treated, p[i], element_state, term);
+            (store<has(access.writes, k)>(arrays[k] + i, element_state[k]), ...);
+            for (int j = 0; j < Rule::kSumCount; ++j) terms[j][i - start] = term[j];
+        }
+        for (int j = 0; j < Rule::kSumCount; ++j) add_to_lanes(stop - start, terms[j], lanes[j]);
+        if (stop % kBlock != 0 && stop != n) continue;
+        for (size_t j = 0; j < Rule::kSumCount; ++j) {
+            sums[j * stride + (stop - 1) / kBlock] = add_lanes(lanes[j]);
+            for (double& lane : lanes[j]) lane = 0.0;
+        }
+    }
+}
+
+template <class Rule, unsigned variant, int treatment, class T>
+void collect(const void* scalars, const void* gradient_scalars, size_t n, const void* parameter,
+             const void* gradient, void* const* state, size_t stride, double* sums) {
+    collect_all<Rule, variant, treatment, T>(scalars, gradient_scalars, n, parameter, gradient,
+                                             state, stride, sums, StatesOf<Rule>());
 }
 
 template <int variant, class T>
@@ -106,7 +212,7 @@ void sum_squares(size_t n, const void* data, double scale, size_t lane, double* 
     }
 }
 
-// Asking ahead gains nothing here: the pieces are short, and the sum of squares has read the
+// Software prefetch gains nothing here: the pieces are short, and the sum of squares has read the
 // gradient.
 template <class T, int variant>
 void accumulate(size_t n, double weight, const void* gradient, void* accumulator) {
@@ -133,23 +239,30 @@ bool both_exact(const Operands<float>& single, const Operands<double>& twice) {
     return is_exact(single) && is_exact(twice);
 }
 
+template <class Rule, class T, int treatment, unsigned variant>
+constexpr void fill(KernelTable& table, RuleIndex rule, DataType type) {
+    table.update[rule][type][variant][treatment] = update<Rule, variant, treatment, T>;
+    if constexpr (Rule::kSumCount > 0) {
+        table.collect[rule][type][variant][treatment] = collect<Rule, variant, treatment, T>;
+    }
+}
+
 template <class Rule, class T, unsigned variant = 0>
-constexpr void fill(Update (&rows)[kMaxVariants][kTreatments]) {
-    static_assert(Rule::kVariants <= kMaxVariants && Rule::kStates <= kMaxStates);
+constexpr void fill(KernelTable& table, RuleIndex rule, DataType type) {
     if constexpr (variant < Rule::kVariants) {
-        rows[variant][kAsIs] = update<Rule, variant, kAsIs, T>;
-        rows[variant][kScaled] = update<Rule, variant, kScaled, T>;
-        rows[variant][kDivided] = update<Rule, variant, kDivided, T>;
-        fill<Rule, T, variant + 1>(rows);
+        fill<Rule, T, kAsIs, variant>(table, rule, type);
+        fill<Rule, T, kScaled, variant>(table, rule, type);
+        fill<Rule, T, kDivided, variant>(table, rule, type);
+        fill<Rule, T, variant + 1>(table, rule, type);
     }
 }
 
 constexpr KernelTable make_table() {
     KernelTable table{};
     table.is_exact = both_exact;
-#define FUSESTEP_FILL(Rule)                             \
-    fill<Rule, float>(table.update[k##Rule][kFloat32]); \
-    fill<Rule, double>(table.update[k##Rule][kFloat64]);
+#define FUSESTEP_FILL(Rule)                      \
+    fill<Rule, float>(table, k##Rule, kFloat32); \
+    fill<Rule, double>(table, k##Rule, kFloat64);
     FUSESTEP_RULES(FUSESTEP_FILL)
 #undef FUSESTEP_FILL
     table.sum_squares[kFloat32][kPlain] = sum_squares<float, kPlain>;

@@ -21,13 +21,17 @@ constexpr size_t item_size(DataType type) {
     return type == kFloat32 ? sizeof(float) : sizeof(double);
 }
 
-#define FUSESTEP_RULE_INDEX(Rule) k##Rule,
-enum RuleIndex : int { FUSESTEP_RULES(FUSESTEP_RULE_INDEX) kRules };
-#undef FUSESTEP_RULE_INDEX
-
-// Updates n elements. scalars points to Rule::Scalars<T>, gradient_scalars to GradientScalars<T>.
+// Updates n elements. scalars points to Rule::Scalars<T>, gradient_scalars to GradientScalars<T>;
+// factors, of rules with sums, to Rule::Factors<T>.
 using Update = void (*)(const void* scalars, const void* gradient_scalars, size_t n,
-                        void* parameter, const void* gradient, void* const* state);
+                        void* parameter, const void* gradient, void* const* state,
+                        const void* factors);
+
+// The first pass of rules with sums, over n elements from the beginning of a block on. Sum j of the
+// terms of block b goes to sums[j * stride + b].
+using Collect = void (*)(const void* scalars, const void* gradient_scalars, size_t n,
+                         const void* parameter, const void* gradient, void* const* state,
+                         size_t stride, double* sums);
 
 // Sums squares of n elements in double into kLanes lanes; element i goes to lane (lane + i) %
 // kLanes. The scaled kind multiplies by `scale` first.
@@ -49,6 +53,7 @@ using IsExact = bool (*)(const Operands<float>&, const Operands<double>&);
 struct KernelTable {
     IsExact is_exact;
     Update update[kRules][kDataTypes][kMaxVariants][kTreatments];
+    Collect collect[kRules][kDataTypes][kMaxVariants][kTreatments];
     SumSquares sum_squares[kDataTypes][kSumVariants];
     Accumulate accumulate[kDataTypes][kAccumulateVariants];
     Convert convert[kElements];

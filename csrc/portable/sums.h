@@ -1,9 +1,11 @@
-// The arithmetic of sums over gradients: in which order squares are added, what clipping makes of
-// the norm, and how gradients are accumulated.
+// The arithmetic of sums: in which order terms are added, what clipping makes of the norm, and how
+// gradients are accumulated.
 //
-// Element i of the index space belongs to block i / kBlock and to lane i % kLanes. The squares of
-// a lane are added one after the other in double, then the lanes of the block in pairs: 0 and 8, 1
+// Element i of the index space belongs to block i / kBlock and to lane i % kLanes. The terms of a
+// lane are added one after the other in double, then the lanes of the block in pairs: 0 and 8, 1
 // and 9, then 0 and 4, and so on. The sums of blocks are added in the same way, until one is left.
+// A sum over all gradients counts elements through the whole model; one over a tensor, from its own
+// beginning.
 #pragma once
 #include "compiler.h"
 
@@ -11,6 +13,14 @@ namespace fusestep {
 
 constexpr unsigned kLanes = 16;
 constexpr unsigned kBlock = 1024;
+
+// The sum of a block from its lanes, which it leaves changed.
+FUSESTEP_INLINE double add_lanes(double* lanes) {
+    for (unsigned half = kLanes / 2; half > 0; half /= 2) {
+        for (unsigned j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+    }
+    return lanes[0];
+}
 
 // The power of two by which gradients are multiplied before their squares are added once more: 1
 // where the plain sum is good or NaN. With the others no square of a finite double overflows, nor

@@ -6,10 +6,11 @@
 namespace fusestep {
 
 template <bool belief>
-struct AdamFamily {
+struct AdamFamily : RuleDefaults {
     static constexpr const char* kName = belief ? "adabelief" : "adam";
-    static constexpr int kStates = 3;
-    static constexpr const char* kStateNames[kStates] = {"m", "v", "v_max"};
+
+    enum : int { kM, kV, kVMax, kStateCount };
+    static constexpr State kStates[kStateCount] = {state("m"), state("v"), state("v_max")};
 
     enum : int {
         kLr,
@@ -36,8 +37,9 @@ struct AdamFamily {
 
     template <class T>
     struct Scalars {
-        T decay;  // weight_decay when coupled, else what is left of p
-        T rate1;  // 1 - beta1
+        T shrink;  // 1 - lr * weight_decay when decoupled, else 1
+        T decay;   // weight_decay when coupled
+        T rate1;   // 1 - beta1
         T beta2;
         T rate2;            // 1 - beta2
         T root_correction;  // 1 / sqrt(1 - beta2^t), or 1
@@ -46,16 +48,18 @@ struct AdamFamily {
         T step;
     };
 
-    static int states_used(const double* h) { return h[kAmsgrad] != 0.0 ? 3 : 2; }
+    static unsigned states_used(const double* h) {
+        return first_states(h[kAmsgrad] != 0.0 ? 3 : 2);
+    }
 
     template <unsigned variant>
-    static constexpr int states_touched() {
-        return (variant & kWithMaximum) ? 3 : 2;
+    static constexpr Access access() {
+        return reads_and_writes(first_states((variant & kWithMaximum) ? 3 : 2));
     }
 
     template <class T, class Powers>
     static unsigned prepare(const double* h, long long update_number, Powers& powers,
-                            Scalars<T>& s) {
+                            double* /*values*/, Scalars<T>& s) {
         const bool decoupled = h[kDecoupled] != 0.0;
         double c1 = 1.0, root_c2 = 1.0;
         if (h[kBiasCorrection] != 0.0) {
@@ -65,9 +69,8 @@ struct AdamFamily {
         // eps_mode "hat" adds eps to the uncorrected root, so the correction moves into the step
         const bool hat = h[kEpsHat] != 0.0;
         const bool coupled = !decoupled && h[kWeightDecay] != 0.0;
-        s.decay = static_cast<T>(coupled     ? h[kWeightDecay]
-                                 : decoupled ? 1.0 - h[kLr] * h[kWeightDecay]
-                                             : 1.0);
+        s.shrink = static_cast<T>(decoupled ? 1.0 - h[kLr] * h[kWeightDecay] : 1.0);
+        s.decay = static_cast<T>(h[kWeightDecay]);
         s.rate1 = static_cast<T>(1.0 - h[kBeta1]);
         s.beta2 = static_cast<T>(h[kBeta2]);
         s.rate2 = static_cast<T>(1.0 - h[kBeta2]);
@@ -83,12 +86,12 @@ struct AdamFamily {
 
     template <unsigned variant, class T>
     FUSESTEP_INLINE void update(const Scalars<T>& s, T g, T& p, T* state) {
-        T& m = state[0];
-        T& v = state[1];
+        T& m = state[kM];
+        T& v = state[kV];
         if constexpr (variant & kCoupled) {
             g = g + s.decay * p;
         } else {
-            p = p * s.decay;
+            p = p * s.shrink;
         }
         m = m + s.rate1 * (g - m);
         if constexpr (belief) {
@@ -99,8 +102,8 @@ struct AdamFamily {
         }
         T second = v;
         if constexpr (variant & kWithMaximum) {
-            second = maximum(state[2], v);
-            state[2] = second;
+            second = maximum(state[kVMax], v);
+            state[kVMax] = second;
         }
         const T d = square_root(second) * s.root_correction + s.eps;
         p = p - s.step * m / d;

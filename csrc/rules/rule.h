@@ -1,25 +1,43 @@
 // The contract of an update rule.
 //
 // Rules are compiled by the C++ compiler for the CPU and by NVRTC for the GPU, so they use no
-// standard library (see ../portable/compiler.h). A rule is a struct with
+// standard library (see ../portable/compiler.h). A rule is a struct, most often with the
+// RuleDefaults below. It has tables, each with an enum of its places:
 //
-// - kName, kStates, kColumns: its name, its state arrays and its hyper-parameters;
-// - kVariants: how many compile-time variants its update has;
-// - Scalars<T>: what the update of one element needs, in the compute type T;
-// - prepare: once per step, on the host, in double: hyper-parameters -> Scalars, variant. It is
-//   given a source of 1 - beta^n, and fills Scalars with numbers of type T alone;
-// - states_used: how many state arrays the given hyper-parameters ask for;
-// - states_touched<variant>: how many of them that variant reads and writes;
-// - update<variant>: one element: parameter and state, given the gradient.
+// - kName;
+// - kColumns, kColumnCount: its hyper-parameters; kLr is the place of the learning rate;
+// - kStates, kStateCount: the arrays that it keeps for each parameter;
+// - kValues, kValueCount: numbers that an update of a parameter hands to the next one;
+// - kSumCount: how many sums over a whole tensor its update needs;
+// - kVariants: how many compile-time variants its update has.
+//
+// Once per step, on the host, in double:
+//
+// - states_used(hyper): which states these hyper-parameters ask for, state k as bit k;
+// - prepare(hyper, n, powers, values, scalars): fills Scalars<T>, whose members are numbers of type
+//   T alone, for update number n (1 for the first), and returns the variant. `powers` is a
+//   source of 1 - beta^n. `values` are those that the parameter's last update has left, or the
+//   initial ones; prepare leaves its own there.
+//
+// For each element, on CPU and GPU:
+//
+// - access<variant>(): what of an element's memory update reads and writes;
+// - update<variant>(scalars, g, p, state): the parameter and its state, given the gradient.
+//
+// A rule with sums goes twice over each tensor, and has also
+//
+// - collect<variant>(scalars, g, p, state, terms) and collect_access<variant>(): the first pass. It
+//   may change the state, but not the parameter, and gives this element's term of each sum, in
+//   double. Terms are added in the order of ../portable/sums.h, counted from the tensor's own
+//   beginning;
+// - Factors<T> and conclude(variant, scalars, sums, size): what the sums make for all of the
+//   tensor's `size` elements;
+// - update<variant>(scalars, factors, g, p, state): the second pass.
 #pragma once
 #include "../portable/compiler.h"
 #include "../portable/gradient.h"
 
 namespace fusestep {
-
-constexpr int kMaxStates = 3;
-constexpr int kMaxVariants = 16;
-constexpr int kScalarBytes = 64;  // the largest Rule::Scalars<T> fits
 
 // One hyper-parameter. A flag is 0 or 1 and fixed when the optimizer is built.
 struct Column {
@@ -36,5 +54,65 @@ constexpr Column number(const char* name, double lower = 0.0, double upper = kUn
 constexpr Column positive(const char* name) { return number(name, kAboveZero); }
 constexpr Column fraction(const char* name) { return {name, 0.0, 1.0, true, false}; }
 constexpr Column flag(const char* name) { return {name, 0.0, 1.0, false, true}; }
+
+// What an array of state holds before the first update.
+struct Initial {
+    enum Kind : int { kNumber, kColumn, kParameter } kind;
+    double number;  // of kNumber
+    int column;     // of kColumn: a hyper-parameter as it is when the array is made
+};
+
+constexpr Initial zeros() { return {Initial::kNumber, 0.0, 0}; }
+constexpr Initial filled(double number) { return {Initial::kNumber, number, 0}; }
+constexpr Initial from_column(int column) { return {Initial::kColumn, 0.0, column}; }
+constexpr Initial from_parameter() { return {Initial::kParameter, 0.0, 0}; }
+
+enum class StateType : int { kParameters, kDouble };
+
+// What each element of an array of state belongs to: an element of the parameter, all of them, or
+// all with the same place along the other axes than the last (a row) or the last but one (a
+// column). Where there are fewer than two axes each element is a row, and all are one column.
+enum class Extent : int { kElement, kTensor, kRow, kColumn };
+
+// One array of state, of a name, that every parameter has which uses it.
+struct State {
+    const char* name;
+    Initial initial;
+    StateType type;
+    Extent extent;
+};
+
+constexpr State state(const char* name, Initial initial = zeros(),
+                      StateType type = StateType::kParameters, Extent extent = Extent::kElement) {
+    return {name, initial, type, extent};
+}
+
+// One number that an update hands to the next, within bounds.
+struct Value {
+    const char* name;
+    double initial;
+    double lower;
+    double upper;
+};
+
+// What a pass does besides reading the parameter; state k is bit k.
+struct Access {
+    unsigned reads;
+    unsigned writes;
+    bool gradient;  // whether it reads it
+};
+
+constexpr unsigned first_states(int count) { return (1u << count) - 1; }
+constexpr Access reads_and_writes(unsigned states) { return {states, states, true}; }
+
+// Of rules that do without.
+struct RuleDefaults {
+    static constexpr int kValueCount = 0;
+    static constexpr const Value* kValues = nullptr;
+    static constexpr int kSumCount = 0;
+
+    template <class T>
+    struct Factors {};
+};
 
 }  // namespace fusestep

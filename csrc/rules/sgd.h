@@ -5,10 +5,11 @@
 
 namespace fusestep {
 
-struct Sgd {
+struct Sgd : RuleDefaults {
     static constexpr const char* kName = "sgd";
-    static constexpr int kStates = 1;
-    static constexpr const char* kStateNames[kStates] = {"momentum"};
+
+    enum : int { kBuffer, kStateCount };
+    static constexpr State kStates[kStateCount] = {state("momentum")};
 
     enum : int {
         kLr,
@@ -23,7 +24,7 @@ struct Sgd {
     static constexpr Column kColumns[kColumnCount] = {
         number("lr"),           number("momentum"), number("dampening", -kUnbounded),
         number("weight_decay"), flag("nesterov"),   flag("decoupled"),
-        flag("buffered"),  // keep the buffer going where momentum, as it changes, is 0
+        flag("buffered"),  // 1 when momentum is scheduled: update the buffer even at 0
     };
 
     enum Variant : unsigned { kWithMomentum = 1, kFirst = 2, kLookAhead = 4, kCoupled = 8 };
@@ -40,15 +41,16 @@ struct Sgd {
 
     static bool has_buffer(const double* h) { return h[kMomentum] != 0.0 || h[kBuffered] != 0.0; }
 
-    static int states_used(const double* h) { return has_buffer(h) ? 1 : 0; }
+    static unsigned states_used(const double* h) { return first_states(has_buffer(h) ? 1 : 0); }
 
     template <unsigned variant>
-    static constexpr int states_touched() {
-        return (variant & kWithMomentum) ? 1 : 0;
+    static constexpr Access access() {
+        return reads_and_writes(first_states((variant & kWithMomentum) ? 1 : 0));
     }
 
     template <class T, class Powers>
-    static unsigned prepare(const double* h, long long update_number, Powers&, Scalars<T>& s) {
+    static unsigned prepare(const double* h, long long update_number, Powers&, double* /*values*/,
+                            Scalars<T>& s) {
         const bool decoupled = h[kDecoupled] != 0.0;
         s.shrink = static_cast<T>(decoupled ? 1.0 - h[kLr] * h[kWeightDecay] : 1.0);
         s.decay = static_cast<T>(h[kWeightDecay]);
@@ -73,7 +75,7 @@ struct Sgd {
             p = p * s.shrink;
         }
         if constexpr (variant & kWithMomentum) {
-            T& b = state[0];
+            T& b = state[kBuffer];
             // torch's convention: the first update takes the gradient whole, without dampening
             if constexpr (variant & kFirst) {
                 b = g;

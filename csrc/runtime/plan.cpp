@@ -15,10 +15,13 @@ namespace {
 constexpr std::size_t kParallelElements = 32 * 1024;
 constexpr std::size_t kWorthWaking = 320 * 1024;
 
-// Threads take chunks of this many blocks: many for balance, but long enough for memory to stream.
+// Threads take chunks of this many blocks.
 constexpr std::size_t kSmallestChunk = 8;
 constexpr std::size_t kLargestChunk = 128;
 constexpr std::size_t kChunksPerThread = 8;
+
+// A tensor of at most so many blocks, with its gradient and state, fits the cache of a core.
+constexpr std::size_t kSmallTensor = 32;
 
 std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
@@ -26,11 +29,25 @@ void* advance(void* pointer, std::size_t bytes) {
     return pointer == nullptr ? nullptr : static_cast<char*>(pointer) + bytes;
 }
 
-double add_lanes(double* lanes) {
-    for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
-        for (std::size_t j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+// Adds sums of blocks in the order of portable/sums.h until one is left.
+double add_sums(double* sums, std::size_t count) {
+    while (count > 1) {
+        const std::size_t blocks = divide_up(count, kBlock);
+        for (std::size_t block = 0; block < blocks; ++block) {
+            double lanes[kLanes] = {};
+            const std::size_t end = std::min(count, (block + 1) * kBlock);
+            for (std::size_t i = block * kBlock; i < end; ++i) lanes[i % kLanes] += sums[i];
+            sums[block] = add_lanes(lanes);
+        }
+        count = blocks;
     }
-    return lanes[0];
+    return count == 0 ? 0.0 : sums[0];
+}
+
+// For each thread many, for balance, but long enough for memory to stream.
+std::size_t chunk_size(std::size_t blocks) {
+    const std::size_t shares = static_cast<std::size_t>(thread_count()) * kChunksPerThread;
+    return std::clamp(divide_up(blocks, shares), kSmallestChunk, kLargestChunk);
 }
 
 template <class T>
@@ -63,10 +80,24 @@ Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const do
     }
     prepared_.reserve(leaves_.size());
     updates_.resize(leaves_.size());
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        for (int k = 0; k < rule_.values; ++k) values_.push_back(rule_.value[k].initial);
+    }
+    next_values_ = values_;
     partial_sums_.resize(divide_up(total_, kBlock));
+    if (rule_.sums == 0) return;
+    std::size_t sums = 0;
+    for (const Leaf& leaf : leaves_) {
+        sums_begin_.push_back(sums);
+        sums += divide_up(leaf.size, kBlock) * static_cast<std::size_t>(rule_.sums);
+    }
+    sums_.resize(sums);
+    factors_.resize(leaves_.size());
+    small_.reserve(leaves_.size());
+    large_.reserve(leaves_.size() + total_ / (kSmallestChunk * kBlock));
 }
 
-bool Plan::is_large() const { return total_ >= kParallelElements; }
+bool Plan::is_large(std::size_t elements) { return elements >= kParallelElements; }
 
 // Calls visit(leaf index, first element, elements) for the pieces of leaves that lie in the range.
 template <class Visit>
@@ -87,18 +118,22 @@ Plan::Range Plan::block_range(std::size_t begin, std::size_t end) const {
     return {begin * kBlock, std::min(total_, end * kBlock)};
 }
 
-// Calls visit(begin, end) for chunks of all blocks, on several threads where the model is large.
+// Calls visit(begin, end) for chunks of the blocks from begin to end, on several threads where they
+// are many.
 template <class Visit>
-void Plan::for_chunks(Visit visit) const {
-    const std::size_t blocks = partial_sums_.size();
-    if (!is_large()) {
-        visit(std::size_t{0}, blocks);
+void Plan::for_chunks(std::size_t begin, std::size_t end, Visit visit) const {
+    const std::size_t blocks = end - begin;
+    const Range range = block_range(begin, end);
+    const std::size_t elements = range.end - range.begin;
+    if (!is_large(elements)) {
+        visit(begin, end);
         return;
     }
-    const std::size_t shares = static_cast<std::size_t>(thread_count()) * kChunksPerThread;
-    const std::size_t chunk = std::clamp(divide_up(blocks, shares), kSmallestChunk, kLargestChunk);
-    auto task = [&](std::size_t i) { visit(i * chunk, std::min(blocks, (i + 1) * chunk)); };
-    run_parallel(divide_up(blocks, chunk), total_ >= kWorthWaking, task);
+    const std::size_t chunk = chunk_size(blocks);
+    auto task = [&](std::size_t i) {
+        visit(begin + i * chunk, std::min(end, begin + (i + 1) * chunk));
+    };
+    run_parallel(divide_up(blocks, chunk), elements >= kWorthWaking, task);
 }
 
 // Calls visit(leaf index, first element, elements) for each piece it has summed, which the cache
@@ -120,13 +155,13 @@ double Plan::block_sum_of_squares(std::size_t block, double scale, Visit visit) 
 }
 
 double Plan::sum_of_squares(double scale) noexcept {
-    for_chunks([&](std::size_t begin, std::size_t end) {
+    for_chunks(0, partial_sums_.size(), [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) {
             partial_sums_[i] =
                 block_sum_of_squares(i, scale, [](std::size_t, std::size_t, std::size_t) {});
         }
     });
-    return add_partial_sums();
+    return add_sums(partial_sums_.data(), partial_sums_.size());
 }
 
 GradientNorm Plan::norm(double grad_scale) noexcept {
@@ -148,7 +183,7 @@ double Plan::accumulate(double weight) noexcept {
             count, weight, static_cast<const char*>(leaf.gradient) + bytes,
             advance(sum.data, bytes));
     };
-    for_chunks([&](std::size_t begin, std::size_t end) {
+    for_chunks(0, partial_sums_.size(), [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) {
             partial_sums_[i] = block_sum_of_squares(i, 1.0, add);
         }
@@ -156,7 +191,7 @@ double Plan::accumulate(double weight) noexcept {
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         if (leaves_[i].gradient != nullptr) accumulators_[i].holds = true;
     }
-    return add_partial_sums();
+    return add_sums(partial_sums_.data(), partial_sums_.size());
 }
 
 void Plan::use_accumulated() noexcept {
@@ -164,24 +199,6 @@ void Plan::use_accumulated() noexcept {
         const bool holds = i < accumulators_.size() && accumulators_[i].holds;
         set_gradient(i, holds ? accumulators_[i].data : nullptr);
     }
-}
-
-double Plan::add_partial_sums() noexcept {
-    // the same lanes and blocks over the sums of blocks, until one is left
-    std::size_t count = partial_sums_.size();
-    while (count > 1) {
-        const std::size_t blocks = divide_up(count, kBlock);
-        for (std::size_t block = 0; block < blocks; ++block) {
-            double lanes[kLanes] = {};
-            const std::size_t end = std::min(count, (block + 1) * kBlock);
-            for (std::size_t i = block * kBlock; i < end; ++i) {
-                lanes[i % kLanes] += partial_sums_[i];
-            }
-            partial_sums_[block] = add_lanes(lanes);
-        }
-        count = blocks;
-    }
-    return count == 0 ? 0.0 : partial_sums_[0];
 }
 
 std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept {
@@ -198,6 +215,8 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
         group.latest[kFloat32] = group.latest[kFloat64] = -1;
     }
     prepared_.clear();
+    const std::size_t values = static_cast<std::size_t>(rule_.values);
+    if (values > 0) next_values_ = values_;
     const KernelTable& kernels = active_kernels();
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         Leaf& leaf = leaves_[i];
@@ -205,15 +224,19 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
         const std::int64_t update_number = ++updates_[i];
         GroupTreatment& group = groups_[static_cast<std::size_t>(leaf.group)];
         int& latest = group.latest[leaf.type];
-        if (latest < 0 ||
-            prepared_[static_cast<std::size_t>(latest)].update_number != update_number) {
+        double* const next = next_values_.data() + i * values;
+        if (is_shared(latest, i, update_number)) {
+            const std::size_t first = prepared_[static_cast<std::size_t>(latest)].leaf;
+            std::copy_n(next_values_.data() + first * values, values, next);
+        } else {
             latest = static_cast<int>(prepared_.size());
             prepared_.emplace_back();
             Prepared& entry = prepared_.back();
             entry.type = leaf.type;
             entry.treatment = group.treatment;
-            const int variant =
-                rule_.prepare[leaf.type](hyper(leaf.group), update_number, powers_, entry.scalars);
+            entry.leaf = i;
+            const int variant = rule_.prepare[leaf.type](hyper(leaf.group), update_number, powers_,
+                                                         next, entry.scalars);
             if (variant < 0) {
                 for (std::size_t k = 0; k <= i; ++k) {
                     if (leaves_[k].gradient != nullptr) --updates_[k];
@@ -222,6 +245,7 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
             }
             entry.variant = static_cast<unsigned>(variant);
             entry.update = kernels.update[rule_.index][leaf.type][entry.variant][group.treatment];
+            entry.collect = kernels.collect[rule_.index][leaf.type][entry.variant][group.treatment];
             entry.gradient_scalars = leaf.type == kFloat32
                                          ? static_cast<const void*>(&group.float32)
                                          : static_cast<const void*>(&group.float64);
@@ -229,32 +253,152 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
         }
         if (leaf.prepared != latest) leaf.prepared = latest;
     }
+    values_.swap(next_values_);
     return kPrepared;
 }
 
-void Plan::update_piece(const Leaf& leaf, std::size_t first, std::size_t count) const {
+void Plan::take_back_prepared() noexcept {
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        if (leaves_[i].gradient != nullptr) --updates_[i];
+    }
+    values_.swap(next_values_);
+}
+
+// Whether a leaf of a group needs the same scalars as the group's latest entry of its type.
+bool Plan::is_shared(int latest, std::size_t i, std::int64_t update_number) const {
+    if (latest < 0) return false;
+    const Prepared& entry = prepared_[static_cast<std::size_t>(latest)];
+    if (entry.update_number != update_number) return false;
+    const std::size_t values = static_cast<std::size_t>(rule_.values);
+    const double* const own = values_.data() + i * values;
+    return std::equal(own, own + values, values_.data() + entry.leaf * values);
+}
+
+void Plan::update_piece(std::size_t i, std::size_t first, std::size_t count) const {
+    const Leaf& leaf = leaves_[i];
     const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
     const std::size_t bytes = first * item_size(leaf.type);
     const void* gradient = static_cast<const char*>(leaf.gradient) + bytes;
     void* state[kMaxStates];
     for (int k = 0; k < kMaxStates; ++k) state[k] = advance(leaf.state[k], bytes);
     prepared.update(prepared.scalars, prepared.gradient_scalars, count,
-                    advance(leaf.parameter, bytes), gradient, state);
+                    advance(leaf.parameter, bytes), gradient, state,
+                    factors_.empty() ? nullptr : factors_[i].bytes);
 }
 
-void Plan::update() noexcept {
-    for_chunks([&](std::size_t begin, std::size_t end) {
-        walk(block_range(begin, end), [&](std::size_t i, std::size_t first, std::size_t count) {
-            update_piece(leaves_[i], first, count);
+// From the beginning of a block on.
+void Plan::collect_piece(std::size_t i, std::size_t first, std::size_t count) {
+    const Leaf& leaf = leaves_[i];
+    const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
+    const std::size_t bytes = first * item_size(leaf.type);
+    void* state[kMaxStates];
+    for (int k = 0; k < kMaxStates; ++k) state[k] = advance(leaf.state[k], bytes);
+    prepared.collect(prepared.scalars, prepared.gradient_scalars, count,
+                     advance(leaf.parameter, bytes),
+                     static_cast<const char*>(leaf.gradient) + bytes, state,
+                     divide_up(leaf.size, kBlock), &sums_[sums_begin_[i] + first / kBlock]);
+}
+
+// What the sums over a tensor make for its second pass.
+void Plan::conclude(std::size_t i) {
+    const Leaf& leaf = leaves_[i];
+    const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
+    const std::size_t blocks = divide_up(leaf.size, kBlock);
+    double sums[kMaxSums];
+    for (int k = 0; k < rule_.sums; ++k) {
+        sums[k] = add_sums(&sums_[sums_begin_[i] + static_cast<std::size_t>(k) * blocks], blocks);
+    }
+    rule_.conclude[leaf.type](prepared.variant, prepared.scalars, sums,
+                              static_cast<double>(leaf.size), factors_[i].bytes);
+}
+
+void Plan::update(std::size_t first, std::size_t last) noexcept {
+    FloatEnvironment environment;
+    if (rule_.sums > 0) {
+        update_tensors(first, last);
+    } else {
+        update_elements(first, last);
+    }
+}
+
+void Plan::update_elements(std::size_t first, std::size_t last) noexcept {
+    for_chunks(first / kBlock, divide_up(last, kBlock), [&](std::size_t begin, std::size_t end) {
+        walk(block_range(begin, end), [&](std::size_t i, std::size_t from, std::size_t count) {
+            update_piece(i, from, count);
         });
     });
+}
+
+// Lists the tensors that take part and end in the range: several small ones as one run.
+void Plan::list_tensors(std::size_t first, std::size_t last) {
+    small_.clear();
+    large_.clear();
+    const std::size_t chunk = chunk_size(divide_up(total_, kBlock)) * kBlock;
+    const auto next = std::upper_bound(begins_.begin(), begins_.end(), first);
+    for (std::size_t i = static_cast<std::size_t>(next - begins_.begin()) - 1; i < leaves_.size();
+         ++i) {
+        const std::size_t size = leaves_[i].size;
+        if (begins_[i] + size > last) break;
+        if (size == 0 || leaves_[i].gradient == nullptr) continue;
+        if (size > kSmallTensor * kBlock) {
+            for (std::size_t from = 0; from < size; from += chunk) {
+                large_.push_back({i, from, std::min(chunk, size - from)});
+            }
+        } else if (!small_.empty() && small_.back().elements + size <= kSmallTensor * kBlock) {
+            small_.back().last = i;
+            small_.back().elements += size;
+        } else {
+            small_.push_back({i, i, size});
+        }
+    }
+}
+
+void Plan::update_tensors(std::size_t first, std::size_t last) noexcept {
+    if (first >= last) return;
+    list_tensors(first, last);
+    const std::size_t elements = last - first;
+    const auto for_each = [&](std::size_t count, auto& task) {
+        if (is_large(elements)) {
+            run_parallel(count, elements >= kWorthWaking, task);
+        } else {
+            for (std::size_t i = 0; i < count; ++i) task(i);
+        }
+    };
+    auto begin = [&](std::size_t task) {
+        if (task < large_.size()) {
+            collect_piece(large_[task].leaf, large_[task].first, large_[task].count);
+            return;
+        }
+        const Run& run = small_[task - large_.size()];
+        for (std::size_t i = run.first; i <= run.last; ++i) {
+            const std::size_t size = leaves_[i].size;
+            if (size == 0 || size > kSmallTensor * kBlock || leaves_[i].gradient == nullptr) {
+                continue;
+            }
+            collect_piece(i, 0, size);
+            conclude(i);
+            update_piece(i, 0, size);
+        }
+    };
+    for_each(large_.size() + small_.size(), begin);
+    for (const Piece& piece : large_) {
+        if (piece.first == 0) conclude(piece.leaf);
+    }
+    auto finish = [&](std::size_t task) {
+        update_piece(large_[task].leaf, large_[task].first, large_[task].count);
+    };
+    for_each(large_.size(), finish);
 }
 
 StepResult Plan::measure(const StepOptions& options) noexcept {
     FloatEnvironment environment;
     StepResult result;
-    if (options.take_norm || options.clip_by_norm || options.nonfinite != NonFinite::kPropagate) {
-        const GradientNorm norm = this->norm(options.grad_scale);
+    if (options.take_norm || options.clip_by_norm || options.squared_norm ||
+        options.nonfinite != NonFinite::kPropagate) {
+        const GradientNorm norm = options.squared_norm
+                                      ? norm_of_sum(options.squared_norm->sum,
+                                                    options.squared_norm->scale, options.grad_scale)
+                                      : this->norm(options.grad_scale);
         result.has_norm = true;
         result.grad_norm = norm.value;
         result.finite = std::isfinite(norm.scaled);
@@ -274,7 +418,7 @@ void Plan::apply(const StepOptions& options, StepResult& result) noexcept {
         result.applied = false;
         return;
     }
-    update();
+    update(0, total_);
 }
 
 StepResult Plan::step(const StepOptions& options) noexcept {

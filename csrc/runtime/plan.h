@@ -1,9 +1,15 @@
 // The plan of a model: all arrays of all parameters, laid end to end in one index space that is cut
-// into blocks. One step walks the blocks with one thread team. Built once; a step allocates
-// nothing.
+// into blocks. Built once; a step allocates nothing.
+//
+// A step goes through phases, each with one thread team:
+// - measure: what the gradients tell, if something asks for it: their norm, whether all are finite;
+// - prepare: counts, and scalars for the update;
+// - update: one pass over the blocks. For a rule with sums, two over each tensor, the second of
+//   which finds a small tensor in the cache.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "registry.h"
@@ -27,6 +33,12 @@ struct Accumulator {
     bool holds = false;
 };
 
+// A sum of squares; each term was multiplied by `scale` before it was squared.
+struct SquaredNorm {
+    double sum = 0.0;
+    double scale = 1.0;
+};
+
 enum class NonFinite { kPropagate, kSkip, kRaise };
 
 struct StepOptions {
@@ -35,7 +47,8 @@ struct StepOptions {
     double clip_norm = 0.0;
     double clip_value = kUnbounded;
     NonFinite nonfinite = NonFinite::kPropagate;
-    bool take_norm = false;     // even if nothing above asks for it
+    bool take_norm = false;                   // even if nothing above asks for it
+    std::optional<SquaredNorm> squared_norm;  // of gradients that are not all here
     bool scales_later = false;  // the clipping factor is not known when scalars are prepared
 };
 
@@ -61,6 +74,9 @@ class Plan {
     // How many times each parameter was updated.
     std::vector<std::int64_t>& updates() { return updates_; }
     const std::vector<std::int64_t>& updates() const { return updates_; }
+    // What the last update of each parameter has left for the next one: the rule's values.
+    std::vector<double>& values() { return values_; }
+    const std::vector<double>& values() const { return values_; }
 
     // Leaves are read by all threads: writing one only where it changes keeps it in every core's
     // cache.
@@ -73,17 +89,21 @@ class Plan {
     const double* hyper(int group) const {
         return settings_ + group * (rule_.columns + kCommonColumns);
     }
+    double lr() const { return hyper(0)[rule_.lr]; }  // of the first group
     // A setting of the whole model, or of one group.
     double common(CommonColumn column, int group = 0) const {
         return hyper(group)[rule_.columns + column];
     }
 
-    // Whether a step is large enough for more than one thread.
-    bool is_large() const;
+    // Elements of the index space.
+    std::size_t size() const { return total_; }
+    // Whether so many are enough for more than one thread.
+    static bool is_large(std::size_t elements);
+    bool is_large() const { return is_large(total_); }
 
     // Updates every leaf that has a gradient, or none.
     StepResult step(const StepOptions& options) noexcept;
-    // Its two halves: what the gradients tell, and, if the result says applied, the update.
+    // Its first phase; the others follow if the result says applied.
     StepResult measure(const StepOptions& options) noexcept;
     void apply(const StepOptions& options, StepResult& result) noexcept;
 
@@ -108,17 +128,26 @@ class Plan {
     struct Prepared {
         alignas(64) unsigned char scalars[kScalarBytes];
         Update update;
+        Collect collect;  // of rules with sums
         const void* gradient_scalars;
         std::int64_t update_number;
+        std::size_t leaf;  // the first of them
         DataType type;
         Treatment treatment;
         unsigned variant;
     };
-    // Counts an update of every leaf that has a gradient and prepares for it; `factor` is that of
-    // clipping. Returns kPrepared, or, with nothing counted, a leaf for whose type a scalar is too
-    // large.
+    // The second phase: counts an update of every leaf that has a gradient and prepares for it;
+    // `factor` is that of clipping. Returns kPrepared, or, with nothing counted, a leaf for whose
+    // type a scalar is too large.
     std::ptrdiff_t prepare(const StepOptions& options, double factor) noexcept;
     const std::vector<Prepared>& prepared() const { return prepared_; }
+    // Counts as before the last prepare().
+    void take_back_prepared() noexcept;
+
+    // The third phase, for elements first to last of the index space: multiples of kBlock, or the
+    // end. All ranges together, in order and without gaps, have the bits of one for all. A rule
+    // with sums updates a tensor with the range that its last element is in.
+    void update(std::size_t first, std::size_t last) noexcept;
 
  private:
     struct Range;
@@ -127,14 +156,33 @@ class Plan {
     GradientNorm norm(double grad_scale) noexcept;
     template <class Visit>
     double block_sum_of_squares(std::size_t block, double scale, Visit visit) const;
-    double add_partial_sums() noexcept;
-    void update() noexcept;
-    void update_piece(const Leaf& leaf, std::size_t first, std::size_t count) const;
+    bool is_shared(int latest, std::size_t i, std::int64_t update_number) const;
+    void update_elements(std::size_t first, std::size_t last) noexcept;
+    void update_tensors(std::size_t first, std::size_t last) noexcept;
+    void list_tensors(std::size_t first, std::size_t last);
+    void update_piece(std::size_t i, std::size_t first, std::size_t count) const;
+    void collect_piece(std::size_t i, std::size_t first, std::size_t count);
+    void conclude(std::size_t i);
     Range block_range(std::size_t begin, std::size_t end) const;
     template <class Visit>
     void walk(Range range, Visit visit) const;
     template <class Visit>
-    void for_chunks(Visit visit) const;
+    void for_chunks(std::size_t begin, std::size_t end, Visit visit) const;
+
+    // A run of small tensors, or a piece of a large one.
+    struct Run {
+        std::size_t first;
+        std::size_t last;
+        std::size_t elements;
+    };
+    struct Piece {
+        std::size_t leaf;
+        std::size_t first;
+        std::size_t count;
+    };
+    struct Factors {
+        alignas(16) unsigned char bytes[kFactorBytes];
+    };
 
     // What a group does to its gradients: the sign of the factor differs between groups.
     struct GroupTreatment {
@@ -154,8 +202,16 @@ class Plan {
     std::vector<GroupTreatment> groups_;
     std::vector<Prepared> prepared_;
     std::vector<std::int64_t> updates_;
+    std::vector<double> values_;
+    std::vector<double> next_values_;  // while a step is prepared
     std::vector<double> partial_sums_;
     std::vector<Accumulator> accumulators_;
+    // of rules with sums
+    std::vector<std::size_t> sums_begin_;  // of each leaf in the next
+    std::vector<double> sums_;             // of each block, for one sum after the other
+    std::vector<Factors> factors_;         // of each leaf
+    std::vector<Run> small_;
+    std::vector<Piece> large_;
 };
 
 }  // namespace fusestep

@@ -7,12 +7,12 @@ namespace fusestep {
 namespace {
 
 template <class Rule, class T>
-int prepare(const double* hyper, long long update_number, Powers& powers, void* scalars) {
+int prepare(const double* hyper, long long update_number, Powers& powers, double* values,
+            void* scalars) {
     using Scalars = typename Rule::template Scalars<T>;
-    static_assert(sizeof(Scalars) <= kScalarBytes, "raise kScalarBytes");
     static_assert(sizeof(Scalars) % sizeof(T) == 0, "scalars are numbers of one type");
-    const unsigned variant =
-        Rule::template prepare<T>(hyper, update_number, powers, *static_cast<Scalars*>(scalars));
+    const unsigned variant = Rule::template prepare<T>(hyper, update_number, powers, values,
+                                                       *static_cast<Scalars*>(scalars));
     T numbers[sizeof(Scalars) / sizeof(T)];
     std::memcpy(numbers, scalars, sizeof(Scalars));
     for (const T number : numbers) {
@@ -21,17 +21,34 @@ int prepare(const double* hyper, long long update_number, Powers& powers, void* 
     return static_cast<int>(variant);
 }
 
+template <class Rule, class T>
+void conclude(unsigned variant, const void* scalars, const double* sums, double size,
+              void* factors) {
+    if constexpr (Rule::kSumCount > 0) {
+        using Factors = typename Rule::template Factors<T>;
+        using Scalars = typename Rule::template Scalars<T>;
+        *static_cast<Factors*>(factors) =
+            Rule::conclude(variant, *static_cast<const Scalars*>(scalars), sums, size);
+    }
+}
+
 template <class Rule>
 constexpr RuleEntry entry(RuleIndex index, const char* type) {
+    static_assert(Rule::kStateCount <= 32, "a state is a bit");
     return {index,
             type,
             Rule::kName,
+            Rule::kStateCount,
             Rule::kStates,
-            Rule::kStateNames,
             Rule::kColumnCount,
             Rule::kColumns,
+            Rule::kLr,
+            Rule::kValueCount,
+            Rule::kValues,
+            Rule::kSumCount,
             Rule::states_used,
-            {prepare<Rule, float>, prepare<Rule, double>}};
+            {prepare<Rule, float>, prepare<Rule, double>},
+            {conclude<Rule, float>, conclude<Rule, double>}};
 }
 
 }  // namespace

@@ -13,14 +13,22 @@ struct RuleEntry {
     const char* type;  // the struct in csrc/rules
     const char* name;
     int states;
-    const char* const* state_names;
+    const State* state;
     int columns;
     const Column* column;
-    int (*states_used)(const double* hyper);
-    // Writes the scalars of update number n (1 for the first). Returns the variant of the kernel,
-    // or -1 where a scalar is beyond the type.
+    int lr;  // the column of the learning rate
+    int values;
+    const Value* value;
+    int sums;
+    unsigned (*states_used)(const double* hyper);
+    // Writes the scalars of update number n (1 for the first), and the values that it leaves over
+    // those of the last one. Returns the variant of the kernel, or -1 where a scalar is beyond the
+    // type.
     int (*prepare[kDataTypes])(const double* hyper, long long update_number, Powers& powers,
-                               void* scalars);
+                               double* values, void* scalars);
+    // Writes the factors that the sums over a tensor of some elements make; of rules with sums.
+    void (*conclude[kDataTypes])(unsigned variant, const void* scalars, const double* sums,
+                                 double size, void* factors);
 };
 
 // Settings are a table with a row for each group: the columns of the rule, and then these. Those of

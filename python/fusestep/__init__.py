@@ -18,7 +18,7 @@ from .clock import Clock
 from .data import Batch, Loader
 from .engines import StepInfo
 from .expression import Expression
-from .optim import SGD, AdaBelief, Adam, AdamW, Optimizer
+from .optim import LAMB, SGD, AdaBelief, Adam, AdamW, NAdam, Optimizer
 from .renamed import renamed
 
 threads.register()
@@ -26,6 +26,7 @@ threads.register()
 __version__: str = str(_core.build_info()["version"])
 
 __all__ = [
+    "LAMB",
     "SGD",
     "AdaBelief",
     "Adam",
@@ -34,6 +35,7 @@ __all__ = [
     "Clock",
     "Expression",
     "Loader",
+    "NAdam",
     "Optimizer",
     "StateError",
     "StepInfo",

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, NamedTuple, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -7,6 +7,20 @@ from _typeshed import structseq
 
 # name, lower bound, upper bound, whether the upper bound is excluded, whether it is a flag
 Column: TypeAlias = tuple[str, float, float, bool, bool]
+
+# name; what it holds at first: a number, the name of a hyper-parameter, or None for the parameter's
+# own elements; whether it is of float64 for any parameter; what each of its elements belongs to: an
+# "element" of the parameter, all of the "tensor", a "row" or a "column"
+State: TypeAlias = tuple[str, float | str | None, bool, str]
+
+# name, first value, lower bound, upper bound
+Value: TypeAlias = tuple[str, float, float, float]
+
+class Rule(NamedTuple):
+    columns: tuple[Column, ...]
+    states: tuple[State, ...]
+    values: tuple[Value, ...]  # that one update hands to the next
+    sums: int  # over whole tensors, which the update needs
 
 # a dict or list, a key or an index, and what stands there; a container before those inside it
 Entry: TypeAlias = tuple[Any, Any, Any]
@@ -62,6 +76,8 @@ class _Plan:
     def applied(self) -> int: ...
     @property
     def updates(self) -> list[int]: ...
+    @property
+    def values(self) -> list[list[float]]: ...  # that updates hand on, of each parameter
     # samples, micro-batches, the sum of samples times squared norm, which arrays hold a sum
     @property
     def accumulated(self) -> tuple[float, int, float, list[bool]]: ...
@@ -107,6 +123,7 @@ class _Plan:
         nonfinite: str,
         arrays: list[tuple[Any, Any]] = ...,
         changes: Changes | None = None,
+        values: list[list[float]] = ...,  # none: the initial ones
     ) -> None: ...
     def set_accumulators(self, arrays: list[Any]) -> None: ...
     def discard_accumulated(self) -> None: ...
@@ -135,7 +152,30 @@ class CpuPlan(_Plan):
         take_norm: bool = False,
         changes: Changes | None = None,
         learn: Callable[[float], Changes] | None = None,
+        # of all gradients where these are not all, each multiplied by the scale before
+        squared_norm: float | None = None,
+        norm_scale: float = 1.0,
     ) -> StepInfo: ...
+    # elements of the index space: those of all parameters, one after the other
+    @property
+    def size(self) -> int: ...
+    # begins a step whose update comes in parts; other calls are refused until the last of them. A
+    # step that is not applied has ended at once
+    def begin_parts(
+        self,
+        gradients: Any,
+        grad_scale: float,
+        clock: Any,
+        take_norm: bool = False,
+        changes: Changes | None = None,
+        squared_norm: float | None = None,
+        norm_scale: float = 1.0,
+    ) -> StepInfo: ...
+    # updates elements up to the end, a multiple of 1024 or the size; whether that was the last part
+    # (a rule with sums updates an array with the part that its last element is in)
+    def update_part(self, end: int) -> bool: ...
+    # forgets a step of which nothing is updated
+    def cancel_parts(self) -> None: ...
 
 class CudaStepInfo:
     @property
@@ -184,8 +224,8 @@ def commit(
     changes: Changes, result: Any = None, expected: Iterable[tuple[Any, str, Any]] = ()
 ) -> Any: ...
 def build_info() -> dict[str, Any]: ...
-def rules() -> dict[str, tuple[tuple[Column, ...], tuple[str, ...]]]: ...
-def states_used(rule: str, hyper: list[float]) -> int: ...
+def rules() -> dict[str, Rule]: ...
+def states_used(rule: str, hyper: list[float]) -> tuple[str, ...]: ...
 def use_isa(name: str) -> None: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...

@@ -48,7 +48,11 @@ template <class T>
 void prepare(const Preparation& a) {
     fusestep::Powers powers;
     auto& scalars = *static_cast<Rule::Scalars<T>*>(a.scalars);
-    *a.variant = Rule::prepare(a.hyper, a.number, powers, scalars);
+    double values[Rule::kValueCount + 1];
+    for (int k = 0; k < Rule::kValueCount; ++k) values[k] = Rule::kValues[k].initial;
+    for (long long n = 1; n <= a.number; ++n) {
+        *a.variant = Rule::prepare(a.hyper, n, powers, values, scalars);
+    }
 }
 extern "C" __global__ void prepare_float(const Preparation a) { prepare<float>(a); }
 extern "C" __global__ void prepare_double(const Preparation a) { prepare<double>(a); }

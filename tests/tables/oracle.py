@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -16,6 +17,14 @@ import numpy as np
 LANES, BLOCK = 16, 1024
 
 Array = np.ndarray[Any, Any]
+
+
+class State(dict[str, Array]):
+    """The arrays of a parameter by name, and the values that its updates hand on."""
+
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        super().__init__(arrays)
+        self.handed_on: dict[str, float] = {}
 
 
 @cache
@@ -33,7 +42,7 @@ def _decayed(h: dict[str, Any], decoupled: bool, p: Array, g: Array) -> tuple[Ar
     return p, g
 
 
-def sgd(h: dict[str, Any], t: int, p: Array, g: Array, state: dict[str, Array]) -> Array:
+def sgd(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
     real = p.dtype.type
     p, g = _decayed(h, h["decoupled_weight_decay"], p, g)
     if h["momentum"] != 0:
@@ -45,7 +54,7 @@ def sgd(h: dict[str, Any], t: int, p: Array, g: Array, state: dict[str, Array]) 
 
 
 def adam(
-    h: dict[str, Any], t: int, p: Array, g: Array, state: dict[str, Array], belief: bool = False
+    h: dict[str, Any], t: int, p: Array, g: Array, state: State, belief: bool = False
 ) -> Array:
     real = p.dtype.type
     beta1, beta2 = h["betas"]
@@ -70,17 +79,68 @@ def adam(
     return p - step * m / d
 
 
-def adabelief(h: dict[str, Any], t: int, p: Array, g: Array, state: dict[str, Array]) -> Array:
+def adabelief(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
     return adam(h, t, p, g, state, belief=True)
 
 
-UPDATES: dict[str, Callable[..., Array]] = {"sgd": sgd, "adam": adam, "adabelief": adabelief}
+@cache
+def _warmup(exponent: float) -> float:
+    """0.96^exponent, rounded once."""
+    with localcontext() as context:
+        context.prec = 60
+        return float(Decimal.from_float(0.96) ** Decimal(exponent))
+
+
+def nadam(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
+    real = p.dtype.type
+    beta1, beta2 = h["betas"]
+    mu, next_mu = (
+        beta1 * (1.0 - 0.5 * _warmup(number * h["momentum_decay"])) for number in (t, t + 1)
+    )
+    product = state.handed_on["mu_product"] = state.handed_on.get("mu_product", 1.0) * mu
+    correction = real(1.0 / math.sqrt(1.0 - power(beta2, t)))
+    gradient_step = real(h["lr"] * (1.0 - mu) / (1.0 - product))
+    momentum_step = real(h["lr"] * next_mu / (1.0 - product * next_mu))
+    p, g = _decayed(h, h["decoupled_weight_decay"], p, g)
+    m = state["m"] = state["m"] + real(1.0 - beta1) * (g - state["m"])
+    v = state["v"] = real(beta2) * state["v"] + real(1.0 - beta2) * (g * g)
+    d = np.sqrt(v) * correction + real(h["eps"])
+    return p - (gradient_step * g + momentum_step * m) / d
+
+
+def lamb(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
+    real = p.dtype.type
+    beta1, beta2 = h["betas"]
+    c1 = root_c2 = 1.0
+    if h["bias_correction"]:
+        c1 = 1.0 - power(beta1, t)
+        root_c2 = math.sqrt(1.0 - power(beta2, t))
+    m = state["m"] = state["m"] + real(1.0 - beta1) * (g - state["m"])
+    v = state["v"] = real(beta2) * state["v"] + real(1.0 - beta2) * (g * g)
+    u = real(1.0 / c1) * m / (np.sqrt(v) * real(1.0 / root_c2) + real(h["eps"]))
+    step = real(h["lr"])
+    if h["weight_decay"] != 0:
+        u = u + real(h["weight_decay"]) * p
+        sizes, lengths = (lane_sum(x.astype(np.float64).ravel() ** 2) for x in (p, u))
+        if sizes > 0 and lengths > 0:
+            ratio = np.float64(math.sqrt(sizes)) / math.sqrt(lengths)
+            step = real(np.float64(step) * ratio)
+    return p - step * u
+
+
+UPDATES: dict[str, Callable[..., Array]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adabelief": adabelief,
+    "nadam": nadam,
+    "lamb": lamb,
+}
 
 
 def states(rule: str, h: dict[str, Any]) -> list[str]:
     if rule == "sgd":
         return ["momentum"] if h["momentum"] != 0 else []
-    return ["m", "v", "v_max"] if h["amsgrad"] else ["m", "v"]
+    return ["m", "v", "v_max"] if h.get("amsgrad") else ["m", "v"]
 
 
 def lane_sum(terms: Array) -> float:
@@ -169,7 +229,7 @@ class Oracle:
         self.rule, self.h = rule, options
         self.params = [p.copy() for p in params]
         names = states(rule, options)
-        self.state = [{name: np.zeros_like(p) for name in names} for p in params]
+        self.state = [State({name: np.zeros_like(p) for name in names}) for p in params]
         self.updates = [0] * len(self.params)
 
     def step(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fusestep as fs
+from fusestep import _core
 
 _SGD = {
     "lr": 1e-3,
@@ -27,6 +28,23 @@ _ADAM = {
     "maximize": False,
 }
 _BELIEF = {**_ADAM, "eps": 1e-16, "eps_root": 1e-16, "decoupled_weight_decay": False}
+_NADAM = {
+    "lr": 2e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "momentum_decay": 4e-3,
+    "decoupled_weight_decay": False,
+    "maximize": False,
+}
+_LAMB = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-6,
+    "weight_decay": 0.01,
+    "bias_correction": True,
+    "maximize": False,
+}
 
 # settings that a class decides for its user, and the oracle has to be told
 _DECIDED = {"Adam": {"decoupled_weight_decay": False}, "AdamW": {"decoupled_weight_decay": True}}
@@ -109,4 +127,24 @@ ROWS: list[Row] = [
         {"lr": 0.02, "bias_correction": False, "eps": 1e-8, "eps_root": 0.0, "maximize": True},
         {"lr": 0.02, "eps_mode": "hat", "betas": (0.5, 0.9)},
     ),
+    *_rows(
+        "nadam",
+        fs.NAdam,
+        _NADAM,
+        {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1, "momentum_decay": 0.3},
+        {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-3},
+        {"lr": 0.02, "momentum_decay": 1.0, "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.02, "betas": (0.0, 0.5), "momentum_decay": 0.0},
+    ),
+    *_rows(
+        "lamb",
+        fs.LAMB,
+        _LAMB,
+        {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.3, "eps": 1e-3},
+        {"lr": 0.02, "weight_decay": 0.0},
+        {"lr": 0.02, "bias_correction": False, "weight_decay": 0.1, "maximize": True},
+    ),
 ]
+# those whose results do not depend on what an array is; the GPU has no others
+ELEMENTWISE = [row for row in ROWS if _core.rules()[row.rule].sums == 0]
+ON_GPUS = ELEMENTWISE

@@ -56,6 +56,11 @@ class Plan(Protocol):
         """Of each parameter."""
         ...
 
+    @property
+    def values(self) -> list[list[float]]:
+        """What its last update has left for the next one, of each parameter."""
+        ...
+
     def held(self) -> AbstractContextManager[None]:
         """Keeps other threads' calls out, for what takes several."""
         ...
@@ -145,10 +150,11 @@ class Plan(Protocol):
         nonfinite: str,
         arrays: list[tuple[Any, Any]] = ...,
         changes: _core.Changes | None = None,
+        values: list[list[float]] = ...,
     ) -> None:
         """Takes over a saved state, in whole or not at all.
 
-        Arrays are (destination, source), with None for zeros.
+        Arrays are (destination, source), with None for zeros; no values are the initial ones.
         """
         ...
 

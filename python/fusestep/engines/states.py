@@ -2,29 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from .. import _core
+
+Form: TypeAlias = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype of an array
 
 
 def new_states(
     rule: str,
     parameters: Sequence[Any],
     groups: Sequence[int],
-    used: Sequence[int],
-    zeros_like: Callable[[Sequence[Any]], Sequence[Any]],
+    used: Sequence[Collection[str]],
+    table: npt.NDArray[np.float64],
+    zeros: Callable[[Sequence[Form]], Sequence[Any]],
     kept: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """For each parameter its state arrays by name; those of one name side by side.
 
-    ``groups`` holds the group of each parameter, ``used`` how many state arrays each group asks
-    for, ``kept`` those that each parameter has already.
+    ``groups`` holds the group of each parameter, ``used`` the names of the state arrays that each
+    group asks for, ``table`` its hyper-parameters, ``kept`` the arrays that each parameter has
+    already.
     """
-    _, names = _core.rules()[rule]
     states = [dict(arrays) for arrays in kept]
-    for k, name in enumerate(names):
-        owners = [i for i, group in enumerate(groups) if k < used[group] and name not in states[i]]
-        for i, array in zip(owners, zeros_like([parameters[i] for i in owners]), strict=True):
+    for name, _, in_double, extent in _core.rules()[rule].states:
+        owners = [
+            i for i, group in enumerate(groups) if name in used[group] and name not in states[i]
+        ]
+        forms = [
+            (_shape(extent, p.shape), np.dtype(np.float64) if in_double else p.dtype)
+            for p in (parameters[i] for i in owners)
+        ]
+        for i, array in zip(owners, zeros(forms), strict=True):
+            first = first_value(rule, name, table[groups[i]])
+            if first != 0:
+                array[...] = parameters[i] if first is None else first
             states[i][name] = array
     return states
+
+
+def first_value(rule: str, name: str, hyper: npt.NDArray[np.float64]) -> float | None:
+    """What a state array holds before the first update; None for the parameter's own elements.
+
+    ``hyper`` is the row of the parameter's group in the table of hyper-parameters.
+    """
+    columns, states, _, _ = _core.rules()[rule]
+    initial = next(state[1] for state in states if state[0] == name)
+    if isinstance(initial, str):
+        return float(hyper[[column[0] for column in columns].index(initial)])
+    return initial
+
+
+def _shape(extent: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a state array for a parameter of that shape; with fewer than two axes each element is a
+    row of its own, and all are one column."""
+    has_rows = len(shape) >= 2
+    if extent == "tensor" or (extent == "column" and not has_rows):
+        return ()
+    if extent == "row" and has_rows:
+        return shape[:-1]
+    return (*shape[:-2], shape[-1]) if extent == "column" else shape

@@ -10,7 +10,7 @@ from .groups import Group
 
 EpsMode = Literal["after", "hat"]
 
-_NO_ZERO = (
+NO_ZERO = (
     "an element whose gradients are all 0 would become 0 / 0; 1e-30 in float32, or 1e-180 in "
     "float64, is as good as 0"
 )
@@ -23,7 +23,7 @@ class AdamGroup(Group):
 
     lr: Scalar = Scalar(1e-3)
     betas: Pair = Pair((0.9, 0.999), "beta1", "beta2")
-    eps: Scalar = Scalar(1e-8, zero=_NO_ZERO)
+    eps: Scalar = Scalar(1e-8, zero=NO_ZERO)
     weight_decay: Scalar = Scalar(0.0)
     amsgrad: Final[bool] = flag(False)
     bias_correction: Final[bool] = flag(True)
@@ -101,7 +101,7 @@ class AdaBeliefGroup(AdamGroup):
 
     __slots__ = ()
 
-    eps: Scalar = Scalar(1e-16, zero=_NO_ZERO)
+    eps: Scalar = Scalar(1e-16, zero=NO_ZERO)
     eps_root: Scalar = Scalar(1e-16)
     decoupled_weight_decay: Final[bool] = flag(False, column="decoupled", was="decoupled")
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from .. import _core
 from .._core import StateError
 from ..expression import Expression, from_json
 from ..expression.writing import is_saved, saved
@@ -78,6 +79,7 @@ class Reading:
     attempted: int
     applied: int
     updates: list[int]
+    values: list[list[float]]  # that updates hand on
     arrays: dict[tuple[str, str], Any]  # by path and name; where there is none, it begins anew
     totals: tuple[float, int, float]  # samples, micro-batches, weighted squared norms
     sums: dict[str, Any]  # accumulated gradients, by path
@@ -248,14 +250,23 @@ class Reading:
         unused = tuple(path for path in there if path not in here)
         self.loaded = Loaded(new, tuple(rename.items()), unused)
         self._counts: dict[str, int] = {}
-        one = fields({"updates": anything, "state": dict_of(anything)})
+        declared = _core.rules()[self._request.present["rule"]].values
+        first = {name: start for name, start, _, _ in declared}
+        handed_on = {name: number(lower, upper) for name, _, lower, upper in declared}
+        forms = {"updates": anything, "state": dict_of(anything)}
+        if declared:
+            forms["values"] = fields(handed_on)
+        one = fields(forms)
+        self.values = []
         for path in [*here, *unused]:
             where = _where(path)
             entry = one(there[path], where, found) if path in there else {}
+            if path in here:
+                self.values.append([*{**first, **entry.get("values", {})}.values()])
             if path in new or path in unused:
                 if self._request.strict:
                     found.append(f"{where}: not {'saved' if path in new else 'present'}")
-            elif len(entry) == 2:
+            elif len(entry) == len(forms):
                 self._counts[path] = whole()(entry["updates"], f"{where} updates", found)
                 self._read_arrays(path, entry["state"], here[path]["state"])
 

@@ -158,8 +158,11 @@ class Parameters:
             expressions = Expressions(self._expressions)
             settings = self._settings.extended(division.own[-1], narrow, expressions)
             updates = dict(zip(self._parameters, plan.updates, strict=True))
+            values = dict(zip(self._parameters, plan.values, strict=True))
+            first = [value[1] for value in _core.rules()[self._rule].values]
             state = {
                 "updates": [updates.get(path, 0) for path in structure.paths],
+                "values": [values.get(path, first) for path in structure.paths],
                 "attempted": plan.attempted,
                 "applied": plan.applied,
                 "accumulated": (0.0, 0, 0.0, []),

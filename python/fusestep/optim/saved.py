@@ -12,6 +12,7 @@ import numpy as np
 from .. import _core
 from ..control.base import tell_unseen
 from ..engines import Plan
+from ..engines.states import first_value
 from ..memory import Changes
 from .accumulation import Accumulator
 from .expressions import Expressions, controls_of
@@ -114,6 +115,7 @@ class Saved:
                 reading.changes,
                 nonfinite=reading.nonfinite,
                 updates=reading.updates,
+                values=reading.values,
                 attempted=reading.attempted,
                 applied=reading.applied,
                 accumulated=accumulated,
@@ -141,21 +143,30 @@ class Saved:
                 arrays=self._copies({}),
             )
 
-    def _commit(self, values: Mapping[Place, Any], changes: Changes, **state: Any) -> None:
+    def _commit(self, settings: Mapping[Place, Any], changes: Changes, **state: Any) -> None:
         """Takes over settings and a state; all of it or, raising, nothing."""
         try:
-            draft = self._settings.replaced(values)
+            draft = self._settings.replaced(settings)
         except (TypeError, ValueError, _core.StateError) as error:
             raise _core.StateError(f"the state does not fit this optimizer:\n  {error}") from None
         self._settings.take(draft, changes, state)
 
     def _copies(self, saved: Mapping[tuple[str, str], Any]) -> list[tuple[Any, Any]]:
-        """State arrays and what they take over: saved ones, or None for zeros."""
-        return [
-            (array, saved.get((path, name)))
-            for path, arrays in self._states.items()
-            for name, array in arrays.items()
-        ]
+        """State arrays and what they take over: saved ones, or as they begin; None for zeros."""
+        table = self._plan.settings
+        rows = {path: table[g] for g, group in enumerate(self._groups) for path in group.paths}
+        pairs = []
+        for path, arrays in self._states.items():
+            for name, array in arrays.items():
+                source = saved.get((path, name))
+                if source is None:
+                    first = first_value(self._rule, name, rows[path])
+                    if first is None:
+                        source = self._engine.to_numpy(self._parameters[path])
+                    elif first != 0:
+                        source = np.full(array.shape, first, array.dtype)
+                pairs.append((array, source))
+        return pairs
 
     def _written(self) -> list[Any]:
         """The memory of NumPy that a load writes: arrays lie side by side in a few allocations."""
@@ -174,7 +185,15 @@ class Saved:
         """The state as it is saved, with the arrays themselves."""
         settings = self._settings
         held = {str(place): list(controls_of(value)) for place, value in settings.values.items()}
-        updates = zip(self._states.items(), self._plan.updates, strict=True)
+        plan = self._plan
+        names = [value[0] for value in _core.rules()[self._rule].values]
+        parameters: dict[str, dict[str, Any]] = {}
+        for (path, arrays), updates, values in zip(
+            self._states.items(), plan.updates, plan.values, strict=True
+        ):
+            parameters[path] = {"updates": updates, "state": arrays}
+            if names:
+                parameters[path]["values"] = dict(zip(names, values, strict=True))
         return {
             "format": FORMAT,
             "class": self._class_name(),
@@ -196,7 +215,5 @@ class Saved:
             "attempted": self._plan.attempted,
             "applied": self._plan.applied,
             "accumulated": self._accumulator.saved_form(),
-            "parameters": {
-                path: {"updates": count, "state": arrays} for (path, arrays), count in updates
-            },
+            "parameters": parameters,
         }

@@ -6,7 +6,7 @@ This is the one seam through which values reach a step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -48,8 +48,9 @@ class Rule:
         self.name = name
         self.fields = {n: field for n, field in arguments.items() if isinstance(field, Setting)}
         self.fixed = fixed
-        columns, self.states = _core.rules()[name]
-        self.columns = {column[0]: Column(*column) for column in columns}
+        rule = _core.rules()[name]
+        self.columns = {column[0]: Column(*column) for column in rule.columns}
+        self.states = tuple(state[0] for state in rule.states)
         self.group_names = [name for name, field in self.fields.items() if not field.is_global]
 
 
@@ -68,12 +69,12 @@ class Settings:
         values: Mapping[Place, Any],
         narrow: Sequence[str | None],
         expressions: Expressions,
-        states: Sequence[int] | None = None,
+        states: Sequence[Collection[str]] | None = None,
     ) -> None:
         """For a plan to come, or to take the place of others; raises what is wrong.
 
-        ``narrow`` has for each group the path of a parameter that is float32, ``states`` how many
-        state arrays each may use; None: as many as the values need.
+        ``narrow`` has for each group the path of a parameter that is float32, ``states`` the names
+        of the state arrays that each may use; None: those that the values need.
         """
         self.rule = rule
         self.expressions = expressions
@@ -81,7 +82,9 @@ class Settings:
         self._columns = rule.columns
         self._at = {name: at for at, name in enumerate(self._columns)}
         self.table: Table = np.zeros((len(narrow), len(self._columns)))
-        self.states = [len(rule.states)] * len(narrow) if states is None else list(states)
+        self.states: list[Collection[str]] = (
+            [rule.states] * len(narrow) if states is None else list(states)
+        )
         for name, number in rule.fixed.items():
             self.table[:, self._at[name]] = number
         self.values: dict[Place, Any] = {}
@@ -204,15 +207,14 @@ class Settings:
                 if not scheduled:
                     self._check_float32(field, column, number, group)
                 row[self._at[column]] = math.nan if scheduled else number
-            used = self._states_used(row)
-            if used > self.states[group]:
-                raise _core.StateError(
-                    f"{name}={value!r}: built without a {self.rule.states[used - 1]} buffer; "
-                    f"build with {name} > 0"
-                )
+            for state in self._states_used(row):
+                if state not in self.states[group]:
+                    raise _core.StateError(
+                        f"{name}={value!r}: built without a {state} buffer; build with {name} > 0"
+                    )
             self.table[group] = row
 
-    def _states_used(self, row: Table) -> int:
+    def _states_used(self, row: Table) -> tuple[str, ...]:
         return _core.states_used(self.rule.name, row.tolist())
 
     def _path_of_float32(self, field: Setting[Any, Any], group: int) -> str | None:

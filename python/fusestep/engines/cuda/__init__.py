@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ... import _core
-from ..states import new_states
+from ..states import Form, new_states
 from .launcher import Launcher
 
 _ALIGNMENT = 256  # bytes: what CuPy's own allocations have
@@ -22,7 +23,7 @@ def build(
     paths: Sequence[str],
     parameters: Sequence[Any],
     groups: Sequence[int],
-    used: Sequence[int],
+    used: Sequence[Collection[str]],
     table: npt.NDArray[np.float64],
     kept: Sequence[Mapping[str, Any]],
     containers: Sequence[_core.Entry],
@@ -33,15 +34,14 @@ def build(
     kind = (cupy.ndarray, device)
     parameters = list(parameters)
     _core.check_device_parameters(*kind, list(paths), parameters)
-    states = new_states(rule, parameters, groups, used, zeros_like, kept)
-    arrays = [list(state.values()) for state in states]
+    states = new_states(rule, parameters, groups, used, table, zeros, kept)
     plan = _core.CudaPlan(
         functools.partial(Launcher, cupy, device),
         *kind,
         rule,
         list(paths),
         parameters,
-        arrays,
+        states,
         list(groups),
         table,
         list(containers),
@@ -50,16 +50,22 @@ def build(
 
 
 def zeros_like(arrays: Sequence[Any]) -> list[Any]:
-    """Zeros of the same shapes and dtypes, side by side in one allocation."""
+    """Zeros of the same shapes and dtypes, as `zeros` makes them."""
+    return zeros([(array.shape, array.dtype) for array in arrays])
+
+
+def zeros(forms: Sequence[Form]) -> list[Any]:
+    """Arrays of these shapes and dtypes, side by side in one allocation."""
     cupy: Any = importlib.import_module("cupy")
-    starts, size = [], 0
-    for array in arrays:
+    starts, sizes, size = [], [], 0
+    for shape, dtype in forms:
         starts.append(size)
-        size += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        sizes.append(math.prod(shape) * dtype.itemsize)
+        size += -(-sizes[-1] // _ALIGNMENT) * _ALIGNMENT
     memory = cupy.zeros(size, np.uint8)
     return [
-        memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-        for start, array in zip(starts, arrays, strict=True)
+        memory[start : start + nbytes].view(dtype).reshape(shape)
+        for start, nbytes, (shape, dtype) in zip(starts, sizes, forms, strict=True)
     ]
 
 
