@@ -33,6 +33,7 @@ BAD_NODES = {
     '{"call": "linear", "with": [1]}': "'with' must be a dict of arguments: ",
     '{"call": "linear", "with": {"start": 1}}': "linear: missing .*'end'",
     '{"call": "by", "with": {"unit": "epoch"}}': "numbers and expressions, not None",
+    '{"call": "power", "with": {"a": 1, "scale": 1}}': "an argument stands under two names: ",
     '{"operation": "system", "of": []}': "no operation 'sys",
     '{"operation": ["add"], "of": []}': r"no operation \['add'\]",
     '{"operation": "add", "of": [1]}': "add takes 2 operands",

@@ -158,7 +158,10 @@ class _Reader:
             return METHODS[name](expression(arguments.pop("expression", None)), **arguments)
         build = known(name, VOCABULARY, "function")
         earlier = RENAMED_ARGUMENTS.get(name, {})
-        return build(**{earlier.get(k, k): argument for k, argument in arguments.items()})
+        present = {earlier.get(k, k): argument for k, argument in arguments.items()}
+        if len(present) < len(arguments):
+            raise ValueError(f"an argument stands under two names: {_short(value)}")
+        return build(**present)
 
     def _function(self, name: Any) -> Any:
         if not isinstance(name, str):
