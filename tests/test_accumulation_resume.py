@@ -69,27 +69,36 @@ def test_saved_gradients_are_copies() -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda a: a.clear(), "accumulated: must be a dict of samples, micro_batches"),
-        (lambda a: a.update(gradients=None), "accumulated gradients: must be a dict with the"),
-        (lambda a: a["gradients"].pop("b"), "accumulated gradients: must be a dict with the"),
-        (lambda a: a["gradients"].update(zzz=None), "accumulated gradients: must be a dict with"),
+        (lambda a: a.clear(), "accumulated.samples: not saved"),
+        (lambda a: a.update(gradients=None), "accumulated.gradients: must be a dict, not None"),
+        (lambda a: a["gradients"].pop("b"), "accumulated.gradients: must be a dict with the"),
+        (lambda a: a["gradients"].update(zzz=None), "accumulated.gradients: must be a dict with"),
         (lambda a: a["gradients"].update(a=[1.0]), "params['a'] accumulated gradient: must be an"),
         (lambda a: a["gradients"].update(a=np.ones(4)), "accumulated gradient shape: saved (4,)"),
         (
             lambda a: a["gradients"].update(a=np.ones(3, np.float32)),
             "accumulated gradient dtype: saved float32, present float64",
         ),
-        (lambda a: a.update(samples=-1.0), "accumulated samples: must be finite and at least 0"),
-        (lambda a: a.update(samples=math.nan), "accumulated samples: must be finite"),
-        (lambda a: a.update(samples=math.inf), "accumulated samples: must be finite"),
-        (lambda a: a.update(samples=10**400), "accumulated samples: must be finite"),
-        (lambda a: a.update(samples="2"), "accumulated samples: must be finite"),
+        (
+            lambda a: a.update(samples=-1.0),
+            "accumulated.samples: must be a finite number of at least 0",
+        ),
+        (lambda a: a.update(samples=math.nan), "accumulated.samples: must be a finite"),
+        (lambda a: a.update(samples=math.inf), "accumulated.samples: must be a finite"),
+        (lambda a: a.update(samples=10**400), "accumulated.samples: must be a finite"),
+        (lambda a: a.update(samples="2"), "accumulated.samples: must be a finite"),
         (lambda a: a.update(samples=0.0), "1 micro-batches can't have 0.0 samples"),
         (lambda a: a.update(micro_batches=0), "0 micro-batches can't have 2.0 samples"),
-        (lambda a: a.update(micro_batches=1.5), "accumulated micro_batches: must be a whole"),
+        (lambda a: a.update(micro_batches=1.5), "accumulated.micro_batches: must be a whole"),
         (lambda a: a.update(micro_batches=0, samples=0.0), "can't have 0.0 samples, gradients"),
-        (lambda a: a.update(weighted_squared_norms=-1.0), "weighted_squared_norms: must be at"),
-        (lambda a: a.update(weighted_squared_norms=None), "weighted_squared_norms: must be at"),
+        (
+            lambda a: a.update(weighted_squared_norms=-1.0),
+            "weighted_squared_norms: must be a finite number of at",
+        ),
+        (
+            lambda a: a.update(weighted_squared_norms=None),
+            "weighted_squared_norms: must be a finite number of at",
+        ),
     ],
 )
 def test_a_damaged_state_is_refused_whole(damage: Any, message: str) -> None:

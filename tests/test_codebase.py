@@ -46,7 +46,7 @@ ONCE_PER_ISA = {"kernels.cpp", "table.h", "exactness.h", "evaluate.cpp", "instru
 IMPORTS: dict[str, set[str]] = {
     **{room: set() for room in ("_core", "foreign", "arguments", "clock", "renamed")},
     "trees": {"foreign"},
-    "saved_state": {"_core", "arguments"},
+    "saved_state": {"_core"},
     "cuda": set(),
     "engines": {"_core", "cuda"},
     "expression": {"_core", "arguments", "clock"},

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import fusestep as fs
 from emulation.cuda import Driver
-from fusestep.data import device, gather
+from fusestep.data import device
 from tables.device_data import PLACES, Array, Rows, assert_same, placed, some_data
 
 ORDERS: list[dict[str, Any]] = [
@@ -94,7 +94,7 @@ def test_a_loader_goes_on_where_another_stopped_on_another_device(
 def test_dropped_tails_and_few_threads_change_nothing(
     cupy: Any, monkeypatch: pytest.MonkeyPatch, order: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(gather, "_BLOCKS", 2)
+    monkeypatch.setattr(device, "_BLOCKS", 2)
     data = some_data(1000)
     options = {"tail": "drop", "seed": 5, "epochs": 2, **order}
     loader = fs.Loader(placed(cupy, data, "device"), 301, **options)

@@ -36,7 +36,6 @@ from typing import Any
 import numpy as np
 
 from ._core import StateError
-from .arguments import range_in_words
 
 LARGEST = 2**53 - 1  # the largest count: whole numbers are exact in a float up to here
 _DEEPEST = 50  # nested values
@@ -257,7 +256,11 @@ def number(
         return type(value) in (int, float) and lower <= value <= upper and value != excluded
 
     excluded = upper if below_upper else None
-    expected = f"a number, {range_in_words(lower, upper, below_upper)}"
+    if upper < sys.float_info.max:
+        expected = f"a number in [{lower:g}, {upper:g}{')' if below_upper else ']'}"
+    else:
+        least = "" if lower == -sys.float_info.max else f" of at least {lower:g}"
+        expected = f"a finite number{least}"
     return _checked(expected, is_good, float)
 
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from .. import _core
 from ..arguments import check_finite
-from .device import Device, contiguous, has_dtype, is_on_device
-from .gather import Rows
+from .device import Device, DeviceColumn, contiguous, has_dtype, is_on_device
 from .sources import Array, Source, as_columns, source_of
 
 # in the order of Element in csrc/portable/convert.h
@@ -130,15 +129,15 @@ class Columns:
         """Arrays on the GPU for that many rows; None for a source that allocates its own."""
         return [form and device.empty((rows, *form[0]), form[1]) for form in self._forms]
 
-    def on_device(self, targets: Sequence[Any]) -> list[Rows]:
+    def on_device(self, targets: Sequence[Any]) -> list[DeviceColumn]:
         """The sources whose rows a kernel gathers, and where to."""
         columns = []
         for source, transform, target in zip(self.sources, self._transforms, targets, strict=True):
             if isinstance(transform, Float32) and is_on_device(source):
                 element = _CONVERTIBLE.index(source.dtype)
-                columns.append(Rows(source, target, element, *transform))
+                columns.append(DeviceColumn(source, target, element, *transform))
             elif is_on_device(source):
-                columns.append(Rows(source, target))
+                columns.append(DeviceColumn(source, target))
         return columns
 
     def begin_gather(
@@ -186,7 +185,7 @@ class Columns:
         ]
 
     def concatenated(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
-        """Rows of every source, one after another."""
+        """DeviceColumn of every source, one after another."""
         return [
             source.joined(column) if isinstance(source, Source) else np.concatenate(column)
             for source, column in zip(self.sources, zip(*parts, strict=True), strict=True)

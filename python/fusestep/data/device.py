@@ -1,19 +1,27 @@
-"""Batches on a GPU: arrays of CuPy, filled on a stream beside the consumer's."""
+"""Batches on a GPU: CuPy arrays, gathered by cuda/gather.cu or copied, on a stream of their own."""
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _core
+from ..cuda.compiling import compiled
 from ..cuda.memory import copy_to_device, finish_before, follow, pinned, recorded
-from .order import Piece
+from .order import Order, Piece
 
-_IN_FLIGHT = 4  # blocks whose host memory the GPU has not read yet
+_IN_FLIGHT = 4  # most blocks whose pinned memory is kept for copies that the GPU has not made
+_STRUCTS = _core.launch_structs()
+_MOST_COLUMNS = _core.launch_constants()["kMostColumns"]
+_THREADS = 256
+_BLOCKS = 2048  # fill any GPU
 
 
 def is_on_device(source: Any) -> bool:
@@ -72,11 +80,11 @@ def device_for(sources: Mapping[str, Any], place: str | None) -> Device | None:
 
 
 class Device:
-    """A GPU, and a stream there on which batches are made while the consumer computes.
+    """A GPU, and a stream there on which batches are filled while the consumer computes.
 
-    Memory of batches is allocated on this stream, so that CuPy gives what nobody holds any more to
-    later work of this stream alone; and that work waits for all that the consumer had queued when
-    it took the batch before. So a batch may be used until the last reference to it is gone.
+    Memory of batches is allocated on this stream, so CuPy's pool reuses it for later work of this
+    stream alone; and that work waits for all that the consumer had queued when it took the batch
+    before. So a batch may be used until the last reference to it is gone.
     """
 
     def __init__(self, number: int | None = None) -> None:
@@ -96,7 +104,7 @@ class Device:
 
     @contextmanager
     def queueing(self, *, allocates: bool) -> Iterator[None]:
-        """What is queued inside runs on the own stream."""
+        """Queues work on this stream; ``allocates`` waits for the consumer's stream first."""
         with self._device:
             if allocates:
                 self._follow(self.cupy.cuda.get_current_stream())
@@ -107,11 +115,11 @@ class Device:
         follow(self.cupy, self._stream, stream)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Memory of the GPU; while queueing only."""
+        """Uninitialised memory of the GPU; inside ``queueing`` only."""
         return self.cupy.empty(shape, dtype)
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Memory of the host that the GPU can read by itself; it must last until it has."""
+        """Pinned memory of the host; it must last until the GPU has read it."""
         return pinned(self.cupy, shape, dtype)
 
     def copy(self, source: Any, target: Any) -> None:
@@ -120,7 +128,7 @@ class Device:
         copy_to_device(self.cupy, *addresses, source.nbytes, self._stream)
 
     def queued(self, memory: Any = None) -> Any:
-        """The end of what is queued so far, which reads this memory of the host."""
+        """An event after all that is queued so far; ``memory`` is kept alive until then."""
         event = recorded(self.cupy, self._stream)
         if memory is not None:
             self._in_flight.append((event, memory))
@@ -132,7 +140,7 @@ class Device:
         return event
 
     def deliver(self, event: Any) -> None:
-        """What the consumer queues from now on comes after the event."""
+        """Makes the consumer's stream wait for an event."""
         with self._device:
             self.cupy.cuda.get_current_stream().wait_event(event)
 
@@ -145,9 +153,9 @@ class DeviceBlock:
     """The rows of a piece on the GPU, or on their way there through memory of the host.
 
     Args:
-        indices: the rows, on the host; None where the GPU computes them.
-        targets: an array for each column; None where its size is known when it comes.
-        host: a block of the columns that come through the host, None if there is none.
+        indices: of the rows, on the host; None where the GPU computes them.
+        targets: an array for each column; None for rows whose shape is known once they are read.
+        host: a block of the columns that are copied from the host, None if there are none.
         event: after what is queued for the other columns.
     """
 
@@ -194,3 +202,81 @@ class DeviceBlock:
                 self._device.copy(rows[i], self._targets[i])
             self._event = self._device.queued((self._host, rows))
         self._host = None
+
+
+class DeviceColumn(NamedTuple):
+    """An array on the GPU whose rows are gathered, and the array that they are copied to."""
+
+    source: Any
+    target: Any
+    element: int = -1  # of Element in csrc/portable/convert.h; -1: copied as they are
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+def queue_gather(
+    device: Device, order: Order, seed: int, piece: Piece, columns: Sequence[DeviceColumn]
+) -> Any:
+    """Queues the gathering of a piece's rows; returns pinned indices that it reads, or None."""
+    columns = [column for column in columns if column.target.size > 0]
+    if not columns:
+        return None
+    rows = piece.end - piece.begin
+    places, read = _places(device, order, seed, piece)
+    for first in range(0, len(columns), _MOST_COLUMNS):
+        some = [_described(column) for column in columns[first : first + _MOST_COLUMNS]]
+        struct = np.zeros(1, _STRUCTS["GatherLaunch"])
+        struct["places"] = 0 if places is None else places.data.ptr
+        struct["begin"], struct["rows"] = piece.begin, rows
+        struct["columns"][0, : len(some)] = some
+        most = max(units for _, _, _, units, *_ in some)
+        _launch(device, "gather_rows", rows * most, len(some), struct)
+    return read
+
+
+def _places(device: Device, order: Order, seed: int, piece: Piece) -> tuple[Any, Any]:
+    """The indices of a piece's rows on the GPU, and the pinned ones that they are copied from.
+
+    None for the first where rows are in order, and for the second where the GPU computes indices.
+    """
+    if order.kind == "sequential":
+        return None, None
+    rows = piece.end - piece.begin
+    places = device.empty((rows,), np.uint64)
+    if order.kind == "hashed":
+        struct = np.zeros(1, _STRUCTS["PlacesLaunch"])
+        numbers = _core.hashed_order_numbers(order.n, seed, piece.epoch)
+        struct["feistel"] = numbers.view(struct.dtype["feistel"])
+        struct["begin"], struct["rows"] = piece.begin, rows
+        struct["places"] = places.data.ptr
+        _launch(device, "hashed_places", rows, 1, struct)
+        return places, None
+    read = device.pinned((rows,), np.uint64)
+    read[:] = order.rows(seed, *piece)
+    device.copy(read, places)
+    return places, read
+
+
+def _described(column: DeviceColumn) -> tuple[Any, ...]:
+    """A GatherColumn, in units of the widest accesses that fit."""
+    source, target, element, scale, shift = column
+    address, stride = source.data.ptr, source.strides[0]
+    steps, length = address | abs(stride), math.prod(source.shape[1:])
+    if element < 0:
+        length *= source.itemsize
+        common = steps | length | 16
+        width = common & -common  # the largest power of two that divides all
+    else:
+        width = 1 if length % 4 or steps % (4 * source.itemsize) else 4
+    return (address, stride, target.data.ptr, length // width, width, element, scale, shift)
+
+
+def _launch(device: Device, name: str, units: int, columns: int, struct: Any) -> None:
+    """Queues a kernel with a thread for each unit, up to what fills a GPU."""
+    blocks = min(_BLOCKS, -(-units // _THREADS))
+    _kernel(device.cupy, name)((blocks, columns), (_THREADS,), (struct,))
+
+
+@functools.cache
+def _kernel(cupy: Any, name: str) -> Any:
+    return compiled(cupy, "gather.cu").get_function(name)

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .columns import Columns
-from .device import Device, DeviceBlock
-from .gather import gather
+from .device import Device, DeviceBlock, queue_gather
 from .order import Order, Piece
 from .sources import Array
 
@@ -239,7 +238,7 @@ class Stream:
         host = self._begin(piece, prefetch) if columns.some_on_host else None
         with device.queueing(allocates=True):
             targets = columns.targets(device, piece.end - piece.begin)
-            read = gather(device, self._order, self._seed, piece, columns.on_device(targets))
+            read = queue_gather(device, self._order, self._seed, piece, columns.on_device(targets))
             event = device.queued(read)
         indices = None if read is None else read.copy()  # pinned memory is let go earlier
         if host is not None:
