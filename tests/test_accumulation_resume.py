@@ -81,7 +81,7 @@ def test_saved_gradients_are_copies() -> None:
         ),
         (
             lambda a: a.update(samples=-1.0),
-            "accumulated.samples: must be a finite number of at least 0",
+            "accumulated.samples: must be a finite number",
         ),
         (lambda a: a.update(samples=math.nan), "accumulated.samples: must be a finite"),
         (lambda a: a.update(samples=math.inf), "accumulated.samples: must be a finite"),
@@ -93,11 +93,11 @@ def test_saved_gradients_are_copies() -> None:
         (lambda a: a.update(micro_batches=0, samples=0.0), "can't have 0.0 samples, gradients"),
         (
             lambda a: a.update(weighted_squared_norms=-1.0),
-            "weighted_squared_norms: must be a finite number of at",
+            "weighted_squared_norms: must be a",
         ),
         (
             lambda a: a.update(weighted_squared_norms=None),
-            "weighted_squared_norms: must be a finite number of at",
+            "weighted_squared_norms: must be a",
         ),
     ],
 )
