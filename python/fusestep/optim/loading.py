@@ -88,6 +88,8 @@ class Reading:
     def __init__(self, state: Any, request: Request) -> None:
         self._request = request
         self.settings, self.changes, self.replaced, self.arrays = {}, [], [], {}
+        self._counts: dict[str, int] = {}  # updates, by path
+        self._memories: dict[int, tuple[Place, Any]] = {}  # by control: where it stands, its own
         present = request.present
         forms = {
             **dict.fromkeys(present, anything),
@@ -107,9 +109,8 @@ class Reading:
                 return
             if {"settings", "groups", "control"} <= values.keys():
                 self._read_settings(values["settings"], values["groups"], values["control"])
-            self.nonfinite = values.get("nonfinite", "")
-            if "nonfinite" in request.keep:
-                self.nonfinite = present["nonfinite"]
+            kept = present if "nonfinite" in request.keep else values
+            self.nonfinite = kept.get("nonfinite", "")
             if {"parameters", "accumulated"} <= values.keys():
                 self._read_parameters(values["parameters"])
                 self._read_accumulated(values["accumulated"], values["parameters"])
@@ -145,7 +146,6 @@ class Reading:
         self._compare_fixed(there, groups, matched)
         kept = self._kept_settings(matched)
         shared = {id(c) for value in kept.values() for c in controls_of(value)}
-        self._memories: dict[int, tuple[Place, Any]] = {}  # by control: where it stands, its own
         for place, origin in saved_at.items():
             own = there if origin.group is None else groups[origin.group]["settings"]
             memories = control.pop(str(origin), [])
@@ -249,7 +249,6 @@ class Reading:
         new = tuple(path for path in here if path not in there)
         unused = tuple(path for path in there if path not in here)
         self.loaded = Loaded(new, tuple(rename.items()), unused)
-        self._counts: dict[str, int] = {}
         declared = _core.rules()[self._request.present["rule"]].values
         first = {name: start for name, start, _, _ in declared}
         handed_on = {name: number(lower, upper) for name, _, lower, upper in declared}
@@ -285,13 +284,12 @@ class Reading:
 
     def _read_counts(self, attempted: int, applied: int) -> None:
         self.attempted, self.applied = attempted, applied
-        counts = getattr(self, "_counts", {})
-        self.updates = [counts.get(path, 0) for path in self._request.present["parameters"]]
+        self.updates = [self._counts.get(path, 0) for path in self._request.present["parameters"]]
         if applied > attempted:
             self._found.append(f"applied: {applied} is more than attempted, {attempted}")
         self._found += [
             f"{_where(path)} updates: {count} is more than applied, {applied}"
-            for path, count in counts.items()
+            for path, count in self._counts.items()
             if count is not None and count > applied
         ]
 
