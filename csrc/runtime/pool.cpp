@@ -142,7 +142,7 @@ class Pool {
         withdraw(job);
     }
 
-    // The last of the jobs is helped when no other wants help.
+    // first: at the head of the queue; else helped only when idle.
     void post(Job& job, bool first) {
         int wake;
         {

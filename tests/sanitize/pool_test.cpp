@@ -83,8 +83,9 @@ class Model {
             leaf.size = size;
             leaf.type = leaves.size() % 2 == 0 ? kFloat32 : kFloat64;
             leaf.parameter = array(leaf, &noise);
-            for (int k = 0; k < rule.states_used(hyper_.data()); ++k) {
-                leaf.state[k] = array(leaf, nullptr);
+            const unsigned used = rule.states_used(hyper_.data());
+            for (int k = 0; k < rule.states; ++k) {
+                if (used >> k & 1) leaf.state[k] = array(leaf, nullptr);
             }
             leaves.push_back(leaf);
         }

@@ -1,0 +1,254 @@
+"""A step that is updated in parts, and a norm from outside: what shards of a model need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusestep as fs
+from fusestep import _core, schedules
+from tables.models import Array, arrays, assert_same_bits
+from tables.oracle import grad_norm, squared_norm
+from tables.registry import ROWS, Row
+
+BLOCK = 1024
+SIZES = (5, 1019, 3000, 0, 40_000, 1, 7000)
+TOTAL = sum(SIZES)
+ENDS = [
+    [TOTAL],
+    [BLOCK, 5 * BLOCK, TOTAL],
+    [0, BLOCK, BLOCK, 48 * BLOCK, 49 * BLOCK, TOTAL],
+    [*range(BLOCK, TOTAL, BLOCK), TOTAL],
+]
+
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+
+
+def plan_of(opt: fs.optim.Optimizer) -> _core.CpuPlan:
+    plan = opt._plan
+    assert isinstance(plan, _core.CpuPlan)
+    return plan
+
+
+def in_parts(plan: _core.CpuPlan, grads: Any, ends: list[int], **options: Any) -> _core.StepInfo:
+    info = plan.begin_parts(grads, 1.0, None, **options)
+    if info.applied:
+        assert [plan.update_part(end) for end in ends] == [False] * (len(ends) - 1) + [True]
+    return info
+
+
+@every_row
+@pytest.mark.parametrize("ends", ENDS, ids=len)
+def test_parts_have_the_bits_of_one_step(row: Row, ends: list[int]) -> None:
+    parts, whole = arrays(SIZES, np.float32, 0), arrays(SIZES, np.float32, 0)
+    opts = [row.build(params, clip_norm=2.0, nonfinite="skip") for params in (parts, whole)]
+    for step in range(1, 5):
+        grads: list[Array | None] = list(arrays(SIZES, np.float32, step))
+        if step == 2:
+            grads[2] = None
+        if step == 3:
+            grads[4][7] = np.inf  # type: ignore[index]
+        infos = in_parts(plan_of(opts[0]), grads, ends), opts[1].step(grads)
+        assert infos[0] == infos[1]
+    assert_same_bits(parts, whole)
+    assert repr(opts[0].state_dict()) == repr(opts[1].state_dict())
+
+
+def test_a_gradient_may_come_with_its_part() -> None:
+    params, expected = arrays((2 * BLOCK,), np.float64, 0), arrays((2 * BLOCK,), np.float64, 0)
+    grads = arrays((2 * BLOCK,), np.float64, 1)
+    fs.AdamW(expected, lr=0.1).step(grads)
+    buffer = [np.full(2 * BLOCK, np.nan)]
+    plan = plan_of(fs.AdamW(params, lr=0.1))
+    plan.begin_parts(buffer, 1.0, None)
+    for begin in (0, BLOCK):
+        buffer[0][begin : begin + BLOCK] = grads[0][begin : begin + BLOCK]
+        plan.update_part(begin + BLOCK)
+    assert_same_bits(params, expected)
+
+
+def test_the_list_of_gradients_may_change_between_the_parts() -> None:
+    params, expected = arrays((2 * BLOCK,), np.float32, 0), arrays((2 * BLOCK,), np.float32, 0)
+    grads = arrays((2 * BLOCK,), np.float32, 1)
+    fs.SGD(expected).step(grads)
+    plan = plan_of(fs.SGD(params))
+    plan.begin_parts(grads, 1.0, None)
+    plan.update_part(BLOCK)
+    grads[0] = np.zeros(1, np.float32)
+    assert plan.update_part(2 * BLOCK)
+    assert_same_bits(params, expected)
+
+
+def test_two_shards_with_a_norm_from_outside_are_the_whole_model() -> None:
+    cut = 6 * BLOCK
+    whole, flat = arrays((20_000,), np.float32, 0), arrays((20_000,), np.float32, 0)[0]
+    shards = [flat[:cut], flat[cut:]]
+    opt = fs.AdamW(whole, lr=0.1, clip_norm=0.5, nonfinite="skip")
+    parts = [fs.AdamW(s, lr=0.1, clip_norm=0.5, nonfinite="skip") for s in shards]
+    for step in range(1, 5):
+        grads = arrays((20_000,), np.float32, step)
+        if step == 3:
+            grads[0][-1] = np.nan
+        info = opt.step(grads)
+        total = squared_norm(grads, [20_000])
+        for one, grad in zip(parts, (grads[0][:cut], grads[0][cut:]), strict=True):
+            told = plan_of(one).step([grad], 1.0, None, squared_norm=total)
+            assert repr(told) == repr(info)
+    assert_same_bits([flat], whole)
+
+
+def test_a_norm_from_outside_is_told_even_where_nothing_asks_for_one() -> None:
+    plan = plan_of(fs.SGD(np.ones(3)))
+    grads = [np.ones(3)]
+    assert plan.step(grads, 1.0, None).grad_norm is None
+    assert plan.step(grads, 2.0, None, squared_norm=16.0).grad_norm == 2.0
+    assert plan.begin_parts(grads, 1.0, None, squared_norm=9.0).grad_norm == 3.0
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_norm_from_outside_may_be_of_scaled_gradients() -> None:
+    huge = [np.full(4, 1e200)]
+    expected, w = [np.ones(4)], np.ones(4)
+    info = fs.SGD(expected, lr=1.0, clip_norm=1.0).step(huge)
+    scale = 2.0**-600
+    total = squared_norm([huge[0] * scale], [4])
+    plan = plan_of(fs.SGD(w, lr=1.0, clip_norm=1.0))
+    assert plan.step(huge, 1.0, None, squared_norm=total, norm_scale=scale) == info
+    assert info.grad_norm == grad_norm(huge, [4])
+    assert_same_bits([w], expected)
+
+
+@pytest.mark.parametrize("options", [{"squared_norm": -1.0}, {"norm_scale": 0.0}], ids=str)
+def test_a_norm_that_can_not_be_is_refused(options: dict[str, float]) -> None:
+    plan = plan_of(fs.SGD(np.ones(3)))
+    for call in (plan.step, plan.begin_parts):
+        with pytest.raises(ValueError, match="squared_norm must be at least 0"):
+            call([np.ones(3)], 1.0, None, **options)
+    assert (plan.attempted, plan.updates) == (0, [0])
+
+
+def test_a_nonfinite_norm_from_outside_ends_a_step_in_parts_at_once() -> None:
+    w = np.ones(3 * BLOCK)
+    opt = fs.SGD(w, nonfinite="skip")
+    plan = plan_of(opt)
+    info = plan.begin_parts([np.ones(3 * BLOCK)], 1.0, None, squared_norm=np.inf)
+    assert not info.applied
+    assert (opt.steps_attempted, opt.steps_applied) == (1, 0)
+    with pytest.raises(fs.StateError, match="no step is updated in parts"):
+        plan.update_part(BLOCK)
+    opt.nonfinite = "raise"
+    with pytest.raises(ValueError, match="gradient holds NaN or infinity; nothing was updated"):
+        plan.begin_parts([np.ones(3 * BLOCK)], 1.0, None, squared_norm=np.nan)
+    assert (w == 1.0).all()
+
+
+OTHER_CALLS = {
+    "step": lambda opt: opt.step([np.ones(2 * BLOCK)]),
+    "begin_parts": lambda opt: opt._plan.begin_parts([np.ones(2 * BLOCK)], 1.0, None),
+    "bind": lambda opt: opt.bind([np.ones(2 * BLOCK)]),
+    "set": lambda opt: setattr(opt, "lr", 0.5),
+    "nonfinite": lambda opt: setattr(opt, "nonfinite", "skip"),
+    "rebind": lambda opt: opt.rebind([np.ones(2 * BLOCK)]),
+    "accumulate": lambda opt: opt.accumulate([np.ones(2 * BLOCK)], samples=1),
+    "state_dict": lambda opt: opt.state_dict(),
+    "add_group": lambda opt: opt.add_group([np.ones(2)]),
+}
+
+
+@pytest.mark.parametrize("call", OTHER_CALLS.values(), ids=OTHER_CALLS)
+def test_between_parts_every_other_call_is_refused_and_the_step_goes_on(call: Any) -> None:
+    params, expected = arrays((2 * BLOCK,), np.float64, 0), arrays((2 * BLOCK,), np.float64, 0)
+    grads = arrays((2 * BLOCK,), np.float64, 1)
+    fs.Adam(expected, lr=0.1).step(grads)
+    opt = fs.Adam(params, lr=0.1)
+    plan = plan_of(opt)
+    plan.begin_parts(grads, 1.0, None)
+    for end in (BLOCK, 2 * BLOCK):
+        with pytest.raises(fs.StateError, match="a step is updated in parts"):
+            call(opt)
+        plan.update_part(end)
+    assert_same_bits(params, expected)
+    assert (opt.steps_attempted, opt.steps_applied, opt.lr) == (1, 1, 0.1)
+
+
+def test_parts_in_a_wrong_order_are_refused_and_change_nothing() -> None:
+    w = np.ones(3 * BLOCK - 5)
+    plan = plan_of(fs.SGD(w, lr=1.0))
+    with pytest.raises(fs.StateError, match="begin_parts"):
+        plan.update_part(BLOCK)
+    with pytest.raises(fs.StateError, match="begin_parts"):
+        plan.cancel_parts()
+    plan.begin_parts([np.ones(w.size)], 1.0, None)
+    plan.update_part(2 * BLOCK)
+    with pytest.raises(fs.StateError, match="elements up to 2048 are updated"):
+        plan.update_part(BLOCK)
+    for end in (2 * BLOCK + 1, 3 * BLOCK):
+        with pytest.raises(ValueError, match="must end at a multiple of 1024 or at 3067, not at"):
+            plan.update_part(end)
+    assert ((w == 0.0) == (np.arange(w.size) < 2 * BLOCK)).all()
+    with pytest.raises(fs.StateError, match="some parts of this step are updated"):
+        plan.cancel_parts()
+    assert plan.update_part(w.size)
+    assert (w == 0.0).all()
+    with pytest.raises(fs.StateError, match="begin_parts"):
+        plan.update_part(w.size)
+
+
+def test_a_step_of_which_nothing_is_updated_may_be_cancelled() -> None:
+    opt = fs.NAdam(np.ones(BLOCK), lr=schedules.linear(1.0, 0.0, length=4))
+    opt.step(np.ones(BLOCK))
+    before = opt.state_dict()
+    plan = plan_of(opt)
+    plan.begin_parts([np.ones(BLOCK)], 1.0, None)
+    plan.update_part(0)
+    plan.cancel_parts()
+    assert repr(opt.state_dict()) == repr(before)
+    assert opt.lr == 1.0
+    assert opt.step(np.ones(BLOCK)).lr == 0.75
+
+
+def test_a_saved_state_ends_a_step_that_stopped_between_its_parts() -> None:
+    params = arrays((2 * BLOCK,), np.float32, 0)
+    opt = fs.NAdam(params)
+    state, saved = opt.state_dict(), [p.copy() for p in params]
+    plan = plan_of(opt)
+    plan.begin_parts(arrays((2 * BLOCK,), np.float32, 1), 1.0, None)
+    plan.update_part(BLOCK)
+    plan.load(
+        updates=[0],
+        attempted=0,
+        applied=0,
+        accumulated=plan.accumulated,
+        settings=plan.settings,
+        program=None,
+        targets=[],
+        nonfinite="propagate",
+        arrays=[(a, None) for entry in opt.state.values() for a in entry.values()],
+    )
+    params[0][:] = saved[0]
+    assert repr(opt.state_dict()) == repr(state)
+    assert opt.step(arrays((2 * BLOCK,), np.float32, 1)).applied
+
+
+def test_an_empty_shard_has_one_empty_part() -> None:
+    opt = fs.AdamW([np.ones(0), np.ones(0)])
+    plan = plan_of(opt)
+    assert plan.size == 0
+    plan.begin_parts([np.ones(0)] * 2, 1.0, None, squared_norm=4.0)
+    assert plan.update_part(0)
+    assert (opt.steps_applied, plan.updates) == (1, [1, 1])
+
+
+def test_accumulated_and_bound_gradients_may_be_updated_in_parts() -> None:
+    for kind in ("bound", "accumulated"):
+        params, expected = arrays((5000,), np.float32, 0), arrays((5000,), np.float32, 0)
+        opts = [fs.AdamW(p, lr=0.1) for p in (params, expected)]
+        grads = arrays((5000,), np.float32, 1)
+        for opt in opts:
+            opt.bind(grads) if kind == "bound" else opt.accumulate(grads, samples=3)
+        opts[1].step()
+        in_parts(plan_of(opts[0]), None, [BLOCK, 5000])
+        assert_same_bits(params, expected)
+        assert opts[0].accumulated == 0
