@@ -70,7 +70,7 @@ def test_saved_gradients_are_copies() -> None:
     ("damage", "message"),
     [
         (lambda a: a.clear(), "accumulated.samples: not saved"),
-        (lambda a: a.update(gradients=None), "accumulated.gradients: must be a dict with the"),
+        (lambda a: a.update(gradients=None), "accumulated.gradients: must be a dict, not None"),
         (lambda a: a["gradients"].pop("b"), "accumulated.gradients: must be a dict with the"),
         (lambda a: a["gradients"].update(zzz=None), "accumulated.gradients: must be a dict"),
         (lambda a: a["gradients"].update(a=[1.0]), "params['a'] accumulated gradient: must be an"),
