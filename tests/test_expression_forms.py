@@ -161,7 +161,17 @@ def doubled(rounds: int) -> fs.Expression:
     return lr
 
 
-@pytest.mark.parametrize("build", [lambda: built_in_a_loop(4000), lambda: doubled(500)])
+def nested(rounds: int) -> fs.Expression:
+    lr = fe.step
+    for _ in range(rounds):
+        lr = 2 / (lr + 1)
+    return lr
+
+
+BUILDS = [lambda: built_in_a_loop(4000), lambda: doubled(500), lambda: nested(1000)]
+
+
+@pytest.mark.parametrize("build", BUILDS)
 def test_an_expression_may_be_as_deep_as_a_loop_builds_it_and_share_its_parts(
     build: Callable[[], fs.Expression],
 ) -> None:
