@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any, Literal, TypeAlias, get_args, overload
+from typing import Any, Literal, overload
 
 from ..arguments import check_choice, check_flag, check_whole
 from ..expression import Expression
 from ..saved_state import LARGEST
 from .base import Policy
 from .from_clock import expression, fixed
-
-# what becomes of samples that are left of an epoch and fill no batch
-Tail: TypeAlias = Literal["short", "drop", "carry"]
 
 
 def as_policy(value: Any, n_samples: int) -> Policy:
@@ -81,7 +78,9 @@ def rule_of_thumb(n_samples: int, uniform: bool) -> int:
 def steps_per_epoch(n_samples: int, batch: int, tail: Literal["short", "drop"] = ...) -> int: ...
 @overload
 def steps_per_epoch(n_samples: int, batch: int, tail: Literal["carry"]) -> float: ...
-def steps_per_epoch(n_samples: int, batch: int, tail: Tail = "short") -> int | float:
+def steps_per_epoch(
+    n_samples: int, batch: int, tail: Literal["short", "drop", "carry"] = "short"
+) -> int | float:
     """The number of batches of one size in an epoch.
 
     Args:
@@ -97,6 +96,6 @@ def steps_per_epoch(n_samples: int, batch: int, tail: Tail = "short") -> int | f
         [4, 3, 3.125]
     """
     n, size = check_whole("n_samples", n_samples, 1), check_whole("batch", batch, 1)
-    if check_choice("tail", tail, get_args(Tail)) == "carry":
+    if check_choice("tail", tail, ("short", "drop", "carry")) == "carry":
         return n / size
     return n // size if tail == "drop" else -(-n // size)

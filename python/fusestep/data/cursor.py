@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from ..arguments import check_choice, check_flag, check_whole
-from ..batch_sizes.choosing import Tail
 from ..saved_state import Form, optional, whole
 from .order import Piece
 
@@ -66,7 +65,7 @@ class Cutting:
 
     def __init__(self, samples: int, tail: Any, shard: Any, even: Any) -> None:
         self._samples = samples
-        self.tail = check_choice("tail", tail, get_args(Tail))
+        self.tail = check_choice("tail", tail, ("short", "drop", "carry"))
         if not isinstance(shard, (tuple, list)) or len(shard) != 2:
             raise TypeError(f"shard must be (rank, world), not {shard!r}")
         self.world = check_whole("shard[1]", shard[1], 1)

@@ -11,7 +11,6 @@ from typing import Any, Literal, NoReturn
 from .. import _core
 from ..arguments import check_flag, check_whole, named_arguments
 from ..batch_sizes import Policy, as_policy
-from ..batch_sizes.choosing import Tail
 from ..clock import Clock
 from ..expression import Expression
 from ..memory import claimed
@@ -20,7 +19,7 @@ from .columns import Columns
 from .cursor import FORMAT, FORMS, Cursor, Cutting, contradictions, to_json
 from .device import device_for
 from .loop import Batch, Loop
-from .order import OrderName, Sampling, as_order
+from .order import Balanced, Subset, Weighted, as_order
 from .stream import Stream
 
 _FOREVER = 2**63  # epochs
@@ -132,9 +131,12 @@ class Loader:
         *,
         seed: int = 0,
         epochs: int | None = 1,
-        order: OrderName | Sampling = "shuffled",
+        order: Literal["shuffled", "hashed", "sequential", "window"]
+        | Weighted
+        | Balanced
+        | Subset = "shuffled",
         window: int | None = None,
-        tail: Tail = "short",
+        tail: Literal["short", "drop", "carry"] = "short",
         shard: tuple[int, int] = (0, 1),
         even: bool = False,
         transform: Any = None,

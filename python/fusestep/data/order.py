@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,7 @@ from .. import _core
 from ..arguments import check_choice, check_flag, check_whole, named_arguments
 from ..saved_state import LARGEST
 
-OrderName: TypeAlias = Literal["shuffled", "hashed", "sequential", "window"]
-ORDERS: tuple[str, ...] = get_args(OrderName)
+ORDERS = ("shuffled", "hashed", "sequential", "window")
 
 MOST_STORED = 2**32 - 1  # rows of an order with 4 bytes for each
 Indices = npt.NDArray[Any]
@@ -288,7 +287,14 @@ class Subset(Sampling):
 
     @named_arguments
     def __init__(
-        self, indices: Any, order: OrderName | Sampling = "shuffled", *, window: int | None = None
+        self,
+        indices: Any,
+        order: Literal["shuffled", "hashed", "sequential", "window"]
+        | Weighted
+        | Balanced
+        | Subset = "shuffled",
+        *,
+        window: int | None = None,
     ) -> None:
         rows = _vector("indices", indices, "which rows there are")
         if rows.dtype.kind == "b":
