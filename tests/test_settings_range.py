@@ -82,6 +82,18 @@ def test_zero_is_a_number_like_any_other_but_for_eps() -> None:
     assert (w < -2e38).all()
 
 
+def test_a_number_of_the_whole_optimizer_has_to_suit_the_parameters_of_every_group() -> None:
+    params = {"a": np.ones(2), "w": np.ones(2, np.float32)}
+    opt = fs.SGD(params, groups=[{"match": "w"}])
+    with pytest.raises(
+        ValueError, match=r"^clip_value must be at least 1\.4e-45 for params\['w'\]"
+    ):
+        opt.clip_value = 1e-50
+    assert opt.clip_value is None
+    opt.clip_norm = 1e-50
+    assert opt.clip_norm == 1e-50
+
+
 @pytest.mark.parametrize("scale", [1e-50, 1e39])
 def test_a_grad_scale_that_float32_does_not_hold_is_refused(scale: float) -> None:
     params = {"a": np.zeros(2), "w": np.zeros(2, np.float32)}
