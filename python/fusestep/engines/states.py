@@ -12,6 +12,8 @@ from .. import _core
 
 Form: TypeAlias = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype of an array
 
+_RULES = _core.rules()  # which builds it anew in each call
+
 
 def new_states(
     rule: str,
@@ -29,7 +31,7 @@ def new_states(
     already.
     """
     states = [dict(arrays) for arrays in kept]
-    for name, _, in_double, extent in _core.rules()[rule].states:
+    for name, _, in_double, extent in _RULES[rule].states:
         owners = [
             i for i, group in enumerate(groups) if name in used[group] and name not in states[i]
         ]
@@ -50,7 +52,7 @@ def first_value(rule: str, name: str, hyper: npt.NDArray[np.float64]) -> float |
 
     ``hyper`` is the row of the parameter's group in the table of hyper-parameters.
     """
-    columns, states, _, _ = _core.rules()[rule]
+    columns, states, _, _ = _RULES[rule]
     initial = next(state[1] for state in states if state[0] == name)
     if isinstance(initial, str):
         return float(hyper[[column[0] for column in columns].index(initial)])
