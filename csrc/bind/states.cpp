@@ -81,9 +81,13 @@ std::vector<double> CheckedPlan::read_values(const Values& values) const {
     std::vector<double> read;
     if (!values.empty()) require_count("lists of values", values.size());
     for (std::size_t i = 0; i < paths_.size(); ++i) {
+        if (!values.empty() && values[i].size() != static_cast<std::size_t>(rule.values)) {
+            throw py::value_error(parameter(i) + " needs " + std::to_string(rule.values) +
+                                  " values, not " + std::to_string(values[i].size()));
+        }
         for (std::size_t k = 0; k < static_cast<std::size_t>(rule.values); ++k) {
             const Value& value = rule.value[k];
-            const double number = values.empty() ? value.initial : values[i].at(k);
+            const double number = values.empty() ? value.initial : values[i][k];
             if (!(number >= value.lower && number <= value.upper)) {
                 throw py::value_error(parameter(i) + " " + value.name + " must be from " +
                                       number_text(value.lower) + " to " + number_text(value.upper) +
