@@ -9,6 +9,7 @@ import re
 
 import pytest
 
+from fusestep import _core
 from fusestep.cuda.compiling import OPTIONS
 from tables.device_model import CSRC, STEP, STRUCTS, TREATMENTS, VARIANTS
 
@@ -72,6 +73,17 @@ def test_every_case_of_a_rule_compiles_to_exact_instructions(rule: str, architec
     for access in ("ld", "st"):
         assert re.search(rf"\b{access}(\.global)?\.v4\.\w32", made), "16 bytes at once"
         assert re.search(rf"\b{access}(\.global)?\.v2\.\w64", made)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("rule", [name for name, rule in _core.rules().items() if rule.sums])
+def test_sums_over_tensors_compile_to_exact_instructions(rule: str, architecture: str) -> None:
+    options = [f"-DFUSESTEP_RULE={STRUCTS[rule]}", f"-DFUSESTEP_CASES={ALL_CASES}"]
+    code = (CSRC / "cuda" / "collect.cu").read_text()
+    made = ptx(code, *options, f"--gpu-architecture={architecture}")
+    assert set(re.findall(r"\.entry (\w+)", made)) == {"fusestep_collect", "fusestep_combine"}
+    assert INEXACT.findall(made) == []
+    assert "add.rn.f64" in made or "add.f64" in made
 
 
 def test_the_gathering_of_rows_compiles_to_exact_instructions() -> None:

@@ -65,7 +65,7 @@ def values(rng: np.random.Generator, size: int, dtype: Any) -> Array:
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
 @pytest.mark.parametrize("treatment", range(3), ids=TREATMENTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
-@pytest.mark.parametrize("row", registry.ON_GPUS, ids=lambda row: row.id)
+@pytest.mark.parametrize("row", registry.ELEMENTWISE, ids=lambda row: row.id)
 def test_an_update_has_the_bits_of_the_oracle(
     row: registry.Row, dtype: Any, treatment: int, offset: int
 ) -> None:

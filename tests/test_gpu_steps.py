@@ -10,9 +10,9 @@ import pytest
 import fusestep as fs
 from emulation.cuda import Driver
 from tables.models import DTYPES, Array, arrays, assert_same_bits, micro_batches
-from tables.registry import ON_GPUS, Row
+from tables.registry import ROWS, Row
 
-every_row = pytest.mark.parametrize("row", ON_GPUS, ids=lambda row: row.id)
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 STEPS = 10
 # around vectors, thread blocks, blocks of sums and chunks

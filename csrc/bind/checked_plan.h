@@ -253,6 +253,10 @@ void define_plan(Class& plan) {
         .def_property_readonly("values", &Object::values)
         .def_property_readonly("attempted", &Object::attempted)
         .def_property_readonly("applied", &Object::applied)
+        .def("step", &Object::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
+             py::arg("take_norm") = false, py::arg("changes") = py::none(),
+             py::arg("learn") = py::none(), py::arg("squared_norm") = py::none(),
+             py::arg("norm_scale") = 1.0)
         .def("accumulate", &Object::accumulate, py::arg("gradients"), py::arg("samples"))
         .def("prepare_replays", &Object::prepare_replays, py::arg("steps"), py::arg("clocks"),
              py::arg("grad_scale"))

@@ -219,10 +219,6 @@ void register_cpu_plan(py::module_& module) {
                      const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
             py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
             py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list())
-        .def("step", &CpuPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
-             py::arg("take_norm") = false, py::arg("changes") = py::none(),
-             py::arg("learn") = py::none(), py::arg("squared_norm") = py::none(),
-             py::arg("norm_scale") = 1.0)
         .def("begin_parts", &CpuPlan::begin_parts, py::arg("gradients"), py::arg("grad_scale"),
              py::arg("clock"), py::arg("take_norm") = false, py::arg("changes") = py::none(),
              py::arg("squared_norm") = py::none(), py::arg("norm_scale") = 1.0)

@@ -1,5 +1,7 @@
 #include "cuda_launcher.h"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
@@ -27,11 +29,14 @@ py::array as_struct(T& value, const py::object& owner) {
 
 CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     const std::size_t leaf_count = plan.leaves().size();
-    std::size_t total = 0, chunks = 0;
+    std::size_t total = 0, chunks = 0, tensor_sums = 0;
     for (const Leaf& leaf : plan.leaves()) {
         total += leaf.size;
         chunks += divide_up(leaf.size, device::kChunk);
+        tensor_sums += divide_up(leaf.size, kBlock);
     }
+    collects_ = plan.rule().sums > 0;
+    tensor_sums *= static_cast<std::size_t>(plan.rule().sums);
     // room for the sums of all levels, and counters for their groups
     const std::size_t blocks = std::max<std::size_t>(1, divide_up(total, kBlock));
     std::size_t sums = blocks, level = blocks, groups = 0;
@@ -52,6 +57,8 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     progress_ = reserve(sizeof(device::Progress));
     weighted_ = reserve(sizeof(double));
     plain_sum_ = reserve(sizeof(double));
+    tensor_sums_ = reserve(tensor_sums * sizeof(double));
+    factors_ = reserve(collects_ ? leaf_count * kFactorBytes : 0);
 
     object_ = make(plan.rule().type, size_, (kReports + 1) * sizeof(device::Report));
     memory_ = object_.attr("address").cast<std::uintptr_t>();
@@ -69,6 +76,8 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     update.leaves = sum.leaves = at<device::Leaf>(leaves_);
     update.chunks = at<device::Chunk>(chunks_);
     update.gradients = sum.gradients = at<const void*>(gradients_at_);
+    update.sums = at<double>(tensor_sums_);
+    update.factors = at<unsigned char>(factors_);
     sum.holds = at<unsigned char>(holds_);
     sum.leaf_count = leaf_count;
     sum.total = total;
@@ -81,6 +90,8 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     const std::size_t sum_grid = divide_up(blocks, device::kBlocksPerGroup);
     update_ = py::make_tuple("fusestep_update", chunks, device::kThreads,
                              as_struct(launches_->update, owner));
+    collect_ = py::make_tuple("fusestep_collect", chunks, device::kCollectThreads, update_[3]);
+    combine_ = py::make_tuple("fusestep_combine", leaf_count, device::kThreads, update_[3]);
     sum_ = py::make_tuple("fusestep_sum", sum_grid, device::kThreads,
                           as_struct(launches_->sum, owner));
     second_sum_ = py::make_tuple("fusestep_sum", sum_grid, device::kThreads,
@@ -121,11 +132,17 @@ void CudaLauncher::compile(const std::set<unsigned>& cases, bool sums) {
     if (has_all && (has_sums_ || !sums)) return;
     std::set<unsigned> wanted = compiled_;
     wanted.insert(cases.begin(), cases.end());
-    py::list listed;
-    for (const unsigned number : wanted) listed.append(number);
-    compile_(has_all ? py::list() : listed, sums);
+    if (sums && !has_sums_) {
+        compile_("sum.cu", py::make_tuple("fusestep_sum", "fusestep_conclude"), py::tuple());
+        has_sums_ = true;
+    }
+    if (has_all) return;
+    const py::tuple listed = py::cast(std::vector<unsigned>(wanted.begin(), wanted.end()));
+    if (collects_) {
+        compile_("collect.cu", py::make_tuple("fusestep_collect", "fusestep_combine"), listed);
+    }
+    compile_("update.cu", py::make_tuple("fusestep_update"), listed);
     compiled_.swap(wanted);
-    has_sums_ |= sums;
 }
 
 void CudaLauncher::queue_upload(std::uintptr_t target, const void* data, std::size_t bytes) {
@@ -135,7 +152,8 @@ void CudaLauncher::queue_upload(std::uintptr_t target, const void* data, std::si
 
 void CudaLauncher::upload_leaves(const Plan& plan) {
     std::vector<device::Leaf> table;
-    unsigned long long begin = 0;
+    const auto sums = static_cast<unsigned long long>(plan.rule().sums);
+    unsigned long long begin = 0, sums_begin = 0;
     for (std::size_t i = 0; i < plan.leaves().size(); ++i) {
         const Leaf& leaf = plan.leaves()[i];
         device::Leaf entry = {};
@@ -145,8 +163,10 @@ void CudaLauncher::upload_leaves(const Plan& plan) {
         entry.begin = begin;
         entry.size = leaf.size;
         entry.type = leaf.type;
+        entry.sums = sums_begin;
         table.push_back(entry);
         begin += leaf.size;
+        sums_begin += sums * divide_up(leaf.size, kBlock);
     }
     queue_upload(leaves_, table);
 }
@@ -214,7 +234,12 @@ void CudaLauncher::launch_sum() {
 void CudaLauncher::launch_conclusion() { queued_.append(conclusion_); }
 
 void CudaLauncher::launch_update() {
-    if (updates_) queued_.append(update_);
+    if (!updates_) return;
+    if (collects_) {
+        queued_.append(collect_);
+        queued_.append(combine_);
+    }
+    queued_.append(update_);
 }
 
 void CudaLauncher::follow_sum(bool follows) {

@@ -49,7 +49,7 @@ class CudaLauncher {
     device::Progress read_progress() const;
     double read_weighted_squares() const;
 
-    // Compiles what the launches of a step need, unless that was done.
+    // Compiles what the launches of a step need, unless that was done; `sums` of squares, too.
     void compile(const std::set<unsigned>& cases, bool sums);
     const std::set<unsigned>& compiled() const { return compiled_; }
 
@@ -138,13 +138,15 @@ class CudaLauncher {
     std::shared_ptr<Launches> launches_ = std::make_shared<Launches>();
     std::size_t size_ = 0;  // of the tables, and where each begins
     std::size_t leaves_, chunks_, gradients_at_, entry_of_, holds_, partial_, arrived_, outcome_,
-        progress_, weighted_, plain_sum_;
+        progress_, weighted_, plain_sum_, tensor_sums_, factors_;
     std::uintptr_t memory_ = 0;
     std::uintptr_t reports_ = 0;
     std::uint64_t latest_report_ = 0;
     py::object object_, enter_, synchronize_, read_, allocate_, compile_, run_;
-    py::tuple sum_, second_sum_, conclusion_, update_;  // kernel, grid, threads, struct
-    bool updates_ = false;                              // there is something to update
+    // kernel, grid, threads, struct
+    py::tuple sum_, second_sum_, conclusion_, collect_, combine_, update_;
+    bool updates_ = false;   // there is something to update
+    bool collects_ = false;  // the rule has sums over tensors
     bool follows_ = false;
     std::set<unsigned> compiled_;
     bool has_sums_ = false;

@@ -83,26 +83,24 @@ class CudaPlan : public CheckedPlan {
           entry_of_(leaf_count()),
           holds_(leaf_count()),
           participants_(leaf_count()) {
-        if (plan().rule().sums > 0) {
-            throw py::type_error(std::string("rule '") + plan().rule().name +
-                                 "' needs sums over whole tensors, which arrays of CuPy do not " +
-                                 "have: use arrays of NumPy");
-        }
         unknown_.reserve(kMostUnknown + 1);
     }
 
     static constexpr bool kTakesForeign = false;
 
     py::object step(py::handle gradients, double grad_scale, py::handle clock, bool take_norm,
-                    py::handle changes, const py::object& learn) {
+                    py::handle changes, const py::object& learn, std::optional<double> squared_norm,
+                    double norm_scale) {
         const Busy busy(*this);
         Changes attributes(changes);
         const std::optional<Clock> now = read_clock(clock);
-        if (launcher_.enter()) return capture(gradients, grad_scale, now, take_norm);
+        const Asked asked = {gradients, grad_scale, take_norm || !learn.is_none(), squared_norm,
+                             norm_scale};
+        if (launcher_.enter()) return capture(asked, now);
         if (options({}, false).nonfinite != NonFinite::kSkip) {
-            return host_counted_step(gradients, grad_scale, now, take_norm, attributes, learn);
+            return host_counted_step(asked, now, attributes, learn);
         }
-        const py::object info = device_counted_step(gradients, grad_scale, now, take_norm);
+        const py::object info = device_counted_step(asked, now);
         if (changes.is_none() && learn.is_none()) return info;
         const auto& told = info.cast<const CudaStepInfo&>();
         if (!told.applied()) return info;
@@ -132,7 +130,7 @@ class CudaPlan : public CheckedPlan {
         if (!clocks.is_none()) {
             for (const py::handle clock : clocks) given.push_back(read_clock(clock));
         }
-        Attempt attempt(*this, py::none(), grad_scale, false);
+        Attempt attempt(*this, {py::none(), grad_scale, false, std::nullopt, 1.0});
         make_rows(steps, given);
         const Shape shape = this->shape();
         const std::set<unsigned> cases = this->cases();
@@ -278,16 +276,25 @@ class CudaPlan : public CheckedPlan {
     // What a captured launch has in it for good.
     struct Shape {
         NonFinite nonfinite;
-        bool needs_sum;
+        bool needs_norm;
         std::size_t entries;
         bool clips;
         double grad_scale;
 
         bool operator==(const Shape& other) const {
-            return nonfinite == other.nonfinite && needs_sum == other.needs_sum &&
+            return nonfinite == other.nonfinite && needs_norm == other.needs_norm &&
                    entries == other.entries && clips == other.clips &&
                    grad_scale == other.grad_scale;
         }
+    };
+
+    // What a step is asked for, besides its clock.
+    struct Asked {
+        py::handle gradients;
+        double grad_scale;
+        bool take_norm;
+        std::optional<double> squared_norm;  // as in CpuPlan::step, like the next
+        double norm_scale;
     };
 
     // A step of which the host does not know yet which of its rows it has used.
@@ -312,16 +319,17 @@ class CudaPlan : public CheckedPlan {
     // are kept.
     class Attempt {
      public:
-        Attempt(CudaPlan& owner, py::handle gradients, double grad_scale, bool take_norm)
-            : owner_(owner), queue_(owner.launcher_) {
-            owner.step_ = owner.begin_step(gradients, grad_scale);  // keeps what was passed
+        Attempt(CudaPlan& owner, const Asked& asked) : owner_(owner), queue_(owner.launcher_) {
+            // keeps what was passed
+            owner.step_ = owner.begin_step(asked.gradients, asked.grad_scale);
             owner.updates_before_ = owner.plan().updates();
             owner.values_before_ = owner.setting_values();
             owner.handed_on_before_ = owner.plan().values();
-            StepOptions& options = owner.options_ = owner.options(owner.step_, take_norm);
+            StepOptions& options = owner.options_ =
+                owner.options(owner.step_, asked.take_norm, asked.squared_norm, asked.norm_scale);
             options.scales_later = options.clip_by_norm;
-            owner.needs_sum_ =
-                take_norm || options.clip_by_norm || options.nonfinite != NonFinite::kPropagate;
+            owner.needs_norm_ = options.take_norm || options.clip_by_norm || options.squared_norm ||
+                                options.nonfinite != NonFinite::kPropagate;
             owner.note_gradients();
         }
         ~Attempt() {
@@ -355,23 +363,22 @@ class CudaPlan : public CheckedPlan {
     };
 
     // A step that the host counts, as soon as it is launched.
-    py::object host_counted_step(py::handle gradients, double grad_scale,
-                                 const std::optional<Clock>& clock, bool take_norm,
+    py::object host_counted_step(const Asked& asked, const std::optional<Clock>& clock,
                                  Changes& attributes, const py::object& learn) {
         settle();
-        Attempt attempt(*this, gradients, grad_scale, take_norm || !learn.is_none());
+        Attempt attempt(*this, asked);
         rows_.clear();
         prepare_row(clock, 0);
-        launcher_.compile(cases(), needs_sum_);
+        launcher_.compile(cases(), needs_norm_);
         const bool is_inline = rows_.size() <= device::kInlineEntries;
         if (is_inline) std::copy(rows_.begin(), rows_.end(), launcher_.update().entry);
         if (!is_inline) launcher_.upload_table(table_, rows_, 1, {});
-        const std::uint64_t number = needs_sum_ ? launcher_.new_report() : 0;
+        const std::uint64_t number = needs_norm_ ? launcher_.new_report() : 0;
         fill(is_inline ? nullptr : &table_, false, number);
         launcher_.upload_gradients(gradients_);
         launcher_.upload_entries(entry_of_);
         if (has_graphs_) launcher_.upload_rows(0, 0);  // they are of the counts before this step
-        if (needs_sum_) launcher_.launch_sum();
+        if (needs_norm_) launch_norm();
         Changes learnt{py::none()};
         if (options_.nonfinite == NonFinite::kRaise || !learn.is_none()) {
             launcher_.run();
@@ -391,19 +398,21 @@ class CudaPlan : public CheckedPlan {
     }
 
     // A step that applies or not, as the device will find, and may follow others like it.
-    py::object device_counted_step(py::handle gradients, double grad_scale,
-                                   const std::optional<Clock>& clock, bool take_norm) {
+    py::object device_counted_step(const Asked& asked, const std::optional<Clock>& clock) {
         if (is_ready_) settle();
         resolve_arrived();
-        Attempt attempt(*this, gradients, grad_scale, take_norm);
-        // what updates hand on is known for each number of updates since the last step alone
-        const bool hands_on = plan().rule().values > 0;
-        if (unknown_.size() >= kMostUnknown || !has_same_participants() || hands_on) resettle();
+        Attempt attempt(*this, asked);
+        if (unknown_.size() >= kMostUnknown || !has_same_participants()) resettle();
         try {
             make_rows(unknown_.size() + 1, {clock});
         } catch (const py::value_error&) {
             // retry with settled counts: a row evaluated ahead was out of range
             if (unknown_.empty()) throw;
+            attempt.undo();
+            resettle();
+            make_rows(1, {clock});
+        }
+        if (!hands_on_alike()) {
             attempt.undo();
             resettle();
             make_rows(1, {clock});
@@ -418,7 +427,7 @@ class CudaPlan : public CheckedPlan {
         launcher_.upload_rows(base, static_cast<std::int64_t>(rows));
         const std::uint64_t number = launcher_.new_report();
         fill(&table_, true, number);
-        launcher_.launch_sum();
+        launch_norm();
         if (entries_ > 0) launcher_.launch_update();
         launcher_.run();
         attempt.keep_first_row();
@@ -432,19 +441,19 @@ class CudaPlan : public CheckedPlan {
     }
 
     // The launches of a step, recorded by the current stream.
-    py::object capture(py::handle gradients, double grad_scale, const std::optional<Clock>& clock,
-                       bool take_norm) {
+    py::object capture(const Asked& asked, const std::optional<Clock>& clock) {
         if (!is_ready_) {
             throw StateError(
                 "a step can be captured after prepare_replays(steps), which makes the table of "
                 "settings that it reads");
         }
-        if (!gradients.is_none() || accumulated_samples() > 0.0 || clock) {
+        if (!asked.gradients.is_none() || accumulated_samples() > 0.0 || clock ||
+            asked.squared_norm) {
             throw StateError(
                 "a captured step takes bound gradients and the clocks of prepare_replays: "
                 "bind(grads), then step() without arguments");
         }
-        Attempt attempt(*this, py::none(), grad_scale, take_norm);
+        Attempt attempt(*this, asked);
         make_rows(1, {first_clock_});
         const bool has_changed =
             !(shape() == shape_) || rows_.size() != first_row_.size() ||
@@ -454,7 +463,7 @@ class CudaPlan : public CheckedPlan {
                 "settings or gradients have changed since prepare_replays(steps): call it again");
         }
         fill(&replayed_table_, true, kReplays);
-        needs_sum_ ? launcher_.launch_sum() : launcher_.launch_conclusion();
+        launch_norm();
         if (entries_ > 0) launcher_.launch_update();
         launcher_.run();
         replayed_table_.is_fixed = has_graphs_ = true;
@@ -601,8 +610,20 @@ class CudaPlan : public CheckedPlan {
         plan().values() = handed_on_before_;
     }
 
+    // Whether the rows say of what updates hand on the same as those of the step before, where both
+    // have a row for an update. If not, it depends on which of the steps under way apply.
+    bool hands_on_alike() const {
+        if (plan().rule().values == 0 || unknown_.empty()) return true;
+        const auto first = static_cast<std::size_t>(applied_ - row_base_);
+        for (std::size_t i = first; i < row_handed_on_.size(); ++i) {
+            if (i - first >= next_handed_on_.size()) break;
+            if (row_handed_on_[i] != next_handed_on_[i - first]) return false;
+        }
+        return true;
+    }
+
     Shape shape() const {
-        return {options_.nonfinite, needs_sum_, entries_, options_.clip_by_norm,
+        return {options_.nonfinite, needs_norm_, entries_, options_.clip_by_norm,
                 options_.grad_scale};
     }
 
@@ -644,7 +665,7 @@ class CudaPlan : public CheckedPlan {
         update.table = table == nullptr ? nullptr : table->entries();
         update.entry_of = entries_ > 1 ? launcher_.entry_of() : nullptr;
         update.entries = entries_;
-        update.outcome = needs_sum_ || counts ? launcher_.outcome() : nullptr;
+        update.outcome = needs_norm_ || counts ? launcher_.outcome() : nullptr;
         device::SumLaunch& sum = launcher_.sum();
         sum.weight = 0.0;
         sum.sum = nullptr;
@@ -654,15 +675,27 @@ class CudaPlan : public CheckedPlan {
         conclusion.grad_scale = options_.grad_scale;
         conclusion.clip_norm = options_.clip_by_norm ? options_.clip_norm : NAN;
         conclusion.clip_norms = counts && options_.clip_by_norm ? table->norms() : nullptr;
-        conclusion.has_sum = needs_sum_;
+        const SquaredNorm given = options_.squared_norm.value_or(SquaredNorm());
+        conclusion.sum = given.sum;
+        conclusion.scale = given.scale;
+        conclusion.has_sum = needs_norm_;
         conclusion.skips = options_.nonfinite != NonFinite::kPropagate;
         conclusion.number = number;
         conclusion.progress = counts ? launcher_.progress() : nullptr;
         conclusion.outcome = launcher_.outcome();
         conclusion.report = launcher_.report(number);
         // squares of float32 stay far inside the range of double
-        launcher_.follow_sum(needs_sum_ && plan().has(kFloat64));
+        launcher_.follow_sum(needs_norm_ && plan().has(kFloat64));
     }
+    // Launches what tells the norm, or what would at its end where nothing needs it.
+    void launch_norm() {
+        if (needs_norm_ && !options_.squared_norm) {
+            launcher_.launch_sum();
+        } else {
+            launcher_.launch_conclusion();
+        }
+    }
+
     void upload_leaves() {
         launcher_.upload_leaves(plan());
         launcher_.run();
@@ -700,7 +733,7 @@ class CudaPlan : public CheckedPlan {
     // of the step that is prepared
     Step step_;
     StepOptions options_;
-    bool needs_sum_ = false;
+    bool needs_norm_ = false;
     std::vector<std::uint64_t> gradients_;
     std::vector<std::uint32_t> entry_of_;
     std::vector<unsigned char> holds_;
@@ -756,9 +789,6 @@ void register_cuda_plan(py::module_& module) {
              py::arg("make_launcher"), py::arg("array_type"), py::arg("device"), py::arg("rule"),
              py::arg("paths"), py::arg("parameters"), py::arg("states"), py::arg("groups"),
              py::arg("settings").noconvert(), py::arg("containers") = py::list());
-    plan.def("step", &CudaPlan::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
-             py::arg("take_norm") = false, py::arg("changes") = py::none(),
-             py::arg("learn") = py::none());
     define_plan(plan);
 }
 

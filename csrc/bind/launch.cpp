@@ -66,7 +66,7 @@ FUSESTEP_END
 
 FUSESTEP_BEGIN(Leaf)
     FUSESTEP_FIELD(parameter) FUSESTEP_FIELD(state) FUSESTEP_FIELD(accumulator)
-    FUSESTEP_FIELD(begin) FUSESTEP_FIELD(size) FUSESTEP_FIELD(type)
+    FUSESTEP_FIELD(begin) FUSESTEP_FIELD(size) FUSESTEP_FIELD(type) FUSESTEP_FIELD(sums)
 FUSESTEP_END
 
 FUSESTEP_BEGIN(Chunk)
@@ -95,10 +95,12 @@ FUSESTEP_END
 FUSESTEP_BEGIN(UpdateLaunch)
     FUSESTEP_FIELD(leaves) FUSESTEP_FIELD(chunks) FUSESTEP_FIELD(gradients)
     FUSESTEP_FIELD(entry_of) FUSESTEP_FIELD(table) FUSESTEP_FIELD(outcome)
-    FUSESTEP_FIELD(entries) FUSESTEP_FIELD(reserved) FUSESTEP_FIELD(entry)
+    FUSESTEP_FIELD(entries) FUSESTEP_FIELD(sums) FUSESTEP_FIELD(factors)
+    FUSESTEP_FIELD(reserved) FUSESTEP_FIELD(entry)
 FUSESTEP_END
 
 FUSESTEP_BEGIN(Conclusion)
+    FUSESTEP_FIELD(sum) FUSESTEP_FIELD(scale)
     FUSESTEP_FIELD(grad_scale) FUSESTEP_FIELD(clip_norm) FUSESTEP_FIELD(clip_norms)
     FUSESTEP_FIELD(has_sum) FUSESTEP_FIELD(skips) FUSESTEP_FIELD(number)
     FUSESTEP_FIELD(progress) FUSESTEP_FIELD(outcome) FUSESTEP_FIELD(report)
@@ -155,11 +157,13 @@ void register_launch(py::module_& module) {
         FUSESTEP_CONSTANT(kThreads);
         FUSESTEP_CONSTANT(kChunk);
         FUSESTEP_CONSTANT(kInlineEntries);
+        FUSESTEP_CONSTANT(kCollectThreads);
         FUSESTEP_CONSTANT(kBlocksPerGroup);
         FUSESTEP_CONSTANT(kMostColumns);
         FUSESTEP_CONSTANT(kBlock);
         FUSESTEP_CONSTANT(kMaxVariants);
         FUSESTEP_CONSTANT(kMaxStates);
+        FUSESTEP_CONSTANT(kFactorBytes);
 #undef FUSESTEP_CONSTANT
         constants["kTreatments"] = static_cast<int>(kTreatments);
         return constants;

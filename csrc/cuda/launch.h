@@ -14,6 +14,7 @@ namespace device {
 constexpr unsigned kThreads = 256;        // of a thread block, in all kernels
 constexpr unsigned kChunk = 4096;         // elements that a thread block updates
 constexpr unsigned kInlineEntries = 8;    // more of them go to memory
+constexpr unsigned kCollectThreads = 64;  // one for each lane of a chunk
 constexpr unsigned kBlocksPerGroup = 16;  // blocks of a sum that one thread block takes
 constexpr unsigned kMostColumns = 64;     // of a launch, whose struct must stay below 4096 bytes
 
@@ -25,6 +26,7 @@ struct Leaf {
     unsigned long long begin;  // in the index space
     unsigned long long size;   // elements
     unsigned long long type;   // 0 for float32, 1 for float64
+    unsigned long long sums;   // of rules with sums over tensors: where those of its blocks begin
 };
 
 // Elements kChunk * index to kChunk * (index + 1) of a leaf, as far as there are any.
@@ -80,12 +82,16 @@ struct UpdateLaunch {
     const Entry* table;            // rows of `entries` entries; nullptr: those below
     const Outcome* outcome;        // nullptr: applies, with a factor of 1 and row 0
     unsigned long long entries;
+    double* sums;            // of rules with sums over tensors, like the next: of all blocks
+    unsigned char* factors;  // kFactorBytes for each leaf
     unsigned long long reserved;
     Entry entry[kInlineEntries];
 };
 
 // Concludes a step before its update: counts it, and tells whether and how it applies.
 struct Conclusion {
+    double sum;  // of squares that come from elsewhere, multiplied by `scale` before
+    double scale;
     double grad_scale;
     double clip_norm;          // NaN: no clipping
     const double* clip_norms;  // by row; nullptr: the one above

@@ -12,7 +12,7 @@ constexpr unsigned kBytesInFlight = 64;  // for each thread
 
 __device__ __forceinline__ void conclude(const Conclusion& c, double sum, double scale) {
     const GradientNorm norm = norm_of_sum(sum, scale, c.grad_scale);
-    const bool finite = sum <= kUnbounded;
+    const bool finite = norm.scaled <= kUnbounded;
     bool applies = finite || !c.has_sum || !c.skips;
     bool exhausted = false;
     Index row = 0;
@@ -216,5 +216,5 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
 }
 
 extern "C" __global__ void fusestep_conclude(const fusestep::device::Conclusion c) {
-    if (threadIdx.x == 0) fusestep::device::conclude(c, 0.0, 1.0);
+    if (threadIdx.x == 0) fusestep::device::conclude(c, c.sum, c.scale);
 }

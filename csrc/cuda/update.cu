@@ -1,37 +1,28 @@
-// The update of a whole model in one launch.
-//
-// FUSESTEP_RULE is the rule, FUSESTEP_CASES the list of the values of Entry::kernel_case that are
-// compiled in.
-#include "../rules/all.h"
-#include "launch.h"
+// The update of a whole model in one launch; for a rule with sums over tensors, its second pass.
+#include "cases.h"
 
 namespace fusestep {
 namespace device {
 namespace {
 
-using Rule = FUSESTEP_RULE;
-using Index = unsigned long long;
-
 constexpr unsigned kVectorBytes = 16;
-
-template <int type>
-struct ElementOf {
-    using Type = float;
-};
-template <>
-struct ElementOf<1> {
-    using Type = double;
-};
 
 template <class T, unsigned n>
 struct alignas(n * sizeof(T)) Vector {
     T element[n];
 };
 
-__device__ constexpr bool has(unsigned states, int k) { return (states >> k & 1) != 0; }
+// Outside of device functions, where the constexpr functions of a rule may be called.
+template <unsigned variant>
+struct Touched {
+    static constexpr Access access = Rule::template access<variant>();
+    static constexpr unsigned states = access.reads | access.writes;
+    // of each array, in flight for each thread
+    static constexpr unsigned vectors = states > 1 ? 1 : 2;
+};
 
-// The arrays of one leaf, from the beginning of a chunk on; `states` are those in use, as bits.
-template <class T, unsigned states>
+// The arrays of one leaf, from the beginning of a chunk on.
+template <class T, class Touched>
 struct Arrays {
     T* parameter;
     const T* gradient;
@@ -41,14 +32,15 @@ struct Arrays {
         : parameter(static_cast<T*>(leaf.parameter) + first),
           gradient(static_cast<const T*>(gradients) + first) {
         for (int k = 0; k < kMaxStates; ++k) {
-            if (has(states, k)) state[k] = static_cast<T*>(leaf.state[k]) + first;
+            if (has(Touched::states, k)) state[k] = static_cast<T*>(leaf.state[k]) + first;
         }
     }
 
     __device__ bool aligned() const {
-        Index addresses = reinterpret_cast<Index>(parameter) | reinterpret_cast<Index>(gradient);
+        Index addresses = reinterpret_cast<Index>(parameter);
+        if (Touched::access.gradient) addresses |= reinterpret_cast<Index>(gradient);
         for (int k = 0; k < kMaxStates; ++k) {
-            if (has(states, k)) addresses |= reinterpret_cast<Index>(state[k]);
+            if (has(Touched::states, k)) addresses |= reinterpret_cast<Index>(state[k]);
         }
         return addresses % kVectorBytes == 0;
     }
@@ -66,13 +58,13 @@ __device__ __forceinline__ void store(T* address, const Vector<T, n>& vector) {
 
 // Elements first to last of the arrays, in vectors of n: all loads of a round come before its
 // arithmetic.
-template <class Compiled, unsigned n, class T, unsigned states>
+template <class Compiled, unsigned n, class T, class Touched>
 __device__ __forceinline__ void update_vectors(const typename Rule::template Scalars<T>& scalars,
+                                               const typename Rule::template Factors<T>& factors,
                                                const GradientScalars<T>& gradient_scalars,
-                                               const Arrays<T, states>& arrays, unsigned first,
+                                               const Arrays<T, Touched>& arrays, unsigned first,
                                                unsigned last) {
-    constexpr unsigned vectors = states > 1 ? 1 : 2;  // of each array, in flight for each thread
-    constexpr unsigned stride = kThreads * n;
+    constexpr unsigned vectors = Touched::vectors, stride = kThreads * n;
     for (unsigned start = first + threadIdx.x * n; start < last; start += stride * vectors) {
         Vector<T, n> p[vectors], g[vectors];
         Vector<T, n> s[vectors][kMaxStates];
@@ -81,10 +73,10 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
             const unsigned at = start + j * stride;
             if (at >= last) continue;
             load(p[j], arrays.parameter + at);
-            load(g[j], arrays.gradient + at);
+            if (Touched::access.gradient) load(g[j], arrays.gradient + at);
 #pragma unroll
             for (int k = 0; k < kMaxStates; ++k) {
-                if (has(states, k)) load(s[j][k], arrays.state[k] + at);
+                if (has(Touched::access.reads, k)) load(s[j][k], arrays.state[k] + at);
             }
         }
 #pragma unroll
@@ -96,66 +88,52 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
                 T state[kMaxStates] = {};
 #pragma unroll
                 for (int k = 0; k < kMaxStates; ++k) {
-                    if (has(states, k)) state[k] = s[j][k].element[i];
+                    if (has(Touched::access.reads, k)) state[k] = s[j][k].element[i];
                 }
-                Rule::template update<Compiled::variant>(
-                    scalars, treat<Compiled::treatment>(gradient_scalars, g[j].element[i]),
-                    p[j].element[i], state);
+                const T gradient = Touched::access.gradient ? g[j].element[i] : T(0);
+                const T treated = treat<Compiled::treatment>(gradient_scalars, gradient);
+                T& parameter = p[j].element[i];
+                if constexpr (Rule::kSumCount > 0) {
+                    Rule::template update<Compiled::variant>(scalars, factors, treated, parameter,
+                                                             state);
+                } else {
+                    Rule::template update<Compiled::variant>(scalars, treated, parameter, state);
+                }
 #pragma unroll
                 for (int k = 0; k < kMaxStates; ++k) {
-                    if (has(states, k)) s[j][k].element[i] = state[k];
+                    if (has(Touched::access.writes, k)) s[j][k].element[i] = state[k];
                 }
             }
             store(arrays.parameter + at, p[j]);
 #pragma unroll
             for (int k = 0; k < kMaxStates; ++k) {
-                if (has(states, k)) store(arrays.state[k] + at, s[j][k]);
+                if (has(Touched::access.writes, k)) store(arrays.state[k] + at, s[j][k]);
             }
         }
     }
 }
 
-// Outside of device functions, where the constexpr functions of a rule may be called.
-template <unsigned kernel_case>
-struct Case {
-    static constexpr unsigned variant = kernel_case % kMaxVariants;
-    static constexpr int treatment = kernel_case / kMaxVariants % kTreatments;
-    static constexpr unsigned states = Rule::template access<variant>().reads;
-    using Type = typename ElementOf<kernel_case / kMaxVariants / kTreatments>::Type;
-};
-
-template <unsigned kernel_case>
-__device__ __forceinline__ void update_chunk(const Entry& entry, double factor, const Leaf& leaf,
-                                             const void* gradient, Index first) {
-    using Compiled = Case<kernel_case>;
+template <class Compiled>
+__device__ __forceinline__ void update_chunk(const UpdateLaunch& a, const Chunk& chunk,
+                                             const Entry& entry) {
     using T = typename Compiled::Type;
-    using Scalars = typename Rule::template Scalars<T>;
-    static_assert(sizeof(Scalars) <= kScalarBytes, "the scalars of a rule fit an entry");
-    const Scalars scalars = *reinterpret_cast<const Scalars*>(entry.scalars);
-    GradientScalars<T> gradient_scalars;
-    gradient_scalars.divisor = static_cast<T>(entry.divisor);
-    gradient_scalars.limit = static_cast<T>(entry.limit);
-    set_factor(gradient_scalars, entry.sign * factor);
-    const Arrays<T, Compiled::states> arrays(leaf, gradient, first);
+    using Factors = typename Rule::template Factors<T>;
+    const Leaf& leaf = a.leaves[chunk.leaf];
+    const Index first = Index{chunk.index} * kChunk;
+    const auto scalars = scalars_of<T>(entry);
+    const auto gradient_scalars = gradient_scalars_of<T>(a, entry);
+    Factors factors = {};
+    if constexpr (Rule::kSumCount > 0) {
+        factors = *reinterpret_cast<const Factors*>(a.factors + chunk.leaf * kFactorBytes);
+    }
+    const Arrays<T, Touched<Compiled::variant>> arrays(leaf, a.gradients[chunk.leaf], first);
     const Index left = leaf.size - first;
     const unsigned count = left < kChunk ? static_cast<unsigned>(left) : kChunk;
     constexpr unsigned n = kVectorBytes / sizeof(T);
     const unsigned in_vectors = arrays.aligned() ? count - count % n : 0;
-    update_vectors<Compiled, n>(scalars, gradient_scalars, arrays, 0, in_vectors);
-    update_vectors<Compiled, 1>(scalars, gradient_scalars, arrays, in_vectors, count);
+    update_vectors<Compiled, n>(scalars, factors, gradient_scalars, arrays, 0, in_vectors);
+    update_vectors<Compiled, 1>(scalars, factors, gradient_scalars, arrays, in_vectors, count);
 }
-
-template <unsigned... cases>
-struct Cases {
-    // What is not compiled in is left alone.
-    static __device__ __forceinline__ void update(const Entry& entry, double factor,
-                                                  const Leaf& leaf, const void* gradient,
-                                                  Index first) {
-        static_cast<void>(((entry.kernel_case == cases &&
-                            (update_chunk<cases>(entry, factor, leaf, gradient, first), true)) ||
-                           ...));
-    }
-};
 
 }  // namespace
 }  // namespace device
@@ -164,14 +142,11 @@ struct Cases {
 extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
     fusestep_update(const __grid_constant__ fusestep::device::UpdateLaunch a) {
     using namespace fusestep::device;
-    if (a.outcome != nullptr && !a.outcome->applies) return;
+    if (!applies(a)) return;
     const Chunk chunk = a.chunks[blockIdx.x];
-    const void* gradient = a.gradients[chunk.leaf];
-    if (gradient == nullptr) return;
-    const Index row = a.outcome == nullptr ? 0 : a.outcome->row;
-    const double factor = a.outcome == nullptr ? 1.0 : a.outcome->factor;
-    const unsigned which = a.entry_of == nullptr ? 0 : a.entry_of[chunk.leaf];
-    const Entry& entry = a.table == nullptr ? a.entry[which] : a.table[row * a.entries + which];
-    Cases<FUSESTEP_CASES>::update(entry, factor, a.leaves[chunk.leaf], gradient,
-                                  Index{chunk.index} * kChunk);
+    if (a.gradients[chunk.leaf] == nullptr) return;
+    const Entry& entry = entry_for(a, chunk.leaf);
+    Cases<FUSESTEP_CASES>::visit(entry.kernel_case, [&](auto compiled) {
+        update_chunk<decltype(compiled)>(a, chunk, entry);
+    });
 }

@@ -210,6 +210,8 @@ class CudaPlan(_Plan):
         take_norm: bool = False,
         changes: Changes | None = None,
         learn: Callable[[float], Changes] | None = None,
+        squared_norm: float | None = None,
+        norm_scale: float = 1.0,
     ) -> CudaStepInfo: ...
 
 # layouts of the structs of csrc/cuda/launch.h, and what is constant in kernels, by their names

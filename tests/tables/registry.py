@@ -145,6 +145,5 @@ ROWS: list[Row] = [
         {"lr": 0.02, "bias_correction": False, "weight_decay": 0.1, "maximize": True},
     ),
 ]
-# those whose results do not depend on what an array is; the GPU has no others
+# those whose results do not depend on what an array is
 ELEMENTWISE = [row for row in ROWS if _core.rules()[row.rule].sums == 0]
-ON_GPUS = ELEMENTWISE

@@ -59,18 +59,12 @@ class Launcher:
         self._stream[:] = [stream]
         return False
 
-    def compile(self, cases: Sequence[int], sums: bool) -> None:
-        """Compiles the update for these cases, if there are any, and the sums."""
-        update = None
-        if cases:
-            listed = ",".join(map(str, cases))
-            options = (f"-DFUSESTEP_RULE={self._rule}", f"-DFUSESTEP_CASES={listed}")
-            update = compiled(self._cupy, "update.cu", *options).get_function("fusestep_update")
-        if sums and "fusestep_sum" not in self._kernels:
-            get = compiled(self._cupy, "sum.cu").get_function
-            self._kernels |= {name: get(name) for name in ("fusestep_sum", "fusestep_conclude")}
-        if update is not None:
-            self._kernels["fusestep_update"] = update
+    def compile(self, source: str, kernels: Sequence[str], cases: Sequence[int]) -> None:
+        """Compiles kernels of a file in ``csrc/cuda``, for these cases of the rule if any."""
+        listed = ",".join(map(str, cases))
+        options = (f"-DFUSESTEP_RULE={self._rule}", f"-DFUSESTEP_CASES={listed}") if cases else ()
+        get = compiled(self._cupy, source, *options).get_function
+        self._kernels |= {name: get(name) for name in kernels}
 
     def run(self, uploads: Sequence[tuple[int, bytes]], launches: Sequence[Launch]) -> None:
         """Queues copies of bytes to addresses, then launches."""
