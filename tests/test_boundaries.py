@@ -16,7 +16,7 @@ from fusestep.expression import epoch, floor, samples, step, where
 
 # curves with the time in ``t`` and a span of u: by epoch a fraction of one, by step whole
 CURVES: dict[str, Callable[[Any, float, str], fs.Expression]] = {
-    "cosine_restarts": lambda t, u, by: s.cosine_restarts(1.0, u, 0.1, factor=0.9, by=by),
+    "cosine_restarts": lambda t, u, by: s.cosine_restarts(1.0, 0.1, u, factor=0.9, by=by),
     "growing restarts": lambda t, u, by: s.cosine_restarts(1.0, length=u, t_mult=2, by=by),
     "slowly growing restarts": lambda t, u, by: s.cosine_restarts(1.0, length=u, t_mult=1.5, by=by),
     "step": lambda t, u, by: s.step(1.0, 0.5, every=u, by=by),

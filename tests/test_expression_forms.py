@@ -243,7 +243,7 @@ def test_the_sign_of_a_zero_is_kept_apart_everywhere() -> None:
         assert a.to_json() != b.to_json()
     lines = [schedules.cosine(1.0, end=end, length=4) for end in (0.0, -0.0)]
     assert lines[0] != lines[1]
-    assert repr(lines[1]) == "cosine(start=1.0, length=4, end=-0.0)"
+    assert repr(lines[1]) == "cosine(start=1.0, end=-0.0, length=4)"
     assert [fe.parse(repr(line)) for line in lines] == lines
     assert [fe.from_json(line.to_json()) for line in lines] == lines
     assert (fe.step + 0.0) != (fe.step - -0.0)

@@ -208,7 +208,7 @@ def test_what_is_wrong_with_an_argument_names_the_curve() -> None:
         (TypeError, "step: missing a required argument: 'every'", lambda: schedules.step(1.0, 0.5)),  # type: ignore[call-arg]
         (
             TypeError,
-            "cosine has no argument 'speed'; known are start, length, end, exponent, by",
+            "cosine has no argument 'speed'; known are start, end, length, exponent, by",
             lambda: fe.parse("cosine(1, length=1, speed=2)"),
         ),
         (TypeError, "clip: an expression is made of", lambda: fe.clip(fe.step, "a", 1)),

@@ -32,7 +32,7 @@ def test_all_names_are_imported_at_once_and_no_others() -> None:
 
 
 def test_an_expression_shows_its_public_methods_alone() -> None:
-    shown = {name for name in dir(2 * schedules.cosine(1, 3)) if not name.startswith("_")}
+    shown = {name for name in dir(2 * schedules.cosine(1, 0, 3)) if not name.startswith("_")}
     assert shown == {"by", "plot", "repeated", "shifted", "to_json"}
     assert "operator(self" in pydoc.plain(pydoc.render_doc(fs.Expression))
     assert "_written_with" not in pydoc.render_doc(fs.Expression)
@@ -93,7 +93,7 @@ SAVED = {
         0.1, 3
     ),
     '{"call": "cosine_restarts", "with": {"start": 1, "length": 9, "decay": 0.5}}': (
-        schedules.cosine_restarts(1, 9, factor=0.5)
+        schedules.cosine_restarts(1, length=9, factor=0.5)
     ),
     '{"call": "gradual_warmup", "with": {"base": 0.1, "k": 8, "length": 5}}': (
         schedules.gradual_warmup(0.1, 8, 5)

@@ -117,7 +117,7 @@ def polynomial(
     """
     check_positive("start", start)
     check_number("end", end)
-    rule = schedules.polynomial(start, length, end, power=power, by=by)
+    rule = schedules.polynomial(start, end, length, power, by=by)
     return Scheduled(rule, **options)
 
 

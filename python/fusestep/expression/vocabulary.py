@@ -65,6 +65,10 @@ def known(name: Any, names: Mapping[str, Any], what: str) -> Any:
     return names[name]
 
 
+# the default of an argument that must be given, though it follows some that need not be
+NEEDED: Any = inspect.Parameter.empty
+
+
 def in_vocabulary(call: C) -> C:
     """Registers a function for `parse` and `from_json`; what it returns must print itself."""
     VOCABULARY[call.__name__] = call

@@ -18,7 +18,7 @@ from ..arguments import (
 from ..clock import Unit
 from ..expression import Expression, exp, floor, log, minimum, where
 from ..expression.nodes import Operation, expression, time
-from ..expression.vocabulary import named
+from ..expression.vocabulary import NEEDED, named
 from .pieces import count, look_up
 from .ramps import between, check_ends, cosine_weight, since
 
@@ -29,8 +29,8 @@ _LAST_TIME = 2**53
 @named
 def cosine_restarts(
     start: float,
-    length: float,
     end: float = 0.0,
+    length: float = NEEDED,
     t_mult: float = 1,
     factor: float = 1.0,
     by: Unit = "step",

@@ -6,7 +6,7 @@ from ..arguments import check_finite, check_flag, check_number, check_positive
 from ..clock import Unit
 from ..expression import Expression, cospi, maximum, minimum
 from ..expression.nodes import Operation, expression, time
-from ..expression.vocabulary import named
+from ..expression.vocabulary import NEEDED, named
 
 
 def progress(length: float, by: Unit) -> Expression:
@@ -58,8 +58,8 @@ def linear(start: float, end: float, length: float, by: Unit = "step") -> Expres
 @named
 def polynomial(
     start: float,
-    length: float,
     end: float = 0.0,
+    length: float = NEEDED,
     power: float = 1.0,
     cycle: bool = False,
     by: Unit = "step",
@@ -95,7 +95,11 @@ def polynomial(
 
 @named
 def cosine(
-    start: float, length: float, end: float = 0.0, exponent: float = 1.0, by: Unit = "step"
+    start: float,
+    end: float = 0.0,
+    length: float = NEEDED,
+    exponent: float = 1.0,
+    by: Unit = "step",
 ) -> Expression:
     """Half a cosine wave from ``start`` to ``end``, held from then on.
 

@@ -178,8 +178,8 @@ def wsd(
     warmup: float,
     stable: float,
     decay: float,
-    end: float = 0.0,
     start: float = 0.0,
+    end: float = 0.0,
     shape: Literal["linear", "cosine", "1-sqrt"] = "linear",
     by: Unit = "step",
 ) -> Expression:
