@@ -152,11 +152,3 @@ def test_a_step_that_is_refused_changes_no_state(nonfinite: Any) -> None:
     assert_same_bits(params, before)
     assert not any(a.any() for state in opt.state.values() for a in state.values())
     assert opt.state_dict()["parameters"]["0"]["updates"] == 0
-
-
-def test_arrays_of_cupy_are_refused(emulated: Any) -> None:
-    import cupy
-
-    w = cupy.zeros(3, np.float32)
-    with pytest.raises(TypeError, match="rule 'lamb' needs sums over whole tensors, which arrays"):
-        fs.LAMB(w)
