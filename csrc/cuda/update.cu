@@ -115,7 +115,7 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
 
 template <class Compiled>
 __device__ __forceinline__ void update_chunk(const UpdateLaunch& a, const Chunk& chunk,
-                                             const Entry& entry) {
+                                             const void* gradient, const Entry& entry) {
     using T = typename Compiled::Type;
     using Factors = typename Rule::template Factors<T>;
     const Leaf& leaf = a.leaves[chunk.leaf];
@@ -126,7 +126,7 @@ __device__ __forceinline__ void update_chunk(const UpdateLaunch& a, const Chunk&
     if constexpr (Rule::kSumCount > 0) {
         factors = *reinterpret_cast<const Factors*>(a.factors + chunk.leaf * kFactorBytes);
     }
-    const Arrays<T, Touched<Compiled::variant>> arrays(leaf, a.gradients[chunk.leaf], first);
+    const Arrays<T, Touched<Compiled::variant>> arrays(leaf, gradient, first);
     const Index left = leaf.size - first;
     const unsigned count = left < kChunk ? static_cast<unsigned>(left) : kChunk;
     constexpr unsigned n = kVectorBytes / sizeof(T);
@@ -144,9 +144,10 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
     using namespace fusestep::device;
     if (!applies(a)) return;
     const Chunk chunk = a.chunks[blockIdx.x];
-    if (a.gradients[chunk.leaf] == nullptr) return;
+    const void* gradient = a.gradients[chunk.leaf];
+    if (gradient == nullptr) return;
     const Entry& entry = entry_for(a, chunk.leaf);
     Cases<FUSESTEP_CASES>::visit(entry.kernel_case, [&](auto compiled) {
-        update_chunk<decltype(compiled)>(a, chunk, entry);
+        update_chunk<decltype(compiled)>(a, chunk, gradient, entry);
     });
 }
