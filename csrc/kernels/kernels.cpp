@@ -79,6 +79,8 @@ FUSESTEP_INLINE void update_all(const void* scalars, const void* gradient_scalar
     T* p = static_cast<T*>(parameter);
     const T* g = static_cast<const T*>(gradient);
     T* const arrays[] = {static_cast<T*>(state[k])...};
+    [[maybe_unused]] Factors f{};
+    if constexpr (Rule::kSumCount > 0) f = *static_cast<const Factors*>(factors);
     // never past the end, where another thread's elements begin
     const size_t prefetched = n < kLongPiece ? 0 : n - ahead;
     for (size_t start = 0; start < n; start += tile) {
@@ -94,7 +96,6 @@ FUSESTEP_INLINE void update_all(const void* scalars, const void* gradient_scalar
             T element = p[i];
             const T treated = treat<treatment>(gs, load<access.gradient>(g + i));
             if constexpr (Rule::kSumCount > 0) {
-                const Factors f = *static_cast<const Factors*>(factors);
                 Rule::template update<variant>(s, f, treated, element, element_state);
             } else {
                 Rule::template update<variant>(s, treated, element, element_state);
