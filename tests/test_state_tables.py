@@ -9,7 +9,7 @@ import pytest
 
 import fusestep as fs
 from fusestep import _core
-from fusestep.engines import cpu
+from fusestep.engines import cpu, states
 from fusestep.engines.states import first_value, new_states
 
 COLUMNS = (("lr", 0.0, 1.0, False, False), ("initial_step", 0.0, 1.0, False, False))
@@ -26,9 +26,8 @@ TABLE = np.array([[1.0, 0.25], [1.0, 0.125]])
 
 @pytest.fixture(autouse=True)
 def a_rule_with_all_kinds_of_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = _core.rules()
-    made = type(rules["adam"])(COLUMNS, STATES, (), 0)
-    monkeypatch.setattr(_core, "rules", lambda: {**rules, "made": made})
+    made = type(_core.rules()["adam"])(COLUMNS, STATES, (), 0)
+    monkeypatch.setitem(states._RULES, "made", made)
 
 
 def built(parameters: list[Any], groups: list[int], kept: Any = None) -> list[dict[str, Any]]:
@@ -84,9 +83,9 @@ def test_a_first_value_may_be_that_of_a_setting() -> None:
     assert first_value("made", "copy", TABLE[1]) is None
 
 
-def plan(states: dict[str, Any], p: Any, rule: str = "adam") -> _core.CpuPlan:
+def plan(held: dict[str, Any], p: Any, rule: str = "adam") -> _core.CpuPlan:
     opt = {"adam": fs.Adam, "nadam": fs.NAdam}[rule](p.copy())
-    return _core.CpuPlan(rule, ["w"], [p], [states], [0], opt._plan.settings)
+    return _core.CpuPlan(rule, ["w"], [p], [held], [0], opt._plan.settings)
 
 
 @pytest.mark.parametrize(
@@ -103,11 +102,11 @@ def test_arrays_that_are_not_what_the_rule_asks_for_are_refused(
     change: dict[str, Any], message: str
 ) -> None:
     p = np.ones((2, 3), np.float32)
-    states = {"m": np.zeros_like(p), "v": np.zeros_like(p)}
-    assert plan(states, p).updates == [0]
-    states = {name: a for name, a in {**states, **change}.items() if a is not None}
+    held = {"m": np.zeros_like(p), "v": np.zeros_like(p)}
+    assert plan(held, p).updates == [0]
+    held = {name: a for name, a in {**held, **change}.items() if a is not None}
     with pytest.raises((ValueError, TypeError), match=rf"params\['w'\] {message}"):
-        plan(states, p)
+        plan(held, p)
 
 
 def test_values_out_of_their_bounds_are_refused() -> None:
