@@ -10,6 +10,7 @@ import pytest
 import fusestep as fs
 from emulation.cuda import Driver
 from fusestep import _core
+from fusestep.engines import Plan
 from fusestep.engines.cuda.launcher import Launcher
 from tables.models import arrays
 
@@ -149,3 +150,10 @@ def test_a_step_that_can_not_be_launched_leaves_all_as_it_was(
         other.step(grads)
     assert [p.get().tolist() for p in params] == [p.get().tolist() for p in expected]
     assert (one.steps_applied, one.lr) == (other.steps_applied, other.lr)
+
+
+@pytest.mark.parametrize("plan", [_core.CpuPlan, _core.CudaPlan])
+def test_every_plan_can_do_what_the_protocol_says(plan: type[Plan]) -> None:
+    said = {name for name in vars(Plan) if not name.startswith("_")} | set(Plan.__annotations__)
+    assert "step" in said
+    assert said - set(dir(plan)) == set()

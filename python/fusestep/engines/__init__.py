@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 from . import cpu, cuda
-from .protocol import Plan, StepInfo
+from .protocol import Engine, Plan, StepInfo
 
-__all__ = ["Plan", "StepInfo", "engine_for"]
+__all__ = ["Engine", "Plan", "StepInfo", "engine_for"]
 
 
-def engine_for(leaves: Sequence[Any]) -> ModuleType:
+def engine_for(leaves: Sequence[Any]) -> Engine:
     """The engine for parameters; it tells which of them is in the wrong place."""
     if any(type(leaf).__module__.partition(".")[0] == "cupy" for leaf in leaves):
         return cuda

@@ -66,8 +66,3 @@ def zeros(forms: Sequence[Form]) -> list[Array]:
 def to_numpy(array: Array) -> Array:
     """A copy, for a saved state."""
     return array.copy()
-
-
-def assign(array: Array, values: Array) -> None:
-    """Takes over values of a saved state."""
-    array[...] = values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
@@ -175,4 +175,27 @@ class Plan(Protocol):
 
     def refuse_capture(self) -> None:
         """Raises StateError while a step would be captured, and not done."""
+        ...
+
+
+class Engine(Protocol):
+    """A place where arrays can be, as a module."""
+
+    def build(
+        self,
+        rule: str,
+        paths: Sequence[str],
+        parameters: Sequence[Any],
+        groups: Sequence[int],
+        used: Sequence[Collection[str]],
+        table: npt.NDArray[np.float64],
+        kept: Sequence[Mapping[str, Any]],
+        containers: Sequence[_core.Entry],
+    ) -> tuple[Plan, list[dict[str, Any]]]:
+        """A plan over the parameters, and for each of them its state arrays by name."""
+        ...
+
+    def zeros_like(self, arrays: Sequence[Any]) -> list[Any]: ...
+    def to_numpy(self, array: Any) -> npt.NDArray[Any]:
+        """A copy, for a saved state."""
         ...

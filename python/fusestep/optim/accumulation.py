@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import _core
 from ..arguments import check_positive
-from ..engines import Plan
+from ..engines import Engine, Plan
 from .loading import as_json
 
 _MOST = 2.0**53  # samples: whole numbers are exact up to here, and float32 holds the reciprocal
@@ -18,7 +18,7 @@ class Accumulator:
 
     __slots__ = ("_arrays", "_engine", "_parameters", "_plan")
 
-    def __init__(self, engine: Any, plan: Plan, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Engine, plan: Plan, parameters: Mapping[str, Any]) -> None:
         self._engine = engine
         self._plan = plan
         self._parameters = parameters

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any, ClassVar
 
 from .. import _core, foreign, trees
-from ..engines import Plan
+from ..engines import Engine, Plan
 from .accumulation import Accumulator
 from .expressions import Expressions
 from .groups import Division, Group
@@ -22,7 +21,7 @@ class Parameters:
     _accumulator: Accumulator
     _containers: list[tuple[Any, Any, Any]]
     _division: Division
-    _engine: ModuleType
+    _engine: Engine
     _expressions: Expressions
     _groups: tuple[Group, ...]
     _parameters: dict[str, Any]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import _core
 from ..control.base import tell_unseen
-from ..engines import Plan
+from ..engines import Engine, Plan
 from ..engines.states import first_value
 from ..memory import Changes
 from .accumulation import Accumulator
@@ -27,7 +26,7 @@ class Saved:
     __slots__ = ()
 
     _accumulator: Accumulator
-    _engine: ModuleType
+    _engine: Engine
     _expressions: Expressions
     _groups: tuple[Group, ...]
     _parameters: dict[str, Any]

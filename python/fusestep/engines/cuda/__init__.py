@@ -73,8 +73,3 @@ def to_numpy(array: Any) -> npt.NDArray[Any]:
     """A copy, for a saved state."""
     copy: npt.NDArray[Any] = array.get()
     return copy
-
-
-def assign(array: Any, values: npt.NDArray[Any]) -> None:
-    """Takes over values of a saved state."""
-    array.set(np.ascontiguousarray(values).reshape(array.shape))
