@@ -195,11 +195,23 @@ void CheckedPlan::check_prepared(std::ptrdiff_t unprepared) {
                           "; nothing was updated");
 }
 
-StepOptions CheckedPlan::options(const Step& step, bool take_norm,
-                                 std::optional<double> squared_norm, double norm_scale) const {
-    if ((squared_norm && *squared_norm < 0.0) || !(norm_scale > 0.0)) {
-        throw py::value_error("squared_norm must be at least 0, and norm_scale above 0");
+std::optional<SquaredNorm> CheckedPlan::read_squared_norm(py::handle given) {
+    if (given.is_none()) return std::nullopt;
+    SquaredNorm norm = {0.0, 1.0};
+    if (py::isinstance<py::tuple>(given)) {
+        const auto [sum, scale] = given.cast<std::pair<double, double>>();
+        norm = {sum, scale};
+    } else {
+        norm.sum = given.cast<double>();
     }
+    if (norm.sum < 0.0 || !(norm.scale > 0.0)) {
+        throw py::value_error("squared_norm must be at least 0, and its scale above 0");
+    }
+    return norm;
+}
+
+StepOptions CheckedPlan::options(const Step& step, bool take_norm,
+                                 const std::optional<SquaredNorm>& squared_norm) const {
     StepOptions options;
     options.grad_scale = step.grad_scale;
     options.clip_norm = plan_.common(kClipNorm);
@@ -207,7 +219,7 @@ StepOptions CheckedPlan::options(const Step& step, bool take_norm,
     options.clip_value = plan_.common(kClipValue);
     options.nonfinite = nonfinite_;
     options.take_norm = take_norm;
-    if (squared_norm) options.squared_norm = {*squared_norm, norm_scale};
+    options.squared_norm = squared_norm;
     return options;
 }
 

@@ -117,8 +117,10 @@ class CheckedPlan {
         scheduled_.follow(clock, applied_ + ahead);
     }
     void undo_schedule() { scheduled_.undo(); }
-    StepOptions options(const Step& step, bool take_norm, std::optional<double> squared_norm = {},
-                        double norm_scale = 1.0) const;
+    StepOptions options(const Step& step, bool take_norm,
+                        const std::optional<SquaredNorm>& squared_norm = {}) const;
+    // None, the sum of squares, or a pair: that of multiplied gradients, and the factor.
+    static std::optional<SquaredNorm> read_squared_norm(py::handle given);
     // A step that is updated in parts has begun, or has ended.
     void set_in_parts(bool begun) { in_parts_ = begun; }
     bool is_in_parts() const { return in_parts_; }
@@ -255,8 +257,7 @@ void define_plan(Class& plan) {
         .def_property_readonly("applied", &Object::applied)
         .def("step", &Object::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
              py::arg("take_norm") = false, py::arg("changes") = py::none(),
-             py::arg("learn") = py::none(), py::arg("squared_norm") = py::none(),
-             py::arg("norm_scale") = 1.0)
+             py::arg("learn") = py::none(), py::arg("squared_norm") = py::none())
         .def("accumulate", &Object::accumulate, py::arg("gradients"), py::arg("samples"))
         .def("prepare_replays", &Object::prepare_replays, py::arg("steps"), py::arg("clocks"),
              py::arg("grad_scale"))

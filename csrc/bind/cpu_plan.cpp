@@ -28,11 +28,10 @@ class CpuPlan : public CheckedPlan {
     }
 
     // The changes are made if the update is, with no Python code in between. `learn` gives further
-    // ones: it is called with the norm before anything has changed. `squared_norm` stands for the
-    // sum of squares of gradients that are not all here, multiplied by `norm_scale` before.
+    // ones: it is called with the norm before anything has changed. `squared_norm` is that of
+    // gradients that are not all here, as read_squared_norm() takes it.
     py::object step(py::handle gradients, double grad_scale, py::handle clock, bool take_norm,
-                    py::handle changes, const py::object& learn, std::optional<double> squared_norm,
-                    double norm_scale) {
+                    py::handle changes, const py::object& learn, py::handle squared_norm) {
         const Busy busy(*this);
         Changes attributes(changes);
         const std::optional<Clock> now = read_clock(clock);
@@ -40,7 +39,7 @@ class CpuPlan : public CheckedPlan {
         const std::vector<double> before =
             learn.is_none() ? std::vector<double>() : setting_values();
         follow_schedule(now);
-        const StepOptions chosen = options(step, take_norm, squared_norm, norm_scale);
+        const StepOptions chosen = options(step, take_norm, read_squared_norm(squared_norm));
         const double lr = plan().lr();
         const Held held(held_, plan().is_large() || !learn.is_none() ? step.passed : py::object());
         StepResult result;
@@ -82,8 +81,7 @@ class CpuPlan : public CheckedPlan {
     // must be there, but what they hold may come later where nothing asks for it. Other calls are
     // refused until the last part. A step that is left out ends at once.
     py::object begin_parts(py::handle gradients, double grad_scale, py::handle clock,
-                           bool take_norm, py::handle changes, std::optional<double> squared_norm,
-                           double norm_scale) {
+                           bool take_norm, py::handle changes, py::handle squared_norm) {
         const Busy busy(*this);
         Parts parts{{}, Changes(changes)};
         const std::optional<Clock> now = read_clock(clock);
@@ -91,7 +89,7 @@ class CpuPlan : public CheckedPlan {
         // the caller may change its list between the parts
         if (parts.step.passed) parts.step.passed = py::tuple(parts.step.passed);
         follow_schedule(now);
-        const StepOptions chosen = options(parts.step, take_norm, squared_norm, norm_scale);
+        const StepOptions chosen = options(parts.step, take_norm, read_squared_norm(squared_norm));
         const double lr = plan().lr();
         StepResult result = run(plan().size(), [&] { return plan().measure(chosen); });
         if (!result.finite && chosen.nonfinite == NonFinite::kRaise) raise_nonfinite();
@@ -221,7 +219,7 @@ void register_cpu_plan(py::module_& module) {
             py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list())
         .def("begin_parts", &CpuPlan::begin_parts, py::arg("gradients"), py::arg("grad_scale"),
              py::arg("clock"), py::arg("take_norm") = false, py::arg("changes") = py::none(),
-             py::arg("squared_norm") = py::none(), py::arg("norm_scale") = 1.0)
+             py::arg("squared_norm") = py::none())
         .def("update_part", &CpuPlan::update_part, py::arg("end"))
         .def("cancel_parts", &CpuPlan::cancel_parts)
         .def_property_readonly("size", &CpuPlan::size);

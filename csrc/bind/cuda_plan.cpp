@@ -89,13 +89,12 @@ class CudaPlan : public CheckedPlan {
     static constexpr bool kTakesForeign = false;
 
     py::object step(py::handle gradients, double grad_scale, py::handle clock, bool take_norm,
-                    py::handle changes, const py::object& learn, std::optional<double> squared_norm,
-                    double norm_scale) {
+                    py::handle changes, const py::object& learn, py::handle squared_norm) {
         const Busy busy(*this);
         Changes attributes(changes);
         const std::optional<Clock> now = read_clock(clock);
-        const Asked asked = {gradients, grad_scale, take_norm || !learn.is_none(), squared_norm,
-                             norm_scale};
+        const Asked asked = {gradients, grad_scale, take_norm || !learn.is_none(),
+                             read_squared_norm(squared_norm)};
         if (launcher_.enter()) return capture(asked, now);
         if (options({}, false).nonfinite != NonFinite::kSkip) {
             return host_counted_step(asked, now, attributes, learn);
@@ -130,7 +129,7 @@ class CudaPlan : public CheckedPlan {
         if (!clocks.is_none()) {
             for (const py::handle clock : clocks) given.push_back(read_clock(clock));
         }
-        Attempt attempt(*this, {py::none(), grad_scale, false, std::nullopt, 1.0});
+        Attempt attempt(*this, {py::none(), grad_scale, false, std::nullopt});
         make_rows(steps, given);
         const Shape shape = this->shape();
         const std::set<unsigned> cases = this->cases();
@@ -293,8 +292,7 @@ class CudaPlan : public CheckedPlan {
         py::handle gradients;
         double grad_scale;
         bool take_norm;
-        std::optional<double> squared_norm;  // as in CpuPlan::step, like the next
-        double norm_scale;
+        std::optional<SquaredNorm> squared_norm;
     };
 
     // A step of which the host does not know yet which of its rows it has used.
@@ -326,7 +324,7 @@ class CudaPlan : public CheckedPlan {
             owner.values_before_ = owner.setting_values();
             owner.handed_on_before_ = owner.plan().values();
             StepOptions& options = owner.options_ =
-                owner.options(owner.step_, asked.take_norm, asked.squared_norm, asked.norm_scale);
+                owner.options(owner.step_, asked.take_norm, asked.squared_norm);
             options.scales_later = options.clip_by_norm;
             owner.needs_norm_ = options.take_norm || options.clip_by_norm || options.squared_norm ||
                                 options.nonfinite != NonFinite::kPropagate;

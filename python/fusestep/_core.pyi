@@ -153,8 +153,7 @@ class CpuPlan(_Plan):
         changes: Changes | None = None,
         learn: Callable[[float], Changes] | None = None,
         # of all gradients where these are not all, each multiplied by the scale before
-        squared_norm: float | None = None,
-        norm_scale: float = 1.0,
+        squared_norm: float | tuple[float, float] | None = None,
     ) -> StepInfo: ...
     # elements of the index space: those of all parameters, one after the other
     @property
@@ -168,8 +167,7 @@ class CpuPlan(_Plan):
         clock: Any,
         take_norm: bool = False,
         changes: Changes | None = None,
-        squared_norm: float | None = None,
-        norm_scale: float = 1.0,
+        squared_norm: float | tuple[float, float] | None = None,
     ) -> StepInfo: ...
     # updates elements up to the end, a multiple of 1024 or the size; whether that was the last part
     # (a rule with sums updates an array with the part that its last element is in)
@@ -210,8 +208,7 @@ class CudaPlan(_Plan):
         take_norm: bool = False,
         changes: Changes | None = None,
         learn: Callable[[float], Changes] | None = None,
-        squared_norm: float | None = None,
-        norm_scale: float = 1.0,
+        squared_norm: float | tuple[float, float] | None = None,
     ) -> CudaStepInfo: ...
 
 # layouts of the structs of csrc/cuda/launch.h, and what is constant in kernels, by their names

@@ -73,14 +73,13 @@ class Plan(Protocol):
         take_norm: bool = False,
         changes: _core.Changes | None = None,
         learn: Callable[[float], _core.Changes] | None = None,
-        squared_norm: float | None = None,
-        norm_scale: float = 1.0,
+        squared_norm: float | tuple[float, float] | None = None,
     ) -> StepInfo:
         """Updates all parameters once, with None the accumulated or bound gradients.
 
         The changes are made if there was an update, and those that ``learn`` gives for the norm.
-        ``squared_norm`` stands for the sum of squares of gradients that are not all here, each
-        multiplied by ``norm_scale`` before.
+        ``squared_norm`` stands for the sum of squares of gradients that are not all here; as a pair
+        it is that of gradients multiplied by a power of two, and the power.
         """
         ...
 

@@ -37,8 +37,7 @@ class LAMB(LAMBGroup, Optimizer, rule="lamb"):
     float64 element beyond 1e154 has an infinite square.
 
     Args:
-        params: the arrays to update, of NumPy; see `Optimizer` for this and the last five
-            arguments.
+        params: the arrays to update; see `Optimizer` for this and the last five arguments.
         lr: learning rate, at least 0.
         betas: how much the averages of the gradient and its square keep, each in [0, 1).
         eps: added to the root, above 0; see `Adam`.
