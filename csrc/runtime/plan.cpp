@@ -224,10 +224,12 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
         const std::int64_t update_number = ++updates_[i];
         GroupTreatment& group = groups_[static_cast<std::size_t>(leaf.group)];
         int& latest = group.latest[leaf.type];
-        double* const next = next_values_.data() + i * values;
-        if (is_shared(latest, i, update_number)) {
-            const std::size_t first = prepared_[static_cast<std::size_t>(latest)].leaf;
-            std::copy_n(next_values_.data() + first * values, values, next);
+        const Prepared* const shared =
+            latest < 0 ? nullptr : &prepared_[static_cast<std::size_t>(latest)];
+        if (shared != nullptr && shared->update_number == update_number &&
+            (values == 0 || have_same_values(shared->leaf, i))) {
+            const auto from = next_values_.begin();
+            if (values > 0) std::copy_n(from + shared->leaf * values, values, from + i * values);
         } else {
             latest = static_cast<int>(prepared_.size());
             prepared_.emplace_back();
@@ -235,8 +237,9 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
             entry.type = leaf.type;
             entry.treatment = group.treatment;
             entry.leaf = i;
-            const int variant = rule_.prepare[leaf.type](hyper(leaf.group), update_number, powers_,
-                                                         next, entry.scalars);
+            const int variant =
+                rule_.prepare[leaf.type](hyper(leaf.group), update_number, powers_,
+                                         next_values_.data() + i * values, entry.scalars);
             if (variant < 0) {
                 for (std::size_t k = 0; k <= i; ++k) {
                     if (leaves_[k].gradient != nullptr) --updates_[k];
@@ -264,17 +267,16 @@ void Plan::take_back_prepared() noexcept {
     values_.swap(next_values_);
 }
 
-// Whether a leaf of a group needs the same scalars as the group's latest entry of its type.
-bool Plan::is_shared(int latest, std::size_t i, std::int64_t update_number) const {
-    if (latest < 0) return false;
-    const Prepared& entry = prepared_[static_cast<std::size_t>(latest)];
-    if (entry.update_number != update_number) return false;
+// Whether the last updates of two leaves have left the same for the next one.
+bool Plan::have_same_values(std::size_t i, std::size_t j) const {
     const std::size_t values = static_cast<std::size_t>(rule_.values);
-    const double* const own = values_.data() + i * values;
-    return std::equal(own, own + values, values_.data() + entry.leaf * values);
+    const double* const first = values_.data() + i * values;
+    return std::equal(first, first + values, values_.data() + j * values);
 }
 
-void Plan::update_piece(std::size_t i, std::size_t first, std::size_t count) const {
+// Inside the loop over many small leaves.
+inline void Plan::update_piece(std::size_t i, std::size_t first, std::size_t count,
+                               const void* factors) const {
     const Leaf& leaf = leaves_[i];
     const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
     const std::size_t bytes = first * item_size(leaf.type);
@@ -282,8 +284,7 @@ void Plan::update_piece(std::size_t i, std::size_t first, std::size_t count) con
     void* state[kMaxStates];
     for (int k = 0; k < kMaxStates; ++k) state[k] = advance(leaf.state[k], bytes);
     prepared.update(prepared.scalars, prepared.gradient_scalars, count,
-                    advance(leaf.parameter, bytes), gradient, state,
-                    factors_.empty() ? nullptr : factors_[i].bytes);
+                    advance(leaf.parameter, bytes), gradient, state, factors);
 }
 
 // From the beginning of a block on.
@@ -324,7 +325,7 @@ void Plan::update(std::size_t first, std::size_t last) noexcept {
 void Plan::update_elements(std::size_t first, std::size_t last) noexcept {
     for_chunks(first / kBlock, divide_up(last, kBlock), [&](std::size_t begin, std::size_t end) {
         walk(block_range(begin, end), [&](std::size_t i, std::size_t from, std::size_t count) {
-            update_piece(i, from, count);
+            update_piece(i, from, count, nullptr);
         });
     });
 }
@@ -377,7 +378,7 @@ void Plan::update_tensors(std::size_t first, std::size_t last) noexcept {
             }
             collect_piece(i, 0, size);
             conclude(i);
-            update_piece(i, 0, size);
+            update_piece(i, 0, size, factors_[i].bytes);
         }
     };
     for_each(large_.size() + small_.size(), begin);
@@ -385,7 +386,8 @@ void Plan::update_tensors(std::size_t first, std::size_t last) noexcept {
         if (piece.first == 0) conclude(piece.leaf);
     }
     auto finish = [&](std::size_t task) {
-        update_piece(large_[task].leaf, large_[task].first, large_[task].count);
+        const Piece& piece = large_[task];
+        update_piece(piece.leaf, piece.first, piece.count, factors_[piece.leaf].bytes);
     };
     for_each(large_.size(), finish);
 }

@@ -156,11 +156,12 @@ class Plan {
     GradientNorm norm(double grad_scale) noexcept;
     template <class Visit>
     double block_sum_of_squares(std::size_t block, double scale, Visit visit) const;
-    bool is_shared(int latest, std::size_t i, std::int64_t update_number) const;
+    bool have_same_values(std::size_t i, std::size_t j) const;
     void update_elements(std::size_t first, std::size_t last) noexcept;
     void update_tensors(std::size_t first, std::size_t last) noexcept;
     void list_tensors(std::size_t first, std::size_t last);
-    void update_piece(std::size_t i, std::size_t first, std::size_t count) const;
+    void update_piece(std::size_t i, std::size_t first, std::size_t count,
+                      const void* factors) const;
     void collect_piece(std::size_t i, std::size_t first, std::size_t count);
     void conclude(std::size_t i);
     Range block_range(std::size_t begin, std::size_t end) const;
