@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .. import _core
 from .._core import StateError
+from ..batch_sizes.base import Policy
 from ..clock import Clock
-from .cursor import Cursor
+from .columns import Columns
+from .cursor import Cursor, Cutting
 from .order import Piece
 from .sources import Array
 from .stream import Stream
-
-if TYPE_CHECKING:
-    from .loader import Loader
 
 
 class Batch:
@@ -94,6 +94,23 @@ class Batch:
 Delivery = tuple[list[tuple[Any, str, Any]], Batch, list[tuple[Any, str, Any]]]
 
 
+class Source(Protocol):
+    """What a loop needs of the loader that it goes over."""
+
+    samples: int
+    policy: Policy
+    _columns: Columns
+    _cutting: Cutting
+    _cursor: Cursor
+    _present: weakref.ref[Loop] | None  # the loop that may deliver
+    _progress: bool
+
+    def _stream_here(self) -> Stream: ...
+    def _clock_at(self, cursor: Cursor) -> Clock: ...
+    def _end_of(self, begin: int) -> int: ...
+    def _left_of(self, cursor: Cursor) -> int | None: ...
+
+
 class Loop(Iterator[Delivery]):
     """Gives each batch of a loop with the changes that its delivery makes.
 
@@ -101,7 +118,7 @@ class Loop(Iterator[Delivery]):
     error comes before it, and the batch is the next one again, or after it.
     """
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Source) -> None:
         self._loader = loader
         self._thread: int | None = None
         self._has_ended = False

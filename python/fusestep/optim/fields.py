@@ -25,16 +25,13 @@ from ..expression import Expression, function
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
 
-    from .groups import Group
-    from .settings import Settings
-
 # a number, an expression, or a function of the step
 Number: TypeAlias = "float | Expression | Callable[[Any], float]"
 NonFinite: TypeAlias = Literal["propagate", "skip", "raise"]
 
 Read = TypeVar("Read")
 Assigned = TypeVar("Assigned")
-OneGroup = TypeVar("OneGroup", bound="Group", covariant=True)
+OneGroup = TypeVar("OneGroup", bound="Declared", covariant=True)
 
 # the smallest size and the largest that float32 holds
 _FLOAT32 = (2.0**-149, float(np.finfo(np.float32).max))
@@ -303,7 +300,7 @@ class Declared:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        _settings: Settings
+        _settings: Any  # Settings, a room above
         _index: int | None  # of a group
 
     def __dir__(self) -> list[str]:
