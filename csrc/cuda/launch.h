@@ -1,6 +1,6 @@
 // What kernels are launched with, and what lies in the memory that they share with the host: the
 // one description of these structs. Python, the tests and whoever else needs their layout is given
-// it by bind/launch.cpp.
+// it by bind/launch_structs.cpp.
 //
 // A model is a list of leaves. All their elements together are the index space in which gradient
 // norms are taken; what is updated is cut into chunks that never cross a leaf.
