@@ -85,7 +85,7 @@ def read(
         older: for versions before it, what makes such a state one of this version.
     """
     before = len(found)
-    saved = plain(state, "", found)
+    saved = in_json_types(state, "", found)
     if version is not None and isinstance(saved, dict):
         there = saved.pop("format", None)
         if type(there) is int and there in older:
@@ -99,7 +99,7 @@ def read(
     return form(saved, "", found) if len(found) == before else {}
 
 
-def plain(value: Any, path: str, found: list[str], depth: int = 0) -> Any:
+def in_json_types(value: Any, path: str, found: list[str], depth: int = 0) -> Any:
     """A copy of a value that is made of nothing but JSON values and arrays of NumPy."""
     if value is None or type(value) in (bool, str, np.ndarray, np.memmap):
         return value
@@ -111,12 +111,12 @@ def plain(value: Any, path: str, found: list[str], depth: int = 0) -> Any:
             entries = {}
             for key in value:
                 if type(key) is str:
-                    entries[key] = plain(value[key], within(path, key), found, depth + 1)
+                    entries[key] = in_json_types(value[key], within(path, key), found, depth + 1)
                 else:
                     found.append(f"{within(path, key)}: names must be text, not {short(key)}")
             return entries
         if isinstance(value, (list, tuple)):
-            return [plain(v, f"{path}[{i}]", found, depth + 1) for i, v in enumerate(value)]
+            return [in_json_types(v, f"{path}[{i}]", found, depth + 1) for i, v in enumerate(value)]
         if isinstance(value, Real):  # of NumPy, too
             return int(value) if isinstance(value, Integral) else float(value)
     except MemoryError:

@@ -226,8 +226,8 @@ def _pyarrow(name: str, source: Any) -> Any:
     if isinstance(source, arrow.Table):
         return TableSource(name, len(source), take, arrow.concat_tables)
     kinds, kind = arrow.types, source.type
-    plain = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
-    if plain and not source.null_count:
+    is_numeric = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
+    if is_numeric and not source.null_count:
         return source.to_numpy()
 
     def join(parts: Sequence[Any]) -> Any:
