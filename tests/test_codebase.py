@@ -246,6 +246,19 @@ def test_nothing_is_left_for_later() -> None:
         assert later.findall(path.read_text()) == [], path
 
 
+def test_every_planted_fault_finds_its_place_and_its_tests() -> None:
+    toml = pytest.importorskip("tomllib")  # of Python 3.11
+    rows = [
+        row
+        for path in sorted((ROOT / "tests" / "faults").glob("*.toml"))
+        for row in toml.loads(path.read_text())["fault"]
+    ]
+    assert len({row["name"] for row in rows}) == len(rows) > 100
+    for row in rows:
+        assert (ROOT / row["file"]).read_text().count(row["before"]) == 1, row["name"]
+        assert all((ROOT / test.partition("::")[0]).is_file() for test in row["tests"]), row["name"]
+
+
 def instruction_sets() -> dict[str, list[str]]:
     """The instruction sets of this processor family and their flags, as CMakeLists.txt has them."""
     rows = re.findall(r"^ *add_kernels\((\w+)([^)]*)\)", CMAKE, re.MULTILINE)
