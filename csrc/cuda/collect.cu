@@ -2,8 +2,8 @@
 //
 // Terms are added in the order of portable/sums.h, counted from the tensor's own beginning, where a
 // chunk begins with a block: a lane belongs to a thread.
-#include "../portable/sums.h"
 #include "cases.h"
+#include "lanes.h"
 
 namespace fusestep {
 namespace device {
@@ -19,21 +19,6 @@ template <unsigned variant>
 struct Collected {
     static constexpr Access access = Rule::template collect_access<variant>();
 };
-
-// The sum of each kLanes threads, in the first of them.
-template <unsigned threads>
-__device__ __forceinline__ double add_lanes_of_threads(double value) {
-    __shared__ double lanes[threads];
-    for (unsigned half = kLanes / 2; half > 0; half /= 2) {
-        lanes[threadIdx.x] = value;
-        __syncthreads();
-        if (threadIdx.x % kLanes < half) value += lanes[threadIdx.x + half];
-        __syncthreads();
-    }
-    return value;
-}
-
-__device__ constexpr Index divide_up(Index a, Index b) { return (a + b - 1) / b; }
 
 // This thread's lane of a block of `count` elements, for each sum.
 template <class Compiled>
@@ -93,7 +78,7 @@ __device__ __forceinline__ double add_sums(volatile double* sums, Index count) {
                 sum += sums[i];
             }
             // all have read, too, before a sum is written where one of the others' was
-            sum = add_lanes_of_threads<kThreads>(sum);
+            sum = add_lanes<kThreads>(sum);
             if (threadIdx.x % kLanes == 0 && group < groups) sums[group] = sum;
         }
         count = groups;
@@ -127,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kCollectThreads)
         });
     }
     for (int k = 0; k < Rule::kSumCount; ++k) {
-        const double sum = add_lanes_of_threads<kCollectThreads>(sums[k]);
+        const double sum = add_lanes<kCollectThreads>(sums[k]);
         if (threadIdx.x % kLanes == 0 && block < blocks) {
             a.sums[leaf.sums + static_cast<Index>(k) * blocks + block] = sum;
         }

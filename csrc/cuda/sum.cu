@@ -1,5 +1,5 @@
 // The sum of squares of all gradients in one launch, and what the norm makes of a step.
-#include "../portable/sums.h"
+#include "lanes.h"
 #include "launch.h"
 
 namespace fusestep {
@@ -147,18 +147,6 @@ __device__ __forceinline__ double lane_of_sums(const volatile double* sums, unsi
     return sum;
 }
 
-// The sum of each kLanes threads, in the first of them.
-__device__ __forceinline__ double add_lanes(double value) {
-    __shared__ double lanes[kThreads];
-    for (unsigned half = kLanes / 2; half > 0; half /= 2) {
-        lanes[threadIdx.x] = value;
-        __syncthreads();
-        if (threadIdx.x % kLanes < half) value += lanes[threadIdx.x + half];
-        __syncthreads();
-    }
-    return value;
-}
-
 // Whether this thread block is the last of some to arrive; it sees what the others have written.
 __device__ __forceinline__ bool arrives_last(unsigned* arrived, unsigned expected) {
     __shared__ bool last;
@@ -173,8 +161,6 @@ __device__ __forceinline__ bool arrives_last(unsigned* arrived, unsigned expecte
     return last;
 }
 
-__device__ constexpr Index divide_up(Index a, Index b) { return (a + b - 1) / b; }
-
 }  // namespace
 }  // namespace device
 }  // namespace fusestep
@@ -186,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
     const double scale = a.plain_sum == nullptr ? 1.0 : scale_for(*a.plain_sum);
     if (a.plain_sum != nullptr && scale == 1.0) return;
     Index place = Index{blockIdx.x} * kBlocksPerGroup + threadIdx.x / kLanes;
-    double sum = add_lanes(lane_of_block(a, place, scale));
+    double sum = add_lanes<kThreads>(lane_of_block(a, place, scale));
     // values of this level, and how many of them a thread block brings
     Index count = divide_up(a.total, kBlock);
     unsigned brought = kBlocksPerGroup;
@@ -200,7 +186,8 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
         const Index left = count - group * kBlock;
         const unsigned values = left < kBlock ? static_cast<unsigned>(left) : kBlock;
         if (!arrives_last(arrived + group, (values + brought - 1) / brought)) return;
-        sum = add_lanes(threadIdx.x < kLanes ? lane_of_sums(sums + group * kBlock, values) : 0.0);
+        sum = add_lanes<kThreads>(threadIdx.x < kLanes ? lane_of_sums(sums + group * kBlock, values)
+                                                       : 0.0);
         sums += count;
         count = divide_up(count, kBlock);
         arrived += count;
