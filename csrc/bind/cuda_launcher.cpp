@@ -25,6 +25,11 @@ py::array as_struct(T& value, const py::object& owner) {
     return py::array(py::dtype("V" + std::to_string(sizeof(T))), {1}, {}, &value, owner);
 }
 
+template <class T>
+const unsigned char* bytes_of(const std::vector<T>& table) {
+    return reinterpret_cast<const unsigned char*>(table.data());
+}
+
 }  // namespace
 
 CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
@@ -219,11 +224,12 @@ void CudaLauncher::upload_table(RowTable& table, const std::vector<device::Entry
         table.address = allocate_(bytes).cast<std::uintptr_t>();
         table.bytes = bytes;
     }
-    std::vector<unsigned char> data(size);
-    std::memcpy(data.data(), norms.data(), norms.size() * sizeof(double));
-    std::memcpy(data.data() + table.norm_bytes, entries.data(),
-                entries.size() * sizeof(device::Entry));
-    queue_upload(table.address, data.data(), size);
+    staged_.resize(size);
+    // not memcpy, which takes no null pointer of an empty vector
+    std::copy_n(bytes_of(norms), norms.size() * sizeof(double), staged_.begin());
+    std::copy_n(bytes_of(entries), entries.size() * sizeof(device::Entry),
+                staged_.begin() + static_cast<std::ptrdiff_t>(table.norm_bytes));
+    queue_upload(table.address, staged_.data(), size);
 }
 
 void CudaLauncher::launch_sum() {

@@ -149,6 +149,7 @@ class CudaLauncher {
     bool collects_ = false;  // the rule has sums over tensors
     bool follows_ = false;
     std::set<unsigned> compiled_;
+    std::vector<unsigned char> staged_;  // a table on its way to be uploaded
     bool has_sums_ = false;
     py::list uploads_, queued_;
     Known<std::uint64_t> gradients_;
