@@ -1,12 +1,11 @@
 // The layout of the structs of cuda/launch.h, as dtypes of NumPy: Python fills and reads them by
 // these.
-#include "../cuda/launch.h"
-
 #include <pybind11/numpy.h>
 
 #include <cstddef>
 #include <type_traits>
 
+#include "../cuda/launch.h"
 #include "../portable/sums.h"
 
 namespace fusestep {
