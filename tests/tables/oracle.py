@@ -137,10 +137,26 @@ UPDATES: dict[str, Callable[..., Array]] = {
 }
 
 
-def states(rule: str, h: dict[str, Any]) -> list[str]:
-    if rule == "sgd":
-        return ["momentum"] if h["momentum"] != 0 else []
+def _of_sgd(h: dict[str, Any]) -> list[str]:
+    return ["momentum"] if h["momentum"] != 0 else []
+
+
+def _of_adam(h: dict[str, Any]) -> list[str]:
     return ["m", "v", "v_max"] if h.get("amsgrad") else ["m", "v"]
+
+
+# the names of the arrays that each rule keeps for a parameter
+STATES = {
+    "sgd": _of_sgd,
+    "adam": _of_adam,
+    "adabelief": _of_adam,
+    "nadam": _of_adam,
+    "lamb": _of_adam,
+}
+
+
+def states(rule: str, h: dict[str, Any]) -> list[str]:
+    return STATES[rule](h)
 
 
 def lane_sum(terms: Array) -> float:
