@@ -152,8 +152,8 @@ class CpuPlan(_Plan):
         take_norm: bool = False,
         changes: Changes | None = None,
         learn: Callable[[float], Changes] | None = None,
-        # that of all gradients, where these are some of them; a pair is that of gradients multiplied
-        # by a power of two, and the power
+        # that of all gradients, where these are some of them; a pair is that of gradients
+        # multiplied by a power of two, and the power
         squared_norm: float | tuple[float, float] | None = None,
     ) -> StepInfo: ...
     # elements of the index space: those of all parameters, one after the other
