@@ -32,7 +32,7 @@ class Limit(Contestant):
 
     def on(self, threads: int) -> Callable[[], object]:
         """The step on so many threads."""
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in self.arrays]
+        pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in self.arrays]
         count = ctypes.c_ssize_t(self.count)
         return functools.partial(_stream(), count, ctypes.c_int(threads), *pointers)
 

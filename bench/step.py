@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import command, picture, report, sweeps
+from . import command, every_rule, picture, report, sweeps
 from . import contestants as who
 from .agreement import ADAMW, ADAMW_CLIPPED, SGD, Rule
 from .command import selected
@@ -152,6 +152,7 @@ PARTS: dict[str, Callable[[Sequence[Model], Effort], Table]] = {
     "threads": sweeps.threads,
     "isa": sweeps.instruction_sets,
     "cost": sweeps.cost,
+    "rules": every_rule.times,
 }
 
 

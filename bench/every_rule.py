@@ -1,0 +1,281 @@
+"""The time of one step of every rule, beside its floor and the libraries that have it.
+
+The floor of a rule is the time of the streaming limit for the bytes that its step must move.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+import fusestep as fs
+
+from . import contestants as who
+from . import report
+from .agreement import ADAMW, FACTORS, SMALL, TOLERANCE, Contestant, Disagreement
+from .limit import Limit
+from .measure import Effort, in_turns
+from .models import Array, Model, Problem
+from .peers import deepspeed_absent, first_line, optax_absent, torch_absent
+from .report import Column, Table
+
+_MODELS = ("1e5", "1e7", "resnet50", "100x100", "1000x100")
+_LIMIT_BYTES = 28  # for each parameter, as stream.c moves them
+_SECONDS = 0.4  # of the effort for one comparison: there are many
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """A rule with its settings, and for each library what it is called there, and its settings."""
+
+    title: str
+    build: Callable[[Any], fs.Optimizer]
+    bytes_moved: int  # for each float32 parameter
+    torch: tuple[str, Settings] | None = None
+    fused: bool = False  # whether torch has it in one pass on a CPU
+    optax: Callable[[Any], Any] | None = None
+    timm: tuple[str, Settings] | None = None
+    deepspeed: tuple[str, Settings] | None = None
+
+
+class _Own(Contestant):
+    def __init__(self, problem: Problem, row: RuleRow, bound: bool) -> None:
+        self.parameters = problem.fresh_parameters()
+        self.optimizer = row.build(self.parameters)
+        self.step = functools.partial(self.optimizer.step, problem.gradients)
+        if bound:
+            self.optimizer.bind(problem.gradients)
+            self.step = self.optimizer.step
+
+    def parameter(self, i: int) -> Array:
+        return self.parameters[i]
+
+
+class _OfTorch(Contestant):
+    """An optimizer with torch's interface."""
+
+    def __init__(self, problem: Problem, make: Callable[[Any], Any]) -> None:
+        self.torch: Any = importlib.import_module("torch")
+        self.torch.set_num_threads(fs.get_num_threads())
+        self.problem = problem
+        self.parameters = [
+            self.torch.nn.Parameter(self.torch.tensor(p)) for p in problem.parameters
+        ]
+        for p, g in zip(self.parameters, problem.gradients, strict=True):
+            p.grad = self.torch.tensor(g)
+        self.step = make(self.parameters).step
+
+    def parameter(self, i: int) -> Array:
+        return np.asarray(self.parameters[i].detach().numpy())
+
+    def refresh(self) -> None:
+        for p, g in zip(self.parameters, self.problem.gradients, strict=True):
+            p.grad.copy_(self.torch.from_numpy(g))
+
+
+class _OfOptax(Contestant):
+    """Jitted as one function, with the memory of parameters and state donated."""
+
+    def __init__(self, problem: Problem, make: Callable[[Any], Any]) -> None:
+        self.jax: Any = importlib.import_module("jax")
+        optax: Any = importlib.import_module("optax")
+        transform = make(optax)
+        self.problem = problem
+        self.parameters = [self.jax.numpy.array(p) for p in problem.parameters]
+        self.state = transform.init(self.parameters)
+        # some states share memory with the parameters, which can be donated once only
+        self.state = self.jax.tree.map(lambda x: self.jax.numpy.array(x, copy=True), self.state)
+        self.refresh()
+
+        @functools.partial(self.jax.jit, donate_argnums=(0, 1))
+        def update(parameters: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
+            updates, state = transform.update(gradients, state, parameters)
+            return optax.apply_updates(parameters, updates), state
+
+        self.update = update
+
+    def step(self) -> None:
+        done = self.update(self.parameters, self.state, self.gradients)
+        self.parameters, self.state = self.jax.block_until_ready(done)
+
+    def parameter(self, i: int) -> Array:
+        return np.asarray(self.parameters[i])
+
+    def refresh(self) -> None:
+        self.gradients = [self.jax.numpy.array(g) for g in self.problem.gradients]
+
+
+@functools.cache
+def _timm_absent() -> str:
+    if torch_absent():
+        return torch_absent()
+    try:
+        importlib.import_module("timm.optim")
+    except Exception as error:  # whatever a torchvision that does not fit may raise
+        return first_line(error)
+    return ""
+
+
+PEERS: dict[str, Callable[[], str]] = {
+    "torch foreach": torch_absent,
+    "torch fused": torch_absent,
+    "timm": _timm_absent,
+    "DeepSpeed": deepspeed_absent,
+    "optax": optax_absent,
+}
+BOUND = "fusestep bound"
+
+
+def _makers(row: RuleRow) -> dict[str, Callable[[Problem], Contestant]]:
+    """Who has the rule, by name."""
+    makers: dict[str, Callable[[Problem], Contestant]] = {
+        "fusestep": lambda problem: _Own(problem, row, bound=False),
+        BOUND: lambda problem: _Own(problem, row, bound=True),
+    }
+
+    def add(peer: str, module: str, entry: tuple[str, Settings] | None, **more: Any) -> None:
+        if entry is None or PEERS[peer]():
+            return
+        name, settings = entry
+        kind = getattr(importlib.import_module(module), name)
+        make = functools.partial(kind, **settings, **more)
+        makers[peer] = lambda problem: _OfTorch(problem, make)
+
+    add("torch foreach", "torch.optim", row.torch, foreach=True)
+    if row.fused:
+        add("torch fused", "torch.optim", row.torch, fused=True)
+    add("timm", "timm.optim", row.timm)
+    add("DeepSpeed", "deepspeed.ops.adam" if row.title == "AdamW" else "", row.deepspeed)
+    transform = row.optax
+    if transform is not None and not PEERS["optax"]():
+        makers["optax"] = lambda problem: _OfOptax(problem, transform)
+    return makers
+
+
+def _assert_agreement(
+    problem: Problem, row: RuleRow, contestants: Mapping[str, Contestant]
+) -> dict[str, float]:
+    """Lets fresh contestants take three steps and compares them with fusestep in float64.
+
+    Its bits are those of the NumPy oracles of the tests. Returns the largest deviation of each.
+    """
+    exact = [p.astype(np.float64) for p in problem.parameters]
+    optimizer = row.build(exact)
+    for factor in FACTORS:
+        _scale(problem.gradients, factor)
+        optimizer.step([g.astype(np.float64) for g in problem.gradients])
+        for contestant in contestants.values():
+            contestant.refresh()
+            contestant.step()
+        _scale(problem.gradients, 1 / factor)
+    worst = {}
+    for name, contestant in contestants.items():
+        contestant.refresh()
+        worst[name] = max(
+            float(np.max(np.abs(contestant.parameter(i) - p) / np.maximum(np.abs(p), SMALL)))
+            for i, p in enumerate(exact)
+        )
+        if not worst[name] <= TOLERANCE:
+            raise Disagreement(
+                f"{row.title}, {problem.model.title}: {name} is off by {worst[name]:.1e} after "
+                f"{len(FACTORS)} steps; at most {TOLERANCE:.0e}"
+            )
+    return worst
+
+
+def _scale(gradients: Sequence[Array], factor: float) -> None:
+    for gradient in gradients:
+        gradient *= factor
+
+
+def times(models: Sequence[Model], effort: Effort) -> Table:
+    """Every rule, gradients passed and bound."""
+    effort = replace(effort, seconds=_SECONDS * effort.seconds)
+    rows: list[dict[str, Any]] = []
+    worst: dict[str, float] = {}
+    has_limit = not who.LIMIT.absent()
+    for model in (model for model in models if model.name in _MODELS):
+        problem = Problem(model)
+        for row in RULES:
+            print(f"rules: {row.title}, {model.title}", file=sys.stderr, flush=True)
+            contestants = {name: make(problem) for name, make in _makers(row).items()}
+            for name, deviation in _assert_agreement(problem, row, contestants).items():
+                worst[name] = max(worst.get(name, 0.0), deviation)
+            if has_limit:
+                contestants[who.LIMIT.name] = Limit(problem, ADAMW)
+            timings = in_turns({name: c.step for name, c in contestants.items()}, effort)
+            del contestants
+            rows.append(_row(model, row, {name: t.median for name, t in timings.items()}))
+            rows[-1]["timings"] = {name: asdict(timing) for name, timing in timings.items()}
+    absent = {name: reason for name, why in PEERS.items() if (reason := why())}
+    columns = [
+        Column("model", "model"),
+        Column("rule", "rule"),
+        Column("bytes", "bytes"),
+        *report.time_columns(["fusestep", BOUND], {}),
+        Column("floor", "floor", report.seconds),
+        Column("share", "floor / bound", report.percent),
+        *report.time_columns(list(PEERS), absent),
+        Column("best", "best peer"),
+        Column("ratio", "best peer / fusestep", report.ratio),
+    ]
+    largest = max(worst, key=lambda name: worst[name])
+    notes = [
+        *report.absences(absent),
+        f"All agree with fusestep in float64 after {len(FACTORS)} steps: largest deviation "
+        f"{worst[largest]:.0e} ({largest}), allowed {TOLERANCE:.0e}. Floor: the streaming limit's "
+        f"time for so many bytes a parameter; in the cache of a core more is possible.",
+    ]
+    return Table("rules", "Every rule, float32: time of one step", columns, rows, notes)
+
+
+def _row(model: Model, row: RuleRow, times: Mapping[str, float]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "model": model.title,
+        "rule": row.title,
+        "bytes": row.bytes_moved,
+        **{name: time for name, time in times.items() if name != who.LIMIT.name},
+    }
+    if who.LIMIT.name in times:
+        found["floor"] = times[who.LIMIT.name] * row.bytes_moved / _LIMIT_BYTES
+        found["share"] = 100 * found["floor"] / times[BOUND]
+    if peers := {name: times[name] for name in PEERS if name in times}:
+        found["best"] = min(peers, key=lambda name: peers[name])
+        found["ratio"] = peers[found["best"]] / times["fusestep"]
+    return found
+
+
+def _with_decay(optax: Any, rule: Any, decay: float = 0.1) -> Any:
+    """Weight decay as a part of the gradient."""
+    return optax.chain(optax.add_decayed_weights(decay), rule)
+
+
+_DECAY = {"weight_decay": 0.1}
+
+RULES: tuple[RuleRow, ...] = (
+    RuleRow(
+        "SGD",
+        lambda p: fs.SGD(p, lr=1e-3, momentum=0.9, **_DECAY),
+        20,
+        torch=("SGD", {"lr": 1e-3, "momentum": 0.9, **_DECAY}),
+        fused=True,
+        optax=lambda o: _with_decay(o, o.sgd(1e-3, momentum=0.9)),
+    ),
+    RuleRow(
+        "AdamW",
+        lambda p: fs.AdamW(p, lr=1e-3, **_DECAY),
+        28,
+        torch=("AdamW", {"lr": 1e-3, **_DECAY}),
+        fused=True,
+        optax=lambda o: o.adamw(1e-3, **_DECAY),
+        timm=("AdamWLegacy", {"lr": 1e-3, **_DECAY}),
+    ),
+)
