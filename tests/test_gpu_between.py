@@ -150,6 +150,23 @@ def test_a_first_micro_batch_during_a_capture_is_refused_for_good(cupy: Any, str
     assert opt.step().applied
 
 
+def test_sums_loaded_during_a_capture_are_refused_before_there_is_memory_for_them(
+    cupy: Any, stream: Any
+) -> None:
+    opts = [fs.SGD(full(cupy, 0), lr=1.0) for _ in range(2)]
+    opts[0].accumulate(full(cupy, 1), 2)
+    saved = opts[0].state_dict()
+    stream.begin_capture()
+    try:
+        with pytest.raises(fs.StateError, match="load_state_dict: not while a stream is captur"):
+            opts[1]._accumulator.load((2.0, 1, 6.0), saved["accumulated"]["gradients"])
+    finally:
+        stream.end_capture()
+    assert opts[1]._accumulator.arrays == ()
+    opts[1].load_state_dict(saved)
+    assert opts[1].accumulated == 2
+
+
 @pytest.mark.parametrize("behind", [None, 0, 1, 4, 8, 16])
 def test_a_row_that_is_not_needed_can_not_refuse_a_step(cupy: Any, behind: int | None) -> None:
     emulation.cuda.driver.behind = behind

@@ -53,7 +53,7 @@ def crossings(emulated: Driver, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({}, ["step", "enter", "run"]),
         ({"clip_norm": 1.0}, ["step", "enter", "run"]),
         ({"nonfinite": "skip"}, ["step", "enter", "run"]),
-        ({"nonfinite": "raise"}, ["step", "enter", "run", "synchronize", "run"]),
+        ({"nonfinite": "raise"}, ["step", "enter", "run", "run"]),
     ],
     ids=str,
 )
@@ -89,7 +89,7 @@ def test_a_captured_step_and_a_micro_batch_cross_a_few_times(crossings: list[str
     opt.accumulate(grads, 2)
     crossings.clear()
     opt.accumulate(grads, 2)
-    assert crossings == ["refuse_capture", "enter", "accumulate", "enter", "new_number", "run"]
+    assert crossings == ["accumulate", "enter", "new_number", "run"]
 
 
 @pytest.mark.parametrize("nonfinite", ["propagate", "skip", "raise"])

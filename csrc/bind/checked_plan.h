@@ -261,7 +261,7 @@ void define_plan(Class& plan) {
         .def("accumulate", &Object::accumulate, py::arg("gradients"), py::arg("samples"))
         .def("prepare_replays", &Object::prepare_replays, py::arg("steps"), py::arg("clocks"),
              py::arg("grad_scale"))
-        .def("refuse_capture", &Object::refuse_capture)
+        .def("refuse_capture", &Object::refuse_capture, py::arg("call"))
         .def_property_readonly("is_captured", &Object::is_captured)
         .def_property_readonly("takes_foreign",
                                [](const Object&) { return Object::kTakesForeign; });

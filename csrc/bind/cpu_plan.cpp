@@ -72,7 +72,7 @@ class CpuPlan : public CheckedPlan {
     void prepare_replays(std::size_t, const py::object&, double) const {
         throw py::type_error("prepare_replays is for parameters of CuPy");
     }
-    void refuse_capture() const {}
+    void refuse_capture(const std::string&) const {}
     bool is_captured() const { return false; }
 
     std::size_t size() const { return plan().size(); }

@@ -261,15 +261,20 @@ void CudaLauncher::follow_sum(bool follows) {
     second.sum = nullptr;
 }
 
-void CudaLauncher::run() {
+void CudaLauncher::hand_over(bool waits) {
     const py::list uploads = std::exchange(uploads_, py::list());
     const py::list queued = std::exchange(queued_, py::list());
     // until it is done, what the device holds is not known
     if (gradients_.is_queued) gradients_.known.clear();
     if (entries_.is_queued) entries_.known.clear();
-    if (!uploads.empty() || !queued.empty()) run_(uploads, queued);
+    if (!uploads.empty() || !queued.empty()) run_(uploads, queued, waits);
     if (std::exchange(gradients_.is_queued, false)) gradients_.known.swap(gradients_.next);
     if (std::exchange(entries_.is_queued, false)) entries_.known.swap(entries_.next);
+}
+
+device::Report CudaLauncher::run_for_report(std::uint64_t number) {
+    hand_over(true);
+    return wait_report(number);
 }
 
 void CudaLauncher::drop() {

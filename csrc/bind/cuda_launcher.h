@@ -74,7 +74,9 @@ class CudaLauncher {
     void launch_update();
 
     // Hands over what was queued. Where that fails, the device may have got some of it.
-    void run();
+    void run() { hand_over(false); }
+    // Likewise, and waits for the report of that number.
+    device::Report run_for_report(std::uint64_t number);
     // Forgets what was queued.
     void drop();
 
@@ -129,6 +131,7 @@ class CudaLauncher {
         queue_upload(offset, values);
     }
     std::size_t reserve(std::size_t bytes);
+    void hand_over(bool waits);
     void queue_upload(std::uintptr_t target, const void* data, std::size_t bytes);
     template <class T>
     void queue_upload(std::size_t offset, const std::vector<T>& data) {

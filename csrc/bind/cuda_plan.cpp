@@ -26,7 +26,7 @@ CudaPlan::CudaPlan(const py::object& make_launcher, py::object array_type, int d
 
 py::object CudaPlan::accumulate(py::handle gradients, double samples) {
     const Busy busy(*this);
-    refuse_capture();
+    refuse_capture("accumulate");
     const py::tuple squares = launcher_.object().attr("new_number")();
     const py::object passed = begin_accumulate(gradients, samples);
     note_gradients();
@@ -55,14 +55,14 @@ py::object CudaPlan::accumulate(py::handle gradients, double samples) {
     return squares[0];
 }
 
-void CudaPlan::refuse_capture() {
-    if (launcher_.enter()) throw StateError("accumulate: not while a stream is capturing");
+void CudaPlan::refuse_capture(const std::string& call) {
+    if (launcher_.enter()) throw StateError(call + ": not while a stream is capturing");
 }
 
 void CudaPlan::rebind(const py::list& parameters, const py::list& containers,
                       const py::object& changes) {
     const Hold hold({}, *this);
-    if (launcher_.enter()) throw StateError("rebind: not while a stream is capturing");
+    refuse_capture("rebind");
     let_host_count();
     CheckedPlan::rebind(parameters, containers, changes);
     upload_leaves();
@@ -96,7 +96,7 @@ void CudaPlan::load(const std::vector<std::int64_t>& updates, std::int64_t attem
                     std::vector<Target> targets, const std::string& nonfinite,
                     const py::list& arrays, const py::object& changes, const Values& values) {
     const Hold hold({}, *this);
-    if (launcher_.enter()) throw StateError("load_state_dict: not while a stream is capturing");
+    refuse_capture("load_state_dict");
     // what may fail, before anything is written: the device's memory, its counts
     const py::object copies = launcher_.object().attr("staged")(arrays);
     let_host_count();

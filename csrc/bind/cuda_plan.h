@@ -36,7 +36,8 @@ class CudaPlan : public CheckedPlan {
 
     // Adds a micro-batch. Returns the sum of its squares as an array of the device.
     py::object accumulate(py::handle gradients, double samples);
-    void refuse_capture();
+    // Goes on in the current stream; throws StateError naming the call where that is capturing.
+    void refuse_capture(const std::string& call);
 
     // What every plan has, where a GPU adds something.
 

@@ -9,7 +9,7 @@ namespace fusestep {
 
 void CudaPlan::prepare_replays(std::size_t steps, const py::object& clocks, double grad_scale) {
     const Busy busy(*this);
-    if (launcher_.enter()) throw StateError("prepare_replays: not while a stream is capturing");
+    refuse_capture("prepare_replays");
     settle();
     take_row();
     if (options({}, false).nonfinite == NonFinite::kRaise) {

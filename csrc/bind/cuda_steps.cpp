@@ -83,8 +83,7 @@ py::object CudaPlan::host_counted_step(const Asked& asked, const std::optional<C
     if (needs_norm_) launch_norm();
     Changes learnt{py::none()};
     if (options_.nonfinite == NonFinite::kRaise || !learn.is_none()) {
-        launcher_.run();
-        const device::Report told = launcher_.wait_report(number);
+        const device::Report told = launcher_.run_for_report(number);
         if (!told.applies) raise_nonfinite();
         if (!learn.is_none()) learnt = Changes(learn(told.grad_norm));
     }

@@ -172,8 +172,8 @@ class Plan(Protocol):
         """Whether a graph replays a step."""
         ...
 
-    def refuse_capture(self) -> None:
-        """Raises StateError while a step would be captured, and not done."""
+    def refuse_capture(self, call: str) -> None:
+        """Raises StateError naming the call while a step would be captured, and not done."""
         ...
 
 

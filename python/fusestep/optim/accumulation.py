@@ -29,8 +29,7 @@ class Accumulator:
         weight = check_positive("samples", samples)
         if not 1.0 / _MOST <= weight <= _MOST:
             raise ValueError(f"samples must be between 2^-53 and 2^53, not {samples!r}")
-        self._plan.refuse_capture()
-        self._allocate()
+        self._allocate("accumulate")
         return self._plan.accumulate(gradients, weight)
 
     def saved_form(self) -> dict[str, Any]:
@@ -58,7 +57,7 @@ class Accumulator:
                 "the state has accumulated gradients, and gradients are bound: bind(None) first"
             )
         if totals[1]:
-            self._allocate()
+            self._allocate("load_state_dict")
         arrays = dict(zip(self._parameters, self._arrays or (), strict=False))
         copies = [(arrays[path], sum) for path, sum in gradients.items()]
         return (*totals, [path in gradients for path in arrays]), copies
@@ -68,8 +67,9 @@ class Accumulator:
         """The arrays of the sums, if there are any yet."""
         return self._arrays or ()
 
-    def _allocate(self) -> None:
+    def _allocate(self, call: str) -> None:
         if self._arrays is None:
+            self._plan.refuse_capture(call)
             arrays = self._engine.zeros_like(list(self._parameters.values()))
             self._plan.set_accumulators(arrays)
             self._arrays = arrays

@@ -16,7 +16,7 @@ Launch = tuple[str, int, int, npt.NDArray[np.void]]
 
 
 class Launcher:
-    """What `_core.CudaPlan` asks for. Never synchronises on its own.
+    """What `_core.CudaPlan` asks for. Never synchronises unless it is told to.
 
     Args:
         rule: the struct in ``csrc/rules`` for which updates are compiled.
@@ -66,12 +66,16 @@ class Launcher:
         get = compiled(self._cupy, source, *options).get_function
         self._kernels |= {name: get(name) for name in kernels}
 
-    def run(self, uploads: Sequence[tuple[int, bytes]], launches: Sequence[Launch]) -> None:
-        """Queues copies of bytes to addresses, then launches."""
+    def run(
+        self, uploads: Sequence[tuple[int, bytes]], launches: Sequence[Launch], waits: bool
+    ) -> None:
+        """Queues copies of bytes to addresses, then launches; may wait until all that is done."""
         for address, data in uploads:
             self._uploads.copy(data, address, self._stream[0])
         for kernel, grid, threads, struct in launches:
             self._kernels[kernel]((grid,), (threads,), (struct,))
+        if waits:
+            self._stream[0].synchronize()
 
     def synchronize(self) -> None:
         """Waits for all that was launched."""
