@@ -119,14 +119,45 @@ def test_sums_over_tensors_have_the_bits_of_the_cpu_level_by_level(
     assert_same_bits([p.get() for p in device], host)
 
 
-def test_a_rule_with_sums_takes_three_launches_and_waits_for_nothing(emulated: Driver) -> None:
+@pytest.mark.parametrize(("weight_decay", "launches"), [(0.1, 3), (0.0, 1)])
+def test_sums_over_tensors_take_three_launches_and_wait_for_nothing(
+    emulated: Driver, weight_decay: float, launches: int
+) -> None:
     import cupy
 
-    opt = fs.LAMB([full(cupy, 1), full(cupy, 2)], lr=0.1)
+    opt = fs.LAMB([full(cupy, 1), full(cupy, 2)], lr=0.1, weight_decay=weight_decay)
     grads = [full(cupy, 1), full(cupy, 3)]
     opt.step(grads)
     cupy.cuda.Device().synchronize()
     before = emulated.launches, emulated.synchronizations
     for _ in range(5):
         opt.step(grads)
-    assert (emulated.launches, emulated.synchronizations) == (before[0] + 15, before[1])
+    assert (emulated.launches, emulated.synchronizations) == (before[0] + 5 * launches, before[1])
+
+
+def test_a_graph_is_captured_anew_where_updates_begin_to_need_sums(cupy: Any) -> None:
+    stream = cupy.cuda.Stream(non_blocking=True)
+    opt = fs.LAMB(full(cupy, 1), lr=0.1, weight_decay=0.1)
+    opt.step(full(cupy, 1))  # both kinds are compiled
+    opt.weight_decay = 0.0
+    with stream:
+        opt.bind(full(cupy, 1))
+        captured(opt, stream, 2)
+        opt.weight_decay = 0.1
+        with pytest.raises(fs.StateError, match="capture anew"):
+            opt.prepare_replays(2)
+
+
+def test_sums_that_some_updates_need_are_taken_for_those_alone(cupy: Any) -> None:
+    host = arrays((5000, 40, 5000), np.float32, 0)
+    device = [cupy.asarray(p) for p in host]
+    plain = {"match": "0", "weight_decay": 0.0}
+    opts = [fs.LAMB(p, lr=0.1, weight_decay=0.0, groups=[plain]) for p in (host, device)]
+    for step in range(1, 5):
+        if step == 3:
+            for opt in opts:
+                opt.weight_decay = 0.1
+        grads = arrays((5000, 40, 5000), np.float32, step)
+        opts[0].step(grads)
+        opts[1].step([cupy.asarray(g) for g in grads])
+    assert_same_bits([p.get() for p in device], host)

@@ -98,6 +98,23 @@ def test_types_may_mix(row: Row) -> None:
     assert_same_bits(params, oracle.params)
 
 
+@every_dtype
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tensors_with_sums_and_without_may_mix(dtype: type, threads: int) -> None:
+    fs.set_num_threads(threads)
+    params = parameters((40_000, 7, 40_000, 7, 300_001), dtype)
+    adapted = Oracle("lamb", {**SUMMED[0].full, "weight_decay": 0.1}, params[:2])
+    plain = Oracle("lamb", {**SUMMED[0].full, "weight_decay": 0.0}, params[2:])
+    others = {"match": ["2", "3", "4"], "weight_decay": 0.0}
+    opt = fs.LAMB(params, weight_decay=0.1, groups=[others])
+    for seed in range(1, 4):
+        grads = gradients(params, seed)
+        opt.step(grads)
+        adapted.step(grads[:2])
+        plain.step(grads[2:])
+    assert_same_bits(params, [*adapted.params, *plain.params])
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-320, 1e200])
 @pytest.mark.parametrize("place", ["parameter", "gradient", "both"])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -40,7 +40,6 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
         chunks += divide_up(leaf.size, device::kChunk);
         tensor_sums += divide_up(leaf.size, kBlock);
     }
-    collects_ = plan.rule().sums > 0;
     tensor_sums *= static_cast<std::size_t>(plan.rule().sums);
     // room for the sums of all levels, and counters for their groups
     const std::size_t blocks = std::max<std::size_t>(1, divide_up(total, kBlock));
@@ -63,7 +62,7 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     weighted_ = reserve(sizeof(double));
     plain_sum_ = reserve(sizeof(double));
     tensor_sums_ = reserve(tensor_sums * sizeof(double));
-    factors_ = reserve(collects_ ? leaf_count * kFactorBytes : 0);
+    factors_ = reserve(plan.rule().sums > 0 ? leaf_count * kFactorBytes : 0);
 
     object_ = make(plan.rule().type, size_, (kReports + 1) * sizeof(device::Report));
     memory_ = object_.attr("address").cast<std::uintptr_t>();
@@ -131,22 +130,24 @@ double CudaLauncher::read_weighted_squares() const {
     return value;
 }
 
-void CudaLauncher::compile(const std::set<unsigned>& cases, bool sums) {
+void CudaLauncher::compile(const std::set<unsigned>& cases, bool sums, bool collects) {
     const bool has_all =
         std::includes(compiled_.begin(), compiled_.end(), cases.begin(), cases.end());
-    if (has_all && (has_sums_ || !sums)) return;
+    const bool has_passes = has_all && (has_collect_ || !collects);
+    if (has_passes && (has_sums_ || !sums)) return;
     std::set<unsigned> wanted = compiled_;
     wanted.insert(cases.begin(), cases.end());
     if (sums && !has_sums_) {
         compile_("sum.cu", py::make_tuple("fusestep_sum", "fusestep_conclude"), py::tuple());
         has_sums_ = true;
     }
-    if (has_all) return;
+    if (has_passes) return;
     const py::tuple listed = py::cast(std::vector<unsigned>(wanted.begin(), wanted.end()));
-    if (collects_) {
+    if (collects || has_collect_) {
         compile_("collect.cu", py::make_tuple("fusestep_collect", "fusestep_combine"), listed);
     }
-    compile_("update.cu", py::make_tuple("fusestep_update"), listed);
+    if (!has_all) compile_("update.cu", py::make_tuple("fusestep_update"), listed);
+    has_collect_ |= collects;
     compiled_.swap(wanted);
 }
 
@@ -239,9 +240,9 @@ void CudaLauncher::launch_sum() {
 
 void CudaLauncher::launch_conclusion() { queued_.append(conclusion_); }
 
-void CudaLauncher::launch_update() {
+void CudaLauncher::launch_update(bool collects) {
     if (!updates_) return;
-    if (collects_) {
+    if (collects) {
         queued_.append(collect_);
         queued_.append(combine_);
     }

@@ -49,8 +49,9 @@ class CudaLauncher {
     device::Progress read_progress() const;
     double read_weighted_squares() const;
 
-    // Compiles what the launches of a step need, unless that was done; `sums` of squares, too.
-    void compile(const std::set<unsigned>& cases, bool sums);
+    // Compiles what the launches of a step need, unless that was done; `sums` of squares, and the
+    // first pass of updates that go twice over tensors, too.
+    void compile(const std::set<unsigned>& cases, bool sums, bool collects);
     const std::set<unsigned>& compiled() const { return compiled_; }
 
     // Queues: nothing is done before run().
@@ -71,7 +72,7 @@ class CudaLauncher {
                       const std::vector<double>& norms);
     void launch_sum();
     void launch_conclusion();
-    void launch_update();
+    void launch_update(bool collects);
 
     // Hands over what was queued. Where that fails, the device may have got some of it.
     void run() { hand_over(false); }
@@ -148,12 +149,12 @@ class CudaLauncher {
     py::object object_, enter_, synchronize_, read_, allocate_, compile_, run_;
     // kernel, grid, threads, struct
     py::tuple sum_, second_sum_, conclusion_, collect_, combine_, update_;
-    bool updates_ = false;   // there is something to update
-    bool collects_ = false;  // the rule has sums over tensors
+    bool updates_ = false;  // there is something to update
     bool follows_ = false;
     std::set<unsigned> compiled_;
     std::vector<unsigned char> staged_;  // a table on its way to be uploaded
     bool has_sums_ = false;
+    bool has_collect_ = false;
     py::list uploads_, queued_;
     Known<std::uint64_t> gradients_;
     Known<std::uint32_t> entries_;

@@ -40,7 +40,7 @@ py::object CudaPlan::accumulate(py::handle gradients, double samples) {
     sum.weighted_sum = launcher_.weighted_squares();
     launcher_.follow_sum(false);
     Queue queue(launcher_);
-    launcher_.compile({}, true);
+    launcher_.compile({}, true, false);
     if (has_graphs_) launcher_.upload_rows(0, 0);  // replays read the same table of gradients
     if (accumulated_samples() == 0.0) launcher_.upload_weighted_squares(0.0);
     launcher_.upload_gradients(gradients_);

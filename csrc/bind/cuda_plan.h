@@ -68,12 +68,13 @@ class CudaPlan : public CheckedPlan {
         NonFinite nonfinite;
         bool needs_norm;
         std::size_t entries;
+        bool collects;
         bool clips;
         double grad_scale;
 
         bool operator==(const Shape& other) const {
             return nonfinite == other.nonfinite && needs_norm == other.needs_norm &&
-                   entries == other.entries && clips == other.clips &&
+                   entries == other.entries && collects == other.collects && clips == other.clips &&
                    grad_scale == other.grad_scale;
         }
     };
@@ -195,6 +196,7 @@ class CudaPlan : public CheckedPlan {
     std::vector<std::uint32_t> entry_of_;
     std::vector<unsigned char> holds_;
     std::size_t entries_ = 0;          // of a row
+    bool collects_ = false;            // whether any row has sums over tensors
     std::vector<device::Entry> rows_;  // one after the other
     std::vector<double> clip_norms_;   // by row, like the next
     std::vector<double> rates_;

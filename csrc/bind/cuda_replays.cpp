@@ -39,7 +39,7 @@ void CudaPlan::prepare_replays(std::size_t steps, const py::object& clocks, doub
             "prepare_replays: the captured step does not fit the present settings: call this "
             "once more, and capture anew");
     }
-    launcher_.compile(cases, true);  // nothing can be compiled during the capture
+    launcher_.compile(cases, true, collects_);  // nothing can be compiled during the capture
     launcher_.upload_table(replayed_table_, rows_, steps, clip_norms_);
     launcher_.upload_gradients(gradients_);
     launcher_.upload_entries(entry_of_);
@@ -79,7 +79,7 @@ py::object CudaPlan::capture(const Asked& asked, const std::optional<Clock>& clo
     }
     fill(&replayed_table_, true, kReplays);
     launch_norm();
-    if (entries_ > 0) launcher_.launch_update();
+    if (entries_ > 0) launcher_.launch_update(collects_);
     launcher_.run();
     replayed_table_.is_fixed = has_graphs_ = true;
     captured_cases_ = launcher_.compiled();

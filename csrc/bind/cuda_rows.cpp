@@ -42,6 +42,7 @@ void CudaPlan::prepare_row(const std::optional<Clock>& clock, std::int64_t ahead
         check_prepared(plan().prepare(options_, 1.0));
     }
     entries_ = plan().prepared().size();
+    collects_ |= plan().collects();
     for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
     for (std::size_t i = 0; i < leaf_count(); ++i) {
         entry_of_[i] = static_cast<std::uint32_t>(plan().leaves()[i].prepared);
@@ -50,6 +51,7 @@ void CudaPlan::prepare_row(const std::optional<Clock>& clock, std::int64_t ahead
 
 void CudaPlan::make_rows(std::size_t count, const std::vector<std::optional<Clock>>& clocks) {
     rows_.clear();
+    collects_ = false;
     clip_norms_.clear();
     rates_.clear();
     next_values_.resize(count);
@@ -78,7 +80,8 @@ bool CudaPlan::hands_on_alike() const {
 }
 
 CudaPlan::Shape CudaPlan::shape() const {
-    return {options_.nonfinite, needs_norm_, entries_, options_.clip_by_norm, options_.grad_scale};
+    return {options_.nonfinite, needs_norm_,           entries_,
+            collects_,          options_.clip_by_norm, options_.grad_scale};
 }
 
 std::set<unsigned> CudaPlan::cases() const {

@@ -70,8 +70,9 @@ py::object CudaPlan::host_counted_step(const Asked& asked, const std::optional<C
     settle();
     Attempt attempt(*this, asked);
     rows_.clear();
+    collects_ = false;
     prepare_row(clock, 0);
-    launcher_.compile(cases(), needs_norm_);
+    launcher_.compile(cases(), needs_norm_, collects_);
     const bool is_inline = rows_.size() <= device::kInlineEntries;
     if (is_inline) std::copy(rows_.begin(), rows_.end(), launcher_.update().entry);
     if (!is_inline) launcher_.upload_table(table_, rows_, 1, {});
@@ -87,7 +88,7 @@ py::object CudaPlan::host_counted_step(const Asked& asked, const std::optional<C
         if (!told.applies) raise_nonfinite();
         if (!learn.is_none()) learnt = Changes(learn(told.grad_norm));
     }
-    if (entries_ > 0) launcher_.launch_update();
+    if (entries_ > 0) launcher_.launch_update(collects_);
     launcher_.run();
     attempt.keep();
     counts_ = is_ready_ = false;
@@ -119,7 +120,7 @@ py::object CudaPlan::device_counted_step(const Asked& asked, const std::optional
     }
     const std::int64_t base = applied_;
     const std::size_t rows = rates_.size();
-    launcher_.compile(cases(), true);
+    launcher_.compile(cases(), true, collects_);
     launcher_.upload_table(table_, rows_, rows, clip_norms_);
     launcher_.upload_gradients(gradients_);
     launcher_.upload_entries(entry_of_);
@@ -128,7 +129,7 @@ py::object CudaPlan::device_counted_step(const Asked& asked, const std::optional
     const std::uint64_t number = launcher_.new_report();
     fill(&table_, true, number);
     launch_norm();
-    if (entries_ > 0) launcher_.launch_update();
+    if (entries_ > 0) launcher_.launch_update(collects_);
     launcher_.run();
     attempt.keep_first_row();
     counts_ = true;

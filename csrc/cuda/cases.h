@@ -38,6 +38,12 @@ struct Cases {
     }
 };
 
+// Outside of device functions, where the constexpr functions of a rule may be called.
+template <unsigned variant>
+struct Summed {
+    static constexpr int count = Rule::template sums<variant>();
+};
+
 __device__ constexpr bool has(unsigned states, int k) { return (states >> k & 1) != 0; }
 
 // The entry that a leaf follows in this step.

@@ -1,4 +1,4 @@
-// The first pass of a rule with sums over tensors, and what the sums make for the second.
+// The first pass of variants with sums over tensors, and what the sums make for the second.
 //
 // Terms are added in the order of portable/sums.h, counted from the tensor's own beginning, where a
 // chunk begins with a block: a lane belongs to a thread.
@@ -28,6 +28,7 @@ __device__ __forceinline__ void collect_lane(const UpdateLaunch& a, const Leaf& 
     using T = typename Compiled::Type;
     constexpr Access access = Collected<Compiled::variant>::access;
     constexpr unsigned states = access.reads | access.writes;
+    constexpr int count_of_sums = Summed<Compiled::variant>::count;
     const auto scalars = scalars_of<T>(entry);
     const auto gradient_scalars = gradient_scalars_of<T>(a, entry);
     const T* const parameter = static_cast<const T*>(leaf.parameter) + first;
@@ -53,7 +54,7 @@ __device__ __forceinline__ void collect_lane(const UpdateLaunch& a, const Leaf& 
         for (unsigned j = 0; j < kInFlight; ++j) {
             const unsigned at = start + j * kLanes;
             if (at >= count) continue;
-            double terms[Rule::kSumCount];
+            double terms[count_of_sums];
             Rule::template collect<Compiled::variant>(
                 scalars, treat<Compiled::treatment>(gradient_scalars, g[j]), p[j], state[j], terms);
 #pragma unroll
@@ -61,7 +62,7 @@ __device__ __forceinline__ void collect_lane(const UpdateLaunch& a, const Leaf& 
                 if (has(access.writes, k)) arrays[k][at] = state[j][k];
             }
 #pragma unroll
-            for (int k = 0; k < Rule::kSumCount; ++k) sums[k] += terms[k];
+            for (int k = 0; k < count_of_sums; ++k) sums[k] += terms[k];
         }
     }
 }
@@ -108,7 +109,10 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kCollectThreads)
         const Index left = leaf.size - first;
         const unsigned count = left < kBlock ? static_cast<unsigned>(left) : kBlock;
         Cases<FUSESTEP_CASES>::visit(entry.kernel_case, [&](auto compiled) {
-            collect_lane<decltype(compiled)>(a, leaf, gradient, entry, first, count, sums);
+            using Compiled = decltype(compiled);
+            if constexpr (Summed<Compiled::variant>::count > 0) {
+                collect_lane<Compiled>(a, leaf, gradient, entry, first, count, sums);
+            }
         });
     }
     for (int k = 0; k < Rule::kSumCount; ++k) {
@@ -138,7 +142,10 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
         using T = typename Compiled::Type;
         using Factors = typename Rule::template Factors<T>;
         static_assert(sizeof(Factors) <= kFactorBytes, "the factors of a rule fit");
-        *reinterpret_cast<Factors*>(a.factors + Index{blockIdx.x} * kFactorBytes) = Rule::conclude(
-            Compiled::variant, scalars_of<T>(entry), sums, static_cast<double>(leaf.size));
+        if constexpr (Summed<Compiled::variant>::count > 0) {
+            *reinterpret_cast<Factors*>(a.factors + Index{blockIdx.x} * kFactorBytes) =
+                Rule::conclude(Compiled::variant, scalars_of<T>(entry), sums,
+                               static_cast<double>(leaf.size));
+        }
     });
 }

@@ -1,4 +1,4 @@
-// The update of a whole model in one launch; for a rule with sums over tensors, its second pass.
+// The update of a whole model in one launch; with sums over tensors, its second pass.
 #include "cases.h"
 
 namespace fusestep {
@@ -93,7 +93,7 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
                 const T gradient = Touched::access.gradient ? g[j].element[i] : T(0);
                 const T treated = treat<Compiled::treatment>(gradient_scalars, gradient);
                 T& parameter = p[j].element[i];
-                if constexpr (Rule::kSumCount > 0) {
+                if constexpr (Summed<Compiled::variant>::count > 0) {
                     Rule::template update<Compiled::variant>(scalars, factors, treated, parameter,
                                                              state);
                 } else {
@@ -123,7 +123,7 @@ __device__ __forceinline__ void update_chunk(const UpdateLaunch& a, const Chunk&
     const auto scalars = scalars_of<T>(entry);
     const auto gradient_scalars = gradient_scalars_of<T>(a, entry);
     Factors factors = {};
-    if constexpr (Rule::kSumCount > 0) {
+    if constexpr (Summed<Compiled::variant>::count > 0) {
         factors = *reinterpret_cast<const Factors*>(a.factors + chunk.leaf * kFactorBytes);
     }
     const Arrays<T, Touched<Compiled::variant>> arrays(leaf, gradient, first);

@@ -73,6 +73,7 @@ FUSESTEP_INLINE void update_all(const void* scalars, const void* gradient_scalar
     using Scalars = typename Rule::template Scalars<T>;
     using Factors = typename Rule::template Factors<T>;
     constexpr Access access = Rule::template access<variant>();
+    constexpr bool summed = Rule::template sums<variant>() > 0;
     constexpr size_t line = kLine / sizeof(T), tile = kTile / sizeof(T), ahead = kAhead / sizeof(T);
     const Scalars s = *static_cast<const Scalars*>(scalars);
     const GradientScalars<T> gs = *static_cast<const GradientScalars<T>*>(gradient_scalars);
@@ -80,7 +81,7 @@ FUSESTEP_INLINE void update_all(const void* scalars, const void* gradient_scalar
     const T* g = static_cast<const T*>(gradient);
     T* const arrays[] = {static_cast<T*>(state[k])...};
     [[maybe_unused]] Factors f{};
-    if constexpr (Rule::kSumCount > 0) f = *static_cast<const Factors*>(factors);
+    if constexpr (summed) f = *static_cast<const Factors*>(factors);
     // never past the end, where another thread's elements begin
     const size_t prefetched = n < kLongPiece ? 0 : n - ahead;
     for (size_t start = 0; start < n; start += tile) {
@@ -95,7 +96,7 @@ FUSESTEP_INLINE void update_all(const void* scalars, const void* gradient_scalar
             T element_state[] = {load<has(access.reads, k)>(arrays[k] + i)...};
             T element = p[i];
             const T treated = treat<treatment>(gs, load<access.gradient>(g + i));
-            if constexpr (Rule::kSumCount > 0) {
+            if constexpr (summed) {
                 Rule::template update<variant>(s, f, treated, element, element_state);
             } else {
                 Rule::template update<variant>(s, treated, element, element_state);
@@ -137,6 +138,7 @@ FUSESTEP_INLINE void collect_all(const void* scalars, const void* gradient_scala
                                  size_t stride, double* sums, Indices<k...>) {
     using Scalars = typename Rule::template Scalars<T>;
     constexpr Access access = Rule::template collect_access<variant>();
+    constexpr int count = Rule::template sums<variant>();
     constexpr size_t line = kLine / sizeof(T), tile = kTile / sizeof(T), ahead = kAhead / sizeof(T);
     static_assert(kBlock % tile == 0 && tile % kLanes == 0);
     const Scalars s = *static_cast<const Scalars*>(scalars);
@@ -145,7 +147,7 @@ FUSESTEP_INLINE void collect_all(const void* scalars, const void* gradient_scala
     const T* g = static_cast<const T*>(gradient);
     T* const arrays[] = {static_cast<T*>(state[k])...};
     const size_t prefetched = n < kLongPiece ? 0 : n - ahead;
-    double lanes[Rule::kSumCount][kLanes] = {};
+    double lanes[count][kLanes] = {};
     for (size_t start = 0; start < n; start += tile) {
         const size_t stop = n - start < tile ? n : start + tile;
         for (size_t i = start + ahead; i < stop + ahead && stop <= prefetched; i += line) {
@@ -153,19 +155,19 @@ FUSESTEP_INLINE void collect_all(const void* scalars, const void* gradient_scala
             prefetch<access.gradient>(g + i);
             (prefetch<has(access.reads | access.writes, k)>(arrays[k] + i), ...);
         }
-        double terms[Rule::kSumCount][tile];
+        double terms[count][tile];
         FUSESTEP_INDEPENDENT
         for (size_t i = start; i < stop; ++i) {
             T element_state[] = {load<has(access.reads, k)>(arrays[k] + i)...};
-            double term[Rule::kSumCount];
+            double term[count];
             const T treated = treat<treatment>(gs, load<access.gradient>(g + i));
             Rule::template collect<variant>(s, treated, p[i], element_state, term);
             (store<has(access.writes, k)>(arrays[k] + i, element_state[k]), ...);
-            for (int j = 0; j < Rule::kSumCount; ++j) terms[j][i - start] = term[j];
+            for (int j = 0; j < count; ++j) terms[j][i - start] = term[j];
         }
-        for (int j = 0; j < Rule::kSumCount; ++j) add_to_lanes(stop - start, terms[j], lanes[j]);
+        for (int j = 0; j < count; ++j) add_to_lanes(stop - start, terms[j], lanes[j]);
         if (stop % kBlock != 0 && stop != n) continue;
-        for (size_t j = 0; j < Rule::kSumCount; ++j) {
+        for (size_t j = 0; j < count; ++j) {
             sums[j * stride + (stop - 1) / kBlock] = add_lanes(lanes[j]);
             for (double& lane : lanes[j]) lane = 0.0;
         }
@@ -243,7 +245,7 @@ bool both_exact(const Operands<float>& single, const Operands<double>& twice) {
 template <class Rule, class T, int treatment, unsigned variant>
 constexpr void fill(KernelTable& table, RuleIndex rule, DataType type) {
     table.update[rule][type][variant][treatment] = update<Rule, variant, treatment, T>;
-    if constexpr (Rule::kSumCount > 0) {
+    if constexpr (Rule::template sums<variant>() > 0) {
         table.collect[rule][type][variant][treatment] = collect<Rule, variant, treatment, T>;
     }
 }

@@ -22,12 +22,12 @@ constexpr size_t item_size(DataType type) {
 }
 
 // Updates n elements. scalars points to Rule::Scalars<T>, gradient_scalars to GradientScalars<T>;
-// factors, of rules with sums, to Rule::Factors<T>.
+// factors, of variants with sums, to Rule::Factors<T>.
 using Update = void (*)(const void* scalars, const void* gradient_scalars, size_t n,
                         void* parameter, const void* gradient, void* const* state,
                         const void* factors);
 
-// The first pass of rules with sums, over n elements from the beginning of a block on. Sum j of the
+// The first pass of variants with sums, over n elements from the beginning of a block on. Sum j of the
 // terms of block b goes to sums[j * stride + b].
 using Collect = void (*)(const void* scalars, const void* gradient_scalars, size_t n,
                          const void* parameter, const void* gradient, void* const* state,

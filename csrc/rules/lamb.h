@@ -23,6 +23,11 @@ struct Lamb : RuleDefaults {
     enum Variant : unsigned { kAdapted = 1 };
     static constexpr unsigned kVariants = 2;
 
+    template <unsigned variant>
+    static constexpr int sums() {
+        return (variant & kAdapted) ? kSumCount : 0;
+    }
+
     template <class T>
     struct Scalars {
         T rate1;  // 1 - beta1
@@ -48,7 +53,8 @@ struct Lamb : RuleDefaults {
     }
     template <unsigned variant>
     static constexpr Access access() {
-        return {first_states(kStateCount), 0, false};
+        if (variant & kAdapted) return {first_states(kStateCount), 0, false};
+        return reads_and_writes(first_states(kStateCount));
     }
 
     template <class T, class Powers>
@@ -79,12 +85,17 @@ struct Lamb : RuleDefaults {
         return u;
     }
 
-    template <unsigned variant, class T>
-    FUSESTEP_INLINE void collect(const Scalars<T>& s, T g, T p, T* state, double* terms) {
+    template <class T>
+    FUSESTEP_INLINE void average(const Scalars<T>& s, T g, T* state) {
         T& m = state[kM];
         T& v = state[kV];
         m = m + s.rate1 * (g - m);
         v = s.beta2 * v + s.rate2 * (g * g);
+    }
+
+    template <unsigned variant, class T>
+    FUSESTEP_INLINE void collect(const Scalars<T>& s, T g, T p, T* state, double* terms) {
+        average(s, g, state);
         const double size = static_cast<double>(p);
         const double length = static_cast<double>(direction<variant>(s, p, state));
         terms[kParameter] = size * size;
@@ -92,11 +103,9 @@ struct Lamb : RuleDefaults {
     }
 
     template <class T>
-    FUSESTEP_INLINE Factors<T> conclude(unsigned variant, const Scalars<T>& s, const double* sums,
-                                        double /*size*/) {
-        const bool adapts =
-            (variant & kAdapted) != 0 && sums[kParameter] > 0.0 && sums[kDirection] > 0.0;
-        if (!adapts) return {s.lr};
+    FUSESTEP_INLINE Factors<T> conclude(unsigned /*variant*/, const Scalars<T>& s,
+                                        const double* sums, double /*size*/) {
+        if (!(sums[kParameter] > 0.0 && sums[kDirection] > 0.0)) return {s.lr};
         const double ratio = square_root(sums[kParameter]) / square_root(sums[kDirection]);
         return {static_cast<T>(static_cast<double>(s.lr) * ratio)};
     }
@@ -105,6 +114,12 @@ struct Lamb : RuleDefaults {
     FUSESTEP_INLINE void update(const Scalars<T>& s, const Factors<T>& factors, T /*g*/, T& p,
                                 T* state) {
         p = p - factors.step * direction<variant>(s, p, state);
+    }
+
+    template <unsigned variant, class T>
+    FUSESTEP_INLINE void update(const Scalars<T>& s, T g, T& p, T* state) {
+        average(s, g, state);
+        p = p - s.lr * direction<variant>(s, p, state);
     }
 };
 

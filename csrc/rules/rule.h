@@ -8,7 +8,7 @@
 // - kColumns, kColumnCount: its hyper-parameters; kLr is the place of the learning rate;
 // - kStates, kStateCount: the arrays that it keeps for each parameter;
 // - kValues, kValueCount: numbers that an update of a parameter hands to the next one;
-// - kSumCount: how many sums over a whole tensor its update needs;
+// - kSumCount: the most sums over a whole tensor that a variant of its update needs;
 // - kVariants: how many compile-time variants its update has.
 //
 // Once per step, on the host, in double:
@@ -24,8 +24,9 @@
 // - access<variant>(): what of an element's memory update reads and writes;
 // - update<variant>(scalars, g, p, state): the parameter and its state, given the gradient.
 //
-// A rule with sums goes twice over each tensor, and has also
+// A variant with sums goes twice over each tensor. The rule then has also
 //
+// - sums<variant>(): how many;
 // - collect<variant>(scalars, g, p, state, terms) and collect_access<variant>(): the first pass. It
 //   may change the state, but not the parameter, and gives this element's term of each sum, in
 //   double. Terms are added in the order of ../portable/sums.h, counted from the tensor's own
@@ -33,6 +34,8 @@
 // - Factors<T> and conclude(variant, scalars, sums, size): what the sums make for all of the
 //   tensor's `size` elements;
 // - update<variant>(scalars, factors, g, p, state): the second pass.
+//
+// The other variants have update without factors, as rules without sums do.
 #pragma once
 #include "../portable/compiler.h"
 #include "../portable/gradient.h"
@@ -110,6 +113,11 @@ struct RuleDefaults {
     static constexpr int kValueCount = 0;
     static constexpr const Value* kValues = nullptr;
     static constexpr int kSumCount = 0;
+
+    template <unsigned variant>
+    static constexpr int sums() {
+        return 0;
+    }
 
     template <class T>
     struct Factors {};

@@ -215,6 +215,7 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
         group.latest[kFloat32] = group.latest[kFloat64] = -1;
     }
     prepared_.clear();
+    collects_ = false;
     const std::size_t values = static_cast<std::size_t>(rule_.values);
     if (values > 0) next_values_ = values_;
     const KernelTable& kernels = active_kernels();
@@ -249,6 +250,7 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
             entry.variant = static_cast<unsigned>(variant);
             entry.update = kernels.update[rule_.index][leaf.type][entry.variant][group.treatment];
             entry.collect = kernels.collect[rule_.index][leaf.type][entry.variant][group.treatment];
+            if (entry.collect != nullptr) collects_ = true;
             entry.gradient_scalars = leaf.type == kFloat32
                                          ? static_cast<const void*>(&group.float32)
                                          : static_cast<const void*>(&group.float64);
@@ -287,6 +289,10 @@ inline void Plan::update_piece(std::size_t i, std::size_t first, std::size_t cou
                     advance(leaf.parameter, bytes), gradient, state, factors);
 }
 
+bool Plan::collects(std::size_t i) const {
+    return prepared_[static_cast<std::size_t>(leaves_[i].prepared)].collect != nullptr;
+}
+
 // From the beginning of a block on.
 void Plan::collect_piece(std::size_t i, std::size_t first, std::size_t count) {
     const Leaf& leaf = leaves_[i];
@@ -315,7 +321,7 @@ void Plan::conclude(std::size_t i) {
 
 void Plan::update(std::size_t first, std::size_t last) noexcept {
     FloatEnvironment environment;
-    if (rule_.sums > 0) {
+    if (collects_) {
         update_tensors(first, last);
     } else {
         update_elements(first, last);
@@ -367,7 +373,12 @@ void Plan::update_tensors(std::size_t first, std::size_t last) noexcept {
     };
     auto begin = [&](std::size_t task) {
         if (task < large_.size()) {
-            collect_piece(large_[task].leaf, large_[task].first, large_[task].count);
+            const Piece& piece = large_[task];
+            if (collects(piece.leaf)) {
+                collect_piece(piece.leaf, piece.first, piece.count);
+            } else {
+                update_piece(piece.leaf, piece.first, piece.count, nullptr);
+            }
             return;
         }
         const Run& run = small_[task - large_.size()];
@@ -376,17 +387,20 @@ void Plan::update_tensors(std::size_t first, std::size_t last) noexcept {
             if (size == 0 || size > kSmallTensor * kBlock || leaves_[i].gradient == nullptr) {
                 continue;
             }
-            collect_piece(i, 0, size);
-            conclude(i);
+            if (collects(i)) {
+                collect_piece(i, 0, size);
+                conclude(i);
+            }
             update_piece(i, 0, size, factors_[i].bytes);
         }
     };
     for_each(large_.size() + small_.size(), begin);
     for (const Piece& piece : large_) {
-        if (piece.first == 0) conclude(piece.leaf);
+        if (piece.first == 0 && collects(piece.leaf)) conclude(piece.leaf);
     }
     auto finish = [&](std::size_t task) {
         const Piece& piece = large_[task];
+        if (!collects(piece.leaf)) return;
         update_piece(piece.leaf, piece.first, piece.count, factors_[piece.leaf].bytes);
     };
     for_each(large_.size(), finish);

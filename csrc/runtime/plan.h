@@ -4,8 +4,8 @@
 // A step goes through phases, each with one thread team:
 // - measure: what the gradients tell, if something asks for it: their norm, whether all are finite;
 // - prepare: counts, and scalars for the update;
-// - update: one pass over the blocks. For a rule with sums, two over each tensor, the second of
-//   which finds a small tensor in the cache.
+// - update: one pass over the blocks. With sums, two over each tensor, the second of which finds a
+//   small tensor in the cache.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -128,7 +128,7 @@ class Plan {
     struct Prepared {
         alignas(64) unsigned char scalars[kScalarBytes];
         Update update;
-        Collect collect;  // of rules with sums
+        Collect collect;  // nullptr: one pass, without sums
         const void* gradient_scalars;
         std::int64_t update_number;
         std::size_t leaf;  // the first of them
@@ -141,12 +141,14 @@ class Plan {
     // type a scalar is too large.
     std::ptrdiff_t prepare(const StepOptions& options, double factor) noexcept;
     const std::vector<Prepared>& prepared() const { return prepared_; }
+    // Whether any of them has sums over tensors.
+    bool collects() const { return collects_; }
     // Counts as before the last prepare().
     void take_back_prepared() noexcept;
 
     // The third phase, for elements first to last of the index space: multiples of kBlock, or the
-    // end. All ranges together, in order and without gaps, have the bits of one for all. A rule
-    // with sums updates a tensor with the range that its last element is in.
+    // end. All ranges together, in order and without gaps, have the bits of one for all. With
+    // sums, a tensor is updated with the range that its last element is in.
     void update(std::size_t first, std::size_t last) noexcept;
 
  private:
@@ -162,6 +164,7 @@ class Plan {
     void list_tensors(std::size_t first, std::size_t last);
     void update_piece(std::size_t i, std::size_t first, std::size_t count,
                       const void* factors) const;
+    bool collects(std::size_t i) const;
     void collect_piece(std::size_t i, std::size_t first, std::size_t count);
     void conclude(std::size_t i);
     Range block_range(std::size_t begin, std::size_t end) const;
@@ -202,6 +205,7 @@ class Plan {
     Powers powers_;
     std::vector<GroupTreatment> groups_;
     std::vector<Prepared> prepared_;
+    bool collects_ = false;
     std::vector<std::int64_t> updates_;
     std::vector<double> values_;
     std::vector<double> next_values_;  // while a step is prepared
