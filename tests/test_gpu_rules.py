@@ -52,9 +52,9 @@ def test_what_updates_hand_on_needs_no_waiting(emulated: Driver) -> None:
     assert emulated.synchronizations == before
 
 
-@pytest.mark.parametrize("rule", [fs.NAdam, fs.LAMB])
+@pytest.mark.parametrize("rule", [fs.NAdam, fs.RAdam, fs.ADOPT, fs.ScheduleFreeAdamW, fs.LAMB])
 @pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
-def test_a_captured_step_hands_on_and_goes_twice_over_tensors(
+def test_a_captured_step_changes_its_kernel_hands_on_and_goes_twice_over_tensors(
     cupy: Any, rule: Any, nonfinite: str
 ) -> None:
     stream = cupy.cuda.Stream(non_blocking=True)

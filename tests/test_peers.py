@@ -46,14 +46,15 @@ def in_torch(row: Row) -> tuple[str, dict[str, Any]] | None:
     """The torch optimizer and options that mean the same, if there is one."""
     h = row.full
     decoupled_sgd = row.rule == "sgd" and h["decoupled_weight_decay"] and h["weight_decay"] != 0
-    if row.rule in ("adabelief", "lamb") or decoupled_sgd:
+    if row.rule not in ("sgd", "adam", "nadam", "radam") or decoupled_sgd:
         return None
-    if h.get("eps_mode") == "hat" or not h.get("bias_correction", True):
+    eps_mode = "hat" if row.rule == "radam" else "after"
+    if h.get("eps_mode", eps_mode) != eps_mode or not h.get("bias_correction", True):
         return None
     same = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize", "eps", "betas")
     options = {name: h[name] for name in (*same, "amsgrad") if name in h}
-    if row.rule == "nadam":
-        options |= {name: h[name] for name in ("momentum_decay", "decoupled_weight_decay")}
+    if row.rule in ("nadam", "radam"):
+        options |= {n: h[n] for n in ("momentum_decay", "decoupled_weight_decay") if n in h}
     return row.optimizer.__name__, options
 
 

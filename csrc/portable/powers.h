@@ -1,4 +1,4 @@
-// 1 - base^n as bias corrections need it, with base^n rounded once from its exact value.
+// base^n and, as bias corrections need it, 1 - base^n: base^n rounded once from its exact value.
 #pragma once
 #include "elementary.h"
 
@@ -14,8 +14,11 @@ class Powers {
     double one_minus_power(double base, long long n) {
         // base^n < exp(-38) < 2^-54
         if (static_cast<double>(n) * (1.0 - base) > 38.0) return 1.0;
-        return 1.0 - power(base, n).hi;
+        return 1.0 - power(base, n);
     }
+
+    // For the same; not so precise below 1e-290.
+    double power(double base, long long n) { return raised(base, n).hi; }
 
  private:
     static constexpr long long kBySquaring = 1LL << 36;
@@ -30,7 +33,7 @@ class Powers {
         DoubleDouble rest = {1.0, 0.0};
     };
 
-    DoubleDouble power(double base, long long n) {
+    DoubleDouble raised(double base, long long n) {
         // two bases that differ most often have places of their own
         Known& known = known_[(to_bits(base) >> 40) % kPlaces];
         if (known.base != base || known.multiple != n / kSteps || known.step > n % kSteps) {

@@ -1,8 +1,12 @@
 // Every update rule, one line each, and the sizes that follow from the list.
 #pragma once
 #include "adam.h"
+#include "ademamix.h"
+#include "adopt.h"
 #include "lamb.h"
 #include "nadam.h"
+#include "radam.h"
+#include "schedule_free.h"
 #include "sgd.h"
 
 #define FUSESTEP_RULES(RULE) \
@@ -10,6 +14,11 @@
     RULE(Adam)               \
     RULE(AdaBelief)          \
     RULE(NAdam)              \
+    RULE(RAdam)              \
+    RULE(Adopt)              \
+    RULE(AdEMAMix)           \
+    RULE(ScheduleFreeSgd)    \
+    RULE(ScheduleFreeAdamW)  \
     RULE(Lamb)
 
 namespace fusestep {

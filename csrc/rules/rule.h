@@ -56,6 +56,9 @@ constexpr Column number(const char* name, double lower = 0.0, double upper = kUn
 }
 constexpr Column positive(const char* name) { return number(name, kAboveZero); }
 constexpr Column fraction(const char* name) { return {name, 0.0, 1.0, true, false}; }
+constexpr Column between_zero_and_one(const char* name) {
+    return {name, kAboveZero, 1.0, true, false};
+}
 constexpr Column flag(const char* name) { return {name, 0.0, 1.0, false, true}; }
 
 // What an array of state holds before the first update.

@@ -18,7 +18,20 @@ from .clock import Clock
 from .data import Batch, Loader
 from .engines import StepInfo
 from .expression import Expression
-from .optim import LAMB, SGD, AdaBelief, Adam, AdamW, NAdam, Optimizer
+from .optim import (
+    ADOPT,
+    LAMB,
+    SGD,
+    AdaBelief,
+    Adam,
+    AdamW,
+    AdEMAMix,
+    NAdam,
+    Optimizer,
+    RAdam,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+)
 from .renamed import renamed
 
 threads.register()
@@ -26,8 +39,10 @@ threads.register()
 __version__: str = str(_core.build_info()["version"])
 
 __all__ = [
+    "ADOPT",
     "LAMB",
     "SGD",
+    "AdEMAMix",
     "AdaBelief",
     "Adam",
     "AdamW",
@@ -37,6 +52,9 @@ __all__ = [
     "Loader",
     "NAdam",
     "Optimizer",
+    "RAdam",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "StateError",
     "StepInfo",
     "batch_sizes",

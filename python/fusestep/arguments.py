@@ -75,10 +75,11 @@ def check_number(
 
 def range_in_words(lower: float, upper: float, below_upper: bool) -> str:
     """What a number must be: "in [0, 1)", "finite and at least 0" or "finite"."""
+    if upper < _LARGEST:
+        begin = "(0" if lower == _ABOVE_ZERO else f"[{lower:g}"
+        return f"in {begin}, {upper:g}{')' if below_upper else ']'}"
     if lower == _ABOVE_ZERO:
         return "greater than 0" if upper == math.inf else "finite and greater than 0"
-    if upper < _LARGEST:
-        return f"in [{lower:g}, {upper:g}{')' if below_upper else ']'}"
     return "finite" if lower == -_LARGEST else f"finite and at least {lower:g}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -148,12 +148,15 @@ def held(structure: Structure, params: Any, what: str = "params") -> list[Any]:
     return leaves
 
 
-def snapshot(tree: Any) -> Any:
-    """The same nesting of the same leaves, which no change of the tree's containers changes."""
+def snapshot(tree: Any, of_leaf: Callable[[Any], Any] = lambda leaf: leaf) -> Any:
+    """The same nesting of the same leaves, which no change of the tree's containers changes.
+
+    Or of what a function gives for each leaf, in the order of ``paths``.
+    """
     found = _entries(tree)
     if found is None:
-        return tree
-    copies = {key: snapshot(value) for key, value in found.items()}
+        return of_leaf(tree)
+    copies = {key: snapshot(value, of_leaf) for key, value in found.items()}
     if not isinstance(tree, (list, tuple)):
         return copies
     make = getattr(type(tree), "_make", list if isinstance(tree, list) else tuple)

@@ -167,6 +167,20 @@ class ndarray:
         else:
             submit(lambda: target._host.fill(value))
 
+    def _in_place(self, operation: np.ufunc, other: Any) -> ndarray:
+        operand = other._host if isinstance(other, ndarray) else other
+        submit(lambda: operation(self._host, operand, out=self._host))
+        return self
+
+    def __iadd__(self, other: Any) -> ndarray:
+        return self._in_place(np.add, other)
+
+    def __isub__(self, other: Any) -> ndarray:
+        return self._in_place(np.subtract, other)
+
+    def __imul__(self, other: Any) -> ndarray:
+        return self._in_place(np.multiply, other)
+
     def __len__(self) -> int:
         return len(self._host)
 

@@ -186,6 +186,11 @@ def wsd(t: N, peak: N, warmup: N, stable: N, decay: N, start: N = 0, end: N = 0,
     return between(peak, end, come(part(since(t, warmup + stable), decay), **more))
 
 
+def ademamix_beta3(t: N, beta1: N, beta3: N, length: N) -> N:
+    x, first, last = real(part(t + 1, length)), mp.log(real(beta1)), mp.log(real(beta3))
+    return mp.exp(first * last / ((1 - x) * last + x * first))
+
+
 def sequence(t: N, pieces: list[N], at: list[N]) -> N:
     k = bisect_right(at, reached(t))
     piece, own = pieces[k], since(t, at[k - 1]) if k else t
@@ -215,10 +220,11 @@ FORMULAS: dict[str, Callable[..., N]] = {
         t, [0, warmup, total], [start, peak, end]
     ),
     "warmup_constant": lambda t, peak, warmup, start=0: through(t, [0, warmup], [start, peak]),
+    "ademamix_alpha": lambda t, alpha, length: alpha * part(t + 1, length),
     "gradual_warmup": lambda t, base, factor, length: (
         base + (factor * base - base) * part(t, length)
     ),
 }
 _WRITTEN_OUT = (polynomial, exponential, inverse_time, cosine_restarts, noam, one_cycle, cyclic)
-_WRITTEN_OUT += (tanh, power, random, warmup, warmup_cosine, wsd, sequence)
+_WRITTEN_OUT += (tanh, power, random, warmup, warmup_cosine, wsd, ademamix_beta3, sequence)
 FORMULAS |= {formula.__name__: formula for formula in _WRITTEN_OUT}

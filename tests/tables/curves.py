@@ -107,6 +107,10 @@ ROWS = [
     Row("warmup_linear", 100, 1000, **_WARM, total=1000, end=0.3, start=-0.1),
     Row("warmup_constant", 0.7, peak=-1, warmup=0.7, start=0.1, by="epoch"),
     Row("gradual_warmup", 5, base=0.1, factor=8, length=5, by="epoch"),
+    Row("ademamix_alpha", 99, alpha=5.0, length=100),
+    Row("ademamix_alpha", 2.3, alpha=-0.3, length=3.3, by="epoch"),
+    Row("ademamix_beta3", 99, beta1=0.9, beta3=0.9999, length=100),
+    Row("ademamix_beta3", 2.3, beta1=0.999, beta3=0.3, length=3.3, by="epoch"),
     Row("sequence", 20, 100, 130, pieces=[0.3, _LINE, _WAVE], at=[20, 100]),
     Row("sequence", 0.3, pieces=[1, 2], at=[0.3], by="epoch"),
 ]

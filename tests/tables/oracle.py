@@ -84,18 +84,20 @@ def adabelief(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Ar
 
 
 @cache
-def _warmup(exponent: float) -> float:
-    """0.96^exponent, rounded once."""
+def raised(base: float, exponent: float) -> float:
+    """A power with any exponent, rounded once; 0^0 is 1."""
+    if exponent == 0:
+        return 1.0
     with localcontext() as context:
         context.prec = 60
-        return float(Decimal.from_float(0.96) ** Decimal(exponent))
+        return float(Decimal.from_float(base) ** Decimal(exponent))
 
 
 def nadam(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
     real = p.dtype.type
     beta1, beta2 = h["betas"]
     mu, next_mu = (
-        beta1 * (1.0 - 0.5 * _warmup(number * h["momentum_decay"])) for number in (t, t + 1)
+        beta1 * (1.0 - 0.5 * raised(0.96, number * h["momentum_decay"])) for number in (t, t + 1)
     )
     product = state.handed_on["mu_product"] = state.handed_on.get("mu_product", 1.0) * mu
     correction = real(1.0 / math.sqrt(1.0 - power(beta2, t)))
@@ -106,6 +108,82 @@ def nadam(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
     v = state["v"] = real(beta2) * state["v"] + real(1.0 - beta2) * (g * g)
     d = np.sqrt(v) * correction + real(h["eps"])
     return p - (gradient_step * g + momentum_step * m) / d
+
+
+def radam(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
+    real = p.dtype.type
+    beta1, beta2 = h["betas"]
+    c1, c2 = 1.0 - power(beta1, t), 1.0 - power(beta2, t)
+    longest = 2.0 / (1.0 - beta2) - 1.0
+    n = longest - 2.0 * t * power(beta2, t) / c2
+    p, g = _decayed(h, h["decoupled_weight_decay"], p, g)
+    m = state["m"] = state["m"] + real(1.0 - beta1) * (g - state["m"])
+    v = state["v"] = real(beta2) * state["v"] + real(1.0 - beta2) * (g * g)
+    if n <= 5.0:
+        return p - real(h["lr"] / c1) * m
+    r = math.sqrt((n - 4.0) * (n - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * n))
+    hat = h["eps_mode"] == "hat"
+    step = real(h["lr"] * r * math.sqrt(c2) / c1 if hat else h["lr"] * r / c1)
+    return p - step * m / (np.sqrt(v) * real(1.0 if hat else 1.0 / math.sqrt(c2)) + real(h["eps"]))
+
+
+def adopt(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
+    real = p.dtype.type
+    beta1, beta2 = h["betas"]
+    decoupled = h["decoupled_weight_decay"]
+    if t == 1:
+        state["v"] = g * g if decoupled else _decayed(h, False, p, g)[1] ** 2
+        return p
+    p, g = _decayed(h, decoupled, p, g)
+    u = g / np.maximum(np.sqrt(state["v"]), real(h["eps"]))
+    largest = np.finfo(real).max
+    if h["clip_exp"] is not None:
+        largest = real(min(raised(t - 1.0, h["clip_exp"]), float(largest)))
+    u = np.minimum(np.maximum(u, -largest), largest)
+    m = state["m"] = state["m"] + real(1.0 - beta1) * (u - state["m"])
+    state["v"] = real(beta2) * state["v"] + real(1.0 - beta2) * (g * g)
+    return p - real(h["lr"]) * m
+
+
+def ademamix(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
+    real = p.dtype.type
+    beta1, beta2, beta3 = h["betas"]
+    p, g = _decayed(h, True, p, g)
+    m = state["m"] = state["m"] + real(1.0 - beta1) * (g - state["m"])
+    slow = state["m_slow"] = state["m_slow"] + real(1.0 - beta3) * (g - state["m_slow"])
+    v = state["v"] = real(beta2) * state["v"] + real(1.0 - beta2) * (g * g)
+    d = np.sqrt(v) * real(1.0 / math.sqrt(1.0 - power(beta2, t))) + real(h["eps"])
+    return p - (real(h["lr"] / (1.0 - power(beta1, t))) * m + real(h["lr"] * h["alpha"]) * slow) / d
+
+
+def _moved(h: dict[str, Any], t: int, beta1: float, y: Array, u: Array, state: State) -> Array:
+    """What the two Schedule-Free rules do with their update."""
+    real, kept = y.dtype.type, state.handed_on
+    lr = h["lr"] * (t / h["warmup_steps"]) if t < h["warmup_steps"] else h["lr"]
+    kept["lr_max"] = max(lr, kept.get("lr_max", 0.0))
+    weight = raised(float(t), h["r"]) * raised(kept["lr_max"], h["weight_lr_power"])
+    kept["weight_sum"] = kept.get("weight_sum", 0.0) + weight
+    share = weight / kept["weight_sum"] if kept["weight_sum"] != 0 else 0.0
+    u = u + real(h["weight_decay"]) * y
+    y = y + real(share) * (state["z"] - y)
+    state["z"] = state["z"] - real(lr) * u
+    return y - real(lr * (1.0 - beta1 * (1.0 - share))) * u
+
+
+def schedule_free_sgd(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
+    return _moved(h, t, h["momentum"], p, g, state)
+
+
+def schedule_free_adamw(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
+    real = p.dtype.type
+    beta1, beta2 = h["betas"]
+    v = state["v"] = real(beta2) * state["v"] + real(1.0 - beta2) * (g * g)
+    d = np.sqrt(v) * real(1.0 / math.sqrt(1.0 - power(beta2, t))) + real(h["eps"])
+    return _moved(h, t, beta1, p, g / d, state)
+
+
+def schedule_free_average(beta1: float, y: Array, z: Array) -> Array:
+    return (z - y) * y.dtype.type(1.0 - 1.0 / beta1) + y
 
 
 def lamb(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
@@ -133,6 +211,11 @@ UPDATES: dict[str, Callable[..., Array]] = {
     "adam": adam,
     "adabelief": adabelief,
     "nadam": nadam,
+    "radam": radam,
+    "adopt": adopt,
+    "ademamix": ademamix,
+    "schedule_free_sgd": schedule_free_sgd,
+    "schedule_free_adamw": schedule_free_adamw,
     "lamb": lamb,
 }
 
@@ -151,8 +234,15 @@ STATES = {
     "adam": _of_adam,
     "adabelief": _of_adam,
     "nadam": _of_adam,
+    "radam": _of_adam,
+    "adopt": _of_adam,
+    "ademamix": lambda h: ["m", "m_slow", "v"],
+    "schedule_free_sgd": lambda h: ["z"],
+    "schedule_free_adamw": lambda h: ["z", "v"],
     "lamb": _of_adam,
 }
+# those that begin as something else than zeros
+FIRST: dict[str, Callable[[Array], Array]] = {"z": np.copy}
 
 
 def states(rule: str, h: dict[str, Any]) -> list[str]:
@@ -245,7 +335,9 @@ class Oracle:
         self.rule, self.h = rule, options
         self.params = [p.copy() for p in params]
         names = states(rule, options)
-        self.state = [State({name: np.zeros_like(p) for name in names}) for p in params]
+        self.state = [
+            State({name: FIRST.get(name, np.zeros_like)(p) for name in names}) for p in params
+        ]
         self.updates = [0] * len(self.params)
 
     def step(

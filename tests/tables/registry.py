@@ -37,6 +37,41 @@ _NADAM = {
     "decoupled_weight_decay": False,
     "maximize": False,
 }
+_RADAM = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "decoupled_weight_decay": False,
+    "eps_mode": "hat",
+    "maximize": False,
+}
+_ADOPT = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.9999),
+    "eps": 1e-6,
+    "weight_decay": 0.0,
+    "clip_exp": 0.25,
+    "decoupled_weight_decay": False,
+    "maximize": False,
+}
+_ADEMAMIX = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999, 0.9999),
+    "alpha": 5.0,
+    "eps": 1e-8,
+    "weight_decay": 0.01,
+    "maximize": False,
+}
+_SCHEDULE_FREE = {
+    "weight_decay": 0.0,
+    "warmup_steps": 0.0,
+    "r": 0.0,
+    "weight_lr_power": 2.0,
+    "maximize": False,
+}
+_SCHEDULE_FREE_SGD = {"lr": 1.0, "momentum": 0.9, **_SCHEDULE_FREE}
+_SCHEDULE_FREE_ADAMW = {"lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8, **_SCHEDULE_FREE}
 _LAMB = {
     "lr": 1e-3,
     "betas": (0.9, 0.999),
@@ -135,6 +170,47 @@ ROWS: list[Row] = [
         {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-3},
         {"lr": 0.02, "momentum_decay": 1.0, "weight_decay": 0.1, "maximize": True},
         {"lr": 0.02, "betas": (0.0, 0.5), "momentum_decay": 0.0},
+    ),
+    *_rows(
+        "radam",
+        fs.RAdam,
+        _RADAM,
+        {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1, "eps": 1e-3},
+        {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+        {"lr": 0.02, "eps_mode": "after", "betas": (0.5, 0.9), "weight_decay": 0.1},
+        {"lr": 0.02, "betas": (0.9, 0.5)},
+    ),
+    *_rows(
+        "adopt",
+        fs.ADOPT,
+        _ADOPT,
+        {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1, "clip_exp": 0.333},
+        {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-2},
+        {"lr": 0.02, "clip_exp": None, "betas": (0.5, 0.99), "maximize": True},
+        {"lr": 0.02, "clip_exp": 0.0, "weight_decay": 0.1, "maximize": True},
+    ),
+    *_rows(
+        "ademamix",
+        fs.AdEMAMix,
+        _ADEMAMIX,
+        {"lr": 0.02, "betas": (0.8, 0.95, 0.99), "alpha": 2.0, "eps": 1e-3},
+        {"lr": 0.02, "betas": (0.5, 0.9, 0.0), "weight_decay": 0.3, "maximize": True},
+        {"lr": 0.02, "alpha": 0.0, "weight_decay": 0.0},
+    ),
+    *_rows(
+        "schedule_free_sgd",
+        fs.ScheduleFreeSGD,
+        _SCHEDULE_FREE_SGD,
+        {"lr": 0.3, "momentum": 0.7, "weight_decay": 0.1, "warmup_steps": 4.0},
+        {"lr": 0.3, "r": 0.5, "weight_lr_power": 1.5, "weight_decay": 0.02, "maximize": True},
+        {"lr": 0.3, "warmup_steps": 3.0, "weight_lr_power": 0.0, "r": 2.0},
+    ),
+    *_rows(
+        "schedule_free_adamw",
+        fs.ScheduleFreeAdamW,
+        _SCHEDULE_FREE_ADAMW,
+        {"lr": 0.02, "betas": (0.7, 0.95), "weight_decay": 0.1, "warmup_steps": 4.0, "eps": 1e-3},
+        {"lr": 0.02, "r": 0.5, "weight_lr_power": 1.5, "weight_decay": 0.1, "maximize": True},
     ),
     *_rows(
         "lamb",

@@ -102,7 +102,7 @@ class Optimizer(Group, Parameters, Saved):
 
     params: Params = Params(kw_only=False)
     groups: Groups[Group] = Groups(Group)
-    clip_norm: Limit = Limit(unset=math.nan, float32=None)
+    clip_norm: Limit = Limit(unset=math.nan)
     clip_value: Limit = Limit(unset=math.inf, float32=(2.0**-149, math.inf))
     nonfinite: AtNonFinite = AtNonFinite("propagate")
 

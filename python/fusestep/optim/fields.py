@@ -33,6 +33,7 @@ Read = TypeVar("Read")
 Assigned = TypeVar("Assigned")
 OneGroup = TypeVar("OneGroup", bound="Declared", covariant=True)
 
+_IN_WORDS = {2: "two", 3: "three"}
 # the smallest size and the largest that float32 holds
 _FLOAT32 = (2.0**-149, float(np.finfo(np.float32).max))
 
@@ -121,15 +122,13 @@ class Scalar(Setting["float | Any", Number]):
         return {self.columns[0]: value, **kept}
 
 
-class Pair(Setting["tuple[float, float] | Any", "tuple[Number, Number]"]):
-    """Two of them."""
-
-    annotation = "tuple[Number, Number]"
+class _Several(Setting[Read, Assigned]):
+    """Some of them."""
 
     def checked(self, value: Any, columns: Mapping[str, Column]) -> Any:
         if not isinstance(value, (tuple, list)) or len(value) != len(self.columns):
-            names = ", ".join(self.columns)
-            raise TypeError(f"{self.name} must be two numbers ({names}), not {value!r}")
+            count, names = _IN_WORDS[len(self.columns)], ", ".join(self.columns)
+            raise TypeError(f"{self.name} must be {count} numbers ({names}), not {value!r}")
         return tuple(
             _checked_number(f"{self.name}[{i}]", number, columns[column])
             for i, (number, column) in enumerate(zip(value, self.columns, strict=True))
@@ -139,19 +138,38 @@ class Pair(Setting["tuple[float, float] | Any", "tuple[Number, Number]"]):
         return dict(zip(self.columns, value, strict=True))
 
 
+class Pair(_Several["tuple[float, float] | Any", "tuple[Number, Number]"]):
+    """Two of them."""
+
+    annotation = "tuple[Number, Number]"
+
+
+class Triple(_Several["tuple[float, float, float] | Any", "tuple[Number, Number, Number]"]):
+    """Three of them."""
+
+    annotation = "tuple[Number, Number, Number]"
+
+
 class Limit(Setting["float | None", "Number | None"]):
-    """A number above 0 or an expression, of the whole optimizer; or None.
+    """A number or an expression, of the whole optimizer or its groups; or None.
 
     ``unset`` is what the native step reads for None.
     """
 
     annotation = "Number | None"
-    is_global = True
 
-    def __init__(self, *, unset: float, float32: tuple[float, float] | None) -> None:
-        super().__init__(None)
+    def __init__(
+        self,
+        default: float | None = None,
+        *,
+        unset: float,
+        float32: tuple[float, float] | None = None,
+        is_global: bool = True,
+    ) -> None:
+        super().__init__(default)
         self._unset = unset
         self.float32 = float32
+        self.is_global = is_global
 
     def checked(self, value: Any, columns: Mapping[str, Column]) -> Any:
         if value is None:
@@ -352,12 +370,12 @@ def _checked_number(label: str, value: Any, column: Column, otherwise: str = "")
 
 
 def components(value: Any) -> tuple[Any, ...]:
-    """The two of a pair, or one number or expression alone."""
+    """Those of a pair or a triple, or one number or expression alone."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def is_scheduled(value: Any) -> bool:
-    """Whether a setting is an expression, or a pair with one."""
+    """Whether a setting is an expression, or a pair or a triple with one."""
     if isinstance(value, tuple):
         return any(isinstance(number, Expression) for number in value)
     return isinstance(value, Expression)

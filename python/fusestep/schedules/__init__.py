@@ -22,6 +22,8 @@ from .initial import initial_lr
 from .pieces import interpolate, multistep, piecewise, sequence, staircase_linear, step, table
 from .ramps import cosine, linear, polynomial, rex, tanh
 from .warmups import (
+    ademamix_alpha,
+    ademamix_beta3,
     gradual_warmup,
     warmup,
     warmup_constant,
@@ -31,6 +33,8 @@ from .warmups import (
 )
 
 __all__ = [
+    "ademamix_alpha",
+    "ademamix_beta3",
     "as_lambda",
     "constant",
     "cosine",

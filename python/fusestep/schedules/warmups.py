@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..arguments import check_choice, check_finite, check_number, check_positive
 from ..clock import Unit
-from ..expression import Expression, clip, minimum, sqrt, where
+from ..expression import Expression, clip, exp, log, minimum, sqrt, where
 from ..expression.nodes import expression, time
 from ..expression.vocabulary import named
 from .ramps import between, check_ends, cosine_weight, since
@@ -209,3 +209,53 @@ def wsd(
     x = clip((time(by) - begin) / check_positive("decay", decay), 0, 1)
     left = {"linear": 1 - x, "cosine": cosine_weight(x), "1-sqrt": 1 - sqrt(x)}[shape]
     return _after_warmup(peak, warmup, start, between(peak, end, left), by)
+
+
+@named
+def ademamix_alpha(alpha: float, length: float, by: Unit = "step") -> Expression:
+    """AdEMAMix's share of the slow average: a straight rise to ``alpha``, held from then on.
+
+    ``alpha * min(n / length, 1)`` with ``n = t + 1``.
+
+    Args:
+        alpha: any finite number; the paper has 5 to 10.
+        length: above 0, in the unit of ``by``; the paper has the whole training.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.ademamix_alpha(5.0, length=4)([0, 1, 3, 99])
+        array([1.25, 2.5 , 5.  , 5.  ])
+
+    Source: Pagliardini et al., "The AdEMAMix optimizer: better, faster, older", 2024.
+    """
+    x = minimum((time(by) + 1) / check_positive("length", length), 1)
+    return check_finite("alpha", alpha) * x
+
+
+@named
+def ademamix_beta3(beta1: float, beta3: float, length: float, by: Unit = "step") -> Expression:
+    """AdEMAMix's slow beta: from near ``beta1`` to ``beta3``, with a half-life that rises evenly.
+
+    ``exp(ln(beta1) ln(beta3) / ((1 - x) ln(beta3) + x ln(beta1)))`` with
+    ``x = min(n / length, 1)`` and ``n = t + 1``.
+
+    Args:
+        beta1, beta3: between 0 and 1.
+        length: above 0, in the unit of ``by``; the paper has the whole training.
+        by: what ``t`` is: "step", "samples" or "epoch".
+
+    Example:
+        >>> import fusestep as fs
+        >>> fs.schedules.ademamix_beta3(0.9, 0.9999, length=100)([0, 49, 99]).round(5)
+        array([0.9909, 0.9998, 0.9999])
+
+    Source: Pagliardini et al., "The AdEMAMix optimizer: better, faster, older", 2024.
+    """
+    x = minimum((time(by) + 1) / check_positive("length", length), 1)
+    first, last = (log(expression(_beta(k, v))) for k, v in (("beta1", beta1), ("beta3", beta3)))
+    return exp(first * last / ((1 - x) * last + x * first))
+
+
+def _beta(name: str, value: float) -> float:
+    return check_number(name, value, 5e-324, 1.0, below_upper=True)
