@@ -225,7 +225,7 @@ def each_curve(effort: Effort) -> Table:
     columns = [Column("curve", "curve"), clock, Column("value", "each of many", nanoseconds)]
     agreement = f"Each gives the same bits for one clock and for many, at {len(some)} steps."
     notes = [agreement, spread({"one clock": one_clock, "at once": at_once})]
-    names = {name.partition("(")[0] for name in typical} | {"as_lambda", "initial_lr"}
+    names = {name.partition("(")[0] for name in typical} | {"as_lambda", "initial_lr", "presets"}
     if missing := sorted(set(schedules.__all__) - names):
         notes.append(f"Not measured: {', '.join(missing)}.")
     detail = {"one clock": _detail(one_clock, {}), "at once": _detail(at_once, {})}

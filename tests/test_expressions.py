@@ -7,6 +7,7 @@ import math
 import operator
 import pickle
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,8 @@ def test_every_name_of_the_vocabulary_is_public() -> None:
     rooms = (fe, schedules, control)
     for name in {*vocabulary.VOCABULARY, *vocabulary.NAMES} - {"abs"}:
         room, _, own = name.rpartition(".")
-        places = [fs.scaling] if room == "scaling" else rooms
+        outer = {"scaling": fs, "presets": schedules}.get(room.partition(".")[0])
+        places = rooms if outer is None else [attrgetter(room)(outer)]
         assert any(own in place.__all__ for place in places), name
 
 

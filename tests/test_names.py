@@ -17,6 +17,10 @@ from fusestep.expression.vocabulary import RENAMED, RENAMED_ARGUMENTS, VOCABULAR
 
 ROOMS = [getattr(fs, name) for name in fs.__all__]
 PUBLIC = [fs, *(room for room in ROOMS if isinstance(room, ModuleType))]
+PUBLIC += [
+    schedules.presets,
+    *(getattr(schedules.presets, peer) for peer in schedules.presets.__all__),
+]
 
 
 @pytest.mark.parametrize("room", PUBLIC, ids=lambda room: room.__name__)

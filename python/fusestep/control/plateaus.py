@@ -34,8 +34,8 @@ class Plateau(Control):
     size (above it for ``mode="max"``). After more than ``patience`` losses in a row that are not,
     the value is multiplied by ``factor``, and then ``cooldown`` losses are not counted.
 
-    Begins at 1. NaN and infinite losses are never better. Losses of either sign are good; the
-    threshold is measured on the right side of negative ones, where torch's is on the wrong side.
+    NaN and infinite losses are never better. Losses of either sign are good; the threshold is
+    measured on the right side of negative ones, where torch's is on the wrong side.
 
     Args:
         factor: in (0, 1).
@@ -43,7 +43,10 @@ class Plateau(Control):
         threshold: at least 0.
         mode: "min" where low losses are good, "max" for scores that should rise.
         cooldown: a whole number, at least 0.
-        lower: the least value, in [0, 1].
+        lower: the least value, from 0 to ``start``.
+        threshold_mode: "rel" as said above, or "abs": better by more than ``threshold`` itself.
+        start: the first value, above 0.
+        eps: at least 0: changes that are not above it are not made.
 
     Example:
         >>> import fusestep as fs
@@ -67,17 +70,24 @@ class Plateau(Control):
         mode: Literal["min", "max"] = "min",
         cooldown: int = 0,
         lower: float = 0.0,
+        threshold_mode: Literal["rel", "abs"] = "rel",
+        start: float = 1.0,
+        eps: float = 0.0,
     ) -> None:
+        first = PlateauMemory(value=check_positive("start", start))
         arguments = {
             "factor": check_number("factor", factor, 0.0, 1.0, below_upper=True),
             "patience": check_whole("patience", patience, 0),
             "threshold": check_number("threshold", threshold),
             "mode": check_choice("mode", mode, ("min", "max")),
             "cooldown": check_whole("cooldown", cooldown, 0),
-            "lower": check_number("lower", lower, 0.0, 1.0),
+            "lower": check_number("lower", lower, 0.0, first.value),
+            "threshold_mode": check_choice("threshold_mode", threshold_mode, ("rel", "abs")),
+            "start": first.value,
+            "eps": check_number("eps", eps),
         }
         check_positive("factor", factor)
-        super().__init__(arguments, PlateauMemory())
+        super().__init__(arguments, first)
 
     def _after(self, loss: float, seen: int) -> PlateauMemory:
         known, now = self._known, self._memory
@@ -85,8 +95,12 @@ class Plateau(Control):
         bad = 0 if is_better or now.cooling > 0 else now.bad + 1
         value, cooling = now.value, max(now.cooling - 1, 0)
         if bad > known["patience"]:
-            value, cooling, bad = value * known["factor"], known["cooldown"], 0
-            value = max(value, known["lower"])
+            less = max(value * known["factor"], known["lower"])
+            value, cooling, bad = (
+                less if value - less > known["eps"] else value,
+                known["cooldown"],
+                0,
+            )
         best = loss if is_better else now.best
         return PlateauMemory(seen, value, best, bad, cooling)
 
@@ -96,14 +110,16 @@ class Plateau(Control):
         best = self._memory.best
         if best is None:
             return True
-        margin: float = self._known["threshold"] * abs(best)
+        margin: float = self._known["threshold"]
+        if self._known["threshold_mode"] == "rel":
+            margin *= abs(best)
         return loss < best - margin if self._known["mode"] == "min" else loss > best + margin
 
     def _forms(self) -> dict[str, Form]:
         known = self._known
         return {
             **super()._forms(),
-            "value": number(known["lower"], 1.0),
+            "value": number(known["lower"], known["start"]),
             "bad": whole(0, known["patience"]),
             "cooling": whole(0, known["cooldown"]),
         }

@@ -23,6 +23,7 @@ _OPERATIONS = {
     "where": 3,
 }
 _NUMBERS = {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}
+_ROOMS = ("presets", "scaling")  # what dotted names begin with
 _DEEPEST = 100  # lists and dicts in each other
 _short = reprlib.repr
 
@@ -183,7 +184,8 @@ class _Reader:
 
 def parse(text: str) -> Expression:
     """The expression that a text stands for, in the words of `fusestep.expression`, `schedules`,
-    `scaling` and `control`. Nothing else can be called: it is safe for text from anywhere.
+    `scaling`, `control` and, as in "presets.torch.StepLR", `schedules.presets`. Nothing else can be
+    called: it is safe for text from anywhere.
 
     A part may get a name before its use, on a line of its own or before a semicolon, as in
     ``a = step / 100; a * a``. Python's parser limits how deep parentheses go; named parts keep a
@@ -210,7 +212,7 @@ def parse(text: str) -> Expression:
     for statement in statements[:-1]:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                if name in NAMES or name in VOCABULARY or name == "scaling":
+                if name in NAMES or name in VOCABULARY or name in _ROOMS:
                     raise ValueError(f"{name} can't be the name of a part: it has a meaning")
                 parts[name] = _value(value, parts, text)
             case _:
@@ -256,12 +258,10 @@ def _opened(
             return _between(symbol), [left, right]
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             return _call(known(name, VOCABULARY, "function"), args, keywords)
-        case ast.Call(
-            func=ast.Attribute(value=ast.Name(id="scaling"), attr=name),
-            args=args,
-            keywords=keywords,
+        case ast.Call(func=ast.Attribute() as func, args=args, keywords=keywords) if (
+            dotted := _in_a_room(func)
         ):
-            return _call(known(f"scaling.{name}", VOCABULARY, "function"), args, keywords)
+            return _call(known(dotted, VOCABULARY, "function"), args, keywords)
         case ast.Call(func=ast.Attribute(value=receiver, attr=name), args=args, keywords=keywords):
             method = known(name, METHODS, "method")
             return _call(
@@ -270,6 +270,17 @@ def _opened(
                 keywords,
             )
     return None
+
+
+def _in_a_room(node: ast.expr) -> str:
+    """The dotted name that a tree is, as "scaling.linear"; "" where it does not begin in a room."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id not in _ROOMS:
+        return ""
+    return ".".join([node.id, *reversed(names)])
 
 
 def _between(symbol: ast.AST) -> Callable[..., Any]:

@@ -60,7 +60,10 @@ def known(name: Any, names: Mapping[str, Any], what: str) -> Any:
     if isinstance(name, str) and RENAMED.get(name) in names:
         raise ValueError(f"{name} is called {RENAMED[name]} now")
     if not isinstance(name, str) or name not in names:
-        instead = nearest(name[:100] if isinstance(name, str) else "", sorted(names))
+        text = name[:100] if isinstance(name, str) else ""
+        room = text.rpartition(".")[0]
+        neighbours = sorted(other for other in names if other.rpartition(".")[0] == room)
+        instead = nearest(text, neighbours or sorted(names))
         raise ValueError(f"no {what} {reprlib.repr(name)}{instead}")
     return names[name]
 
@@ -132,7 +135,11 @@ def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def as_python(value: Any) -> Any:
-    """An argument with Python's numbers and lists for NumPy's, and for constants."""
+    """An argument in what text and JSON can hold.
+
+    Python's numbers and lists stand for NumPy's and for constants, pairs for what a dict holds, and
+    an expression that calls it for a Python function.
+    """
     if isinstance(value, Constant):
         return value._value
     if isinstance(value, (Expression, str, bool, type(None))):
@@ -141,9 +148,11 @@ def as_python(value: Any) -> Any:
         return int(value)
     if isinstance(value, Real):
         return float(value)
+    if isinstance(value, Mapping):
+        return as_python([*value.items()])
     if isinstance(value, Sequence) or hasattr(value, "tolist"):
         return [as_python(entry) for entry in value]
-    return value
+    return function(value) if callable(value) else value
 
 
 @in_vocabulary

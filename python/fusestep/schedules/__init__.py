@@ -7,6 +7,7 @@ not shares of others, unless they are called factor or fraction. All go by posit
 those that must be given come first, values before times, and ``by`` is the last.
 """
 
+from . import presets
 from .callables import as_lambda
 from .cycles import cosine_restarts, cyclic, one_cycle, random
 from .decays import (
@@ -54,6 +55,7 @@ __all__ = [
     "piecewise",
     "polynomial",
     "power",
+    "presets",
     "random",
     "rex",
     "sequence",

@@ -55,10 +55,17 @@ def cosine_restarts(
 
     Source: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017.
     """
-    check_positive("length", length)
-    check_number("t_mult", t_mult, 1)
     shrink = expression(check_number("factor", factor))
-    t = time(by)
+    cycle, x = restarts(
+        time(by), check_positive("length", length), check_number("t_mult", t_mult, 1)
+    )
+    last = expression(check_finite("end", end))
+    highest = check_finite("start", start) * (shrink**cycle if factor != 1 else expression(1))
+    return last + (highest - last) * cosine_weight(x)
+
+
+def restarts(t: Expression, length: float, t_mult: float) -> tuple[Expression, Expression]:
+    """The number of the cycle that ``t`` is in, from 0, and how much of it has passed."""
     if t_mult == 1:
         cycle = floor(t / length)
         begin, duration = cycle * length, expression(length)
@@ -66,10 +73,7 @@ def cosine_restarts(
         begins, durations = _cycles(length, t_mult)
         cycle = count(t, [_double_from(begin) for begin in begins]) - 1
         begin, duration = _look_up_exact(cycle, begins), _look_up_exact(cycle, durations)
-    x = minimum(since(t, begin) / duration, 1)
-    last = expression(check_finite("end", end))
-    highest = check_finite("start", start) * (shrink**cycle if factor != 1 else expression(1))
-    return last + (highest - last) * cosine_weight(x)
+    return cycle, minimum(since(t, begin) / duration, 1)
 
 
 def _cycles(length: float, t_mult: float) -> tuple[list[Decimal], list[Decimal]]:

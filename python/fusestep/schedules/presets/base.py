@@ -1,0 +1,47 @@
+"""What the presets of all peers are made with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+from ...expression import Expression, function
+from ...expression.nodes import constant_or_expression, expression
+from ...expression.traversal import substituted
+from ...expression.vocabulary import VOCABULARY, named, remembering
+from ..pieces import sequence
+
+P = ParamSpec("P")
+C = TypeVar("C", bound=Expression)
+Factor: TypeAlias = Expression | Callable[[Any], float] | float
+
+
+def preset(build: Callable[P, Expression]) -> Callable[P, Expression]:
+    """Names a preset after its module, as in "presets.torch.StepLR"."""
+    return named(build, _room_of(build))
+
+
+def control_preset(build: Callable[P, C]) -> Callable[P, C]:
+    """Likewise where the preset is a control, which prints itself."""
+    name = f"{_room_of(build)}{build.__name__}"
+    VOCABULARY[name] = call = remembering(build, lambda control, _: control, name)
+    return call
+
+
+def _room_of(build: Callable[..., Any]) -> str:
+    _, _, _, peer, *_ = build.__module__.split(".")
+    return f"presets.{peer}."
+
+
+def called(name: str, factor: Factor, time: Expression) -> Expression:
+    """A Python function called with a time, or an expression that reads it as its step."""
+    if (node := constant_or_expression(factor)) is not None:
+        return expression(substituted(node, {"step": time}))
+    if not callable(factor):
+        raise TypeError(f"{name} must be a function of one number, or an expression: {factor!r}")
+    return function(factor, time)
+
+
+def after(begin: float, first: Expression, later: Expression) -> Expression:
+    """An expression, and from ``begin`` on a second one, in its own time from 0."""
+    return sequence([first, later], at=[begin]) if begin > 0 else later

@@ -1,0 +1,259 @@
+"""Schedules of other libraries: beside their own objects, and beside closed forms without them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusestep as fs
+import fusestep.expression as fe
+from fusestep.schedules import presets
+from tables.presets import CONTROLS, ROWS, Row, optimizer_with
+
+NAMES = [f"{peer}.{name}" for peer in presets.__all__ for name in getattr(presets, peer).__all__]
+every_row = pytest.mark.parametrize("row", ROWS, ids=repr)
+
+
+def preset(name: str) -> Any:
+    peer, own = name.split(".")
+    return getattr(getattr(presets, peer), own)
+
+
+def assert_agrees(row: Row, theirs: list[float]) -> None:
+    """To 1e-12 of the largest value at every update."""
+    ours = np.array([row.build()(t) for t in range(row.updates)])
+    largest = np.abs(theirs).max()
+    assert len(theirs) == row.updates >= 60
+    assert largest > 0
+    worst = np.abs(ours - theirs).argmax()
+    assert abs(ours[worst] - theirs[worst]) <= 1e-12 * largest, (worst, ours[worst], theirs[worst])
+
+
+def test_every_preset_and_every_argument_is_in_a_row() -> None:
+    rows = {name: [r for r in ROWS if f"{r.peer}.{r.name}" == name] for name in NAMES}
+    assert {name for name in NAMES if not rows[name]} == CONTROLS
+    for name in {*NAMES} - CONTROLS:
+        given = {argument for row in rows[name] for argument in row.arguments}
+        assert {*inspect.signature(preset(name)).parameters} - given == set(), name
+
+
+@every_row
+def test_a_preset_has_the_values_of_the_peer(row: Row) -> None:
+    assert_agrees(row, row.theirs())
+
+
+@every_row
+def test_a_preset_has_the_values_of_its_closed_form(row: Row) -> None:
+    assert_agrees(row, [row.formula(t) for t in range(row.updates)])
+
+
+@every_row
+def test_a_preset_is_written_as_text_and_json_and_read_again(row: Row) -> None:
+    curve = row.build()
+    t = np.arange(row.updates)
+    assert repr(curve).startswith(f"presets.{row.peer}.{row.name}(")
+    again = [fe.from_json(curve.to_json(), like=curve)]
+    if "function(" not in repr(curve):
+        again.append(fe.parse(repr(curve)))
+    for other in again:
+        assert other == curve
+        assert repr(other) == repr(curve)
+        assert other(t).tolist() == curve(t).tolist()
+    assert curve.by("epoch")(epoch=t).tolist() == curve(t).tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_says_what_it_is(name: str) -> None:
+    text = preset(name).__doc__
+    assert text.splitlines()[0].endswith(".")
+    assert ">>>" in text
+    parameters = inspect.signature(preset(name)).parameters.values()
+    assert {p.kind for p in parameters} <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    assert all(p.name in text for p in parameters)
+
+
+def test_a_preset_of_one_peer_is_not_that_of_another() -> None:
+    assert len({*NAMES}) == len(NAMES)
+    assert fe.parse("presets.torch.StepLR(1, step_size=5)")(5) == 0.1
+    with pytest.raises(ValueError, match=r"no function 'presets.torch.StepLr'; did you mean 'pres"):
+        fe.parse("presets.torch.StepLr(1, step_size=5)")
+    with pytest.raises(ValueError, match=r"no function 'presets\.nobody\.StepLR'; "):
+        fe.parse("presets.nobody.StepLR(1, step_size=5)")
+    with pytest.raises(ValueError, match=r"no method 'torch'|not a part of an expression"):
+        fe.parse("presets.torch")
+    with pytest.raises(ValueError, match="presets can't be the name of a part"):
+        fe.parse("presets = 1; presets")
+
+
+# what each argument refuses
+FINITE = [np.nan, np.inf, None, "1", True]
+LEAST_0, ABOVE_0 = [*FINITE, -1.0], [*FINITE, -1.0, 0.0]
+COUNT = [*LEAST_0, 1.5]
+CHOICE, FLAG = ["nonsense", 3], [None, 1, "yes"]
+LIST = [5, "abc", None, [None], ["1"]]
+
+
+def or_none(values: list[Any]) -> list[Any]:
+    return [value for value in values if value is not None]
+
+
+BAD: dict[str, dict[str, list[Any]]] = {
+    "torch.LambdaLR": {"base": FINITE, "lr_lambda": [None, "f", True]},
+    "torch.MultiplicativeLR": {"base": FINITE, "lr_lambda": [None, "f"]},
+    "torch.StepLR": {"base": FINITE, "step_size": ABOVE_0, "gamma": LEAST_0},
+    "torch.MultiStepLR": {"base": FINITE, "milestones": [*LIST, [-1]], "gamma": LEAST_0},
+    "torch.ConstantLR": {"base": FINITE, "factor": [*LEAST_0, 1.1], "total_iters": ABOVE_0},
+    "torch.LinearLR": {
+        "base": FINITE,
+        "start_factor": [*ABOVE_0, 1.1],
+        "end_factor": [*LEAST_0, 1.1],
+        "total_iters": ABOVE_0,
+    },
+    "torch.ExponentialLR": {"base": FINITE, "gamma": ABOVE_0},
+    "torch.PolynomialLR": {"base": FINITE, "total_iters": ABOVE_0, "power": LEAST_0},
+    "torch.CosineAnnealingLR": {"base": FINITE, "T_max": ABOVE_0, "eta_min": FINITE},
+    "torch.CosineAnnealingWarmRestarts": {
+        "base": FINITE,
+        "T_0": ABOVE_0,
+        "T_mult": [*COUNT, 0],
+        "eta_min": FINITE,
+    },
+    "torch.CyclicLR": {
+        "base_lr": FINITE,
+        "max_lr": FINITE,
+        "step_size_up": ABOVE_0,
+        "step_size_down": or_none(ABOVE_0),
+        "mode": CHOICE,
+        "gamma": ABOVE_0,
+        "scale_fn": ["f", True],
+        "scale_mode": CHOICE,
+    },
+    "torch.OneCycleLR": {
+        "max_lr": FINITE,
+        "total_steps": [*COUNT, 0],
+        "epochs": [*or_none(COUNT), 0],
+        "steps_per_epoch": [*or_none(COUNT), 0],
+        "pct_start": [*LEAST_0, 0.0, 1e-3, 1.0, 1.5],
+        "anneal_strategy": [*CHOICE, "cosine"],
+        "div_factor": ABOVE_0,
+        "final_div_factor": ABOVE_0,
+        "three_phase": [*FLAG],
+    },
+    "torch.SequentialLR": {
+        "schedulers": [*LIST, [], [1.0]],
+        "milestones": [*LIST, [0], [10, 20]],
+    },
+    "torch.ChainedScheduler": {"schedulers": [*LIST, []], "base": ABOVE_0},
+    "torch.ReduceLROnPlateau": {
+        "base": ABOVE_0,
+        "mode": CHOICE,
+        "factor": [*ABOVE_0, 1.0],
+        "patience": COUNT,
+        "threshold": LEAST_0,
+        "threshold_mode": CHOICE,
+        "cooldown": COUNT,
+        "min_lr": [*LEAST_0, 1e9],
+        "eps": LEAST_0,
+    },
+    "torch.SWALR": {
+        "base": FINITE,
+        "swa_lr": FINITE,
+        "anneal_epochs": COUNT,
+        "anneal_strategy": [*CHOICE, "cosine"],
+    },
+}
+CASES = [
+    (name, argument) for name in NAMES for argument in inspect.signature(preset(name)).parameters
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_a_bad_argument_is_refused_by_name(name: str, argument: str) -> None:
+    good: dict[str, Any] = {"base": 0.3}
+    if name not in CONTROLS:
+        row = next(r for r in ROWS if f"{r.peer}.{r.name}" == name and argument in r.arguments)
+        good = row.given()
+    for bad in BAD[name][argument]:
+        with pytest.raises((TypeError, ValueError), match=rf"^presets\.{name}: .*\b{argument}\b"):
+            preset(name)(**{**good, argument: bad})
+
+
+def test_plateau_follows_that_of_torch() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        options: dict[str, Any] = {
+            "mode": str(random.choice(["min", "max"])),
+            "factor": float(random.choice([0.1, 0.5, 0.9])),
+            "patience": int(random.integers(0, 5)),
+            "threshold": float(random.choice([0.0, 1e-4, 0.05])),
+            "threshold_mode": str(random.choice(["rel", "abs"])),
+            "cooldown": int(random.integers(0, 4)),
+            "min_lr": float(random.choice([0.0, 0.02])),
+            "eps": float(random.choice([1e-8, 1e-3])),
+        }
+        optimizer = optimizer_with(0.3)
+        theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
+        ours = presets.torch.ReduceLROnPlateau(0.3, **options)
+        losses = np.round(np.cumprod(random.choice([0.9, 1.0, 1.05, 1.001], size=60)), 4)
+        losses[random.random(60) < 0.03] = np.nan
+        for loss in losses.tolist():
+            theirs.step(loss)
+            ours.observe(loss)
+            assert ours.value == optimizer.param_groups[0]["lr"], options
+
+
+def test_plateau_drives_an_optimizer_and_is_saved() -> None:
+    lr = presets.torch.ReduceLROnPlateau(0.5, factor=0.5, patience=0)
+    assert fe.parse("presets.torch.ReduceLROnPlateau(0.5, factor=0.5, patience=0)") == lr
+    assert fe.from_json(lr.to_json()) == lr
+    opt = fs.SGD(np.ones(3), lr=lr)
+    for _ in range(3):
+        opt.step(np.ones(3), loss=1.0)
+    again = fs.SGD(np.ones(3), lr=presets.torch.ReduceLROnPlateau(0.5, factor=0.5, patience=0))
+    again.load_state_dict(opt.state_dict())
+    assert [o.schedules["lr"].value for o in (opt, again)] == [0.5 * 0.5**2] * 2
+
+
+def test_plateau_is_right_where_torch_is_not() -> None:
+    lr = presets.torch.ReduceLROnPlateau(1.0, factor=0.5, patience=0, threshold=0.1)
+    optimizer = optimizer_with(1.0)
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=0, threshold=0.1
+    )
+    for loss in (-1.0, -1.0):  # no better, but better than -0.9
+        lr.observe(loss)
+        theirs.step(loss)
+    assert (lr.value, optimizer.param_groups[0]["lr"]) == (0.5, 1.0)
+
+
+def test_torch_stays_at_the_first_value_where_its_constant_part_is_empty() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    optimizer = optimizer_with(1.0)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5, total_iters=0)
+    optimizer.step()
+    scheduler.step()
+    assert scheduler.get_last_lr() == [0.5]
+    assert scheduler._get_closed_form_lr() == [1.0]  # its own formula
+
+
+def test_torch_drifts_from_its_own_formula_in_many_periods() -> None:
+    row = Row("torch.CosineAnnealingLR", 20_000, base=0.3, T_max=20, eta_min=0.01)
+    off = np.abs(np.array(row.theirs()) - row.build()(range(row.updates))) / 0.3
+    assert off[:2000].max() < 1e-11
+    assert off.max() > 1e-12
+    own = np.array([row.formula(t) for t in range(row.updates)])
+    assert np.abs(row.build()(range(row.updates)) - own).max() < 1e-12
+
+
+def test_one_cycle_is_held_where_torch_rises_and_then_fails() -> None:
+    ours = presets.torch.OneCycleLR(1.0, total_steps=10)([9, 10, 99])
+    assert ours.tolist() == [1 / 25 / 1e4] * 3
+    longer = Row("torch.OneCycleLR", 11, max_lr=1.0, total_steps=10).theirs()
+    assert longer[10] > 0.04
+    with pytest.raises(ValueError, match="Tried to step 11 times"):
+        Row("torch.OneCycleLR", 12, max_lr=1.0, total_steps=10).theirs()
