@@ -252,7 +252,8 @@ _CHOICES = "by kind shape mode anneal_strategy distribution"
 # what each argument is, by its name, but for a few that are something else in one curve
 _KINDS = [
     ("value", [*FINITE, 10**400]),
-    ("start end low high peak offset scale lower upper base", FINITE),
+    ("beta1 beta3", [*ABOVE_0, 1, 1.5]),
+    ("start end low high peak offset scale lower upper base alpha", FINITE),
     ("length every timescale dim up gamma div_factor final_div_factor rate", ABOVE_0),
     ("factor exponent warmup stable power", LEAST_0),
     ("total pct_start", [*ABOVE_0, 1e-3]),

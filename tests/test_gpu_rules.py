@@ -18,22 +18,23 @@ def full(cupy: Any, value: float) -> Any:
 
 
 @pytest.mark.parametrize("behind", [None, 0, 3, 7])
+@pytest.mark.parametrize(
+    ("rule", "setting"), [(fs.NAdam, "momentum_decay"), (fs.ScheduleFreeAdamW, "lr")]
+)
 def test_what_updates_hand_on_is_that_of_the_updates_that_applied(
-    cupy: Any, behind: int | None
+    cupy: Any, behind: int | None, rule: Any, setting: str
 ) -> None:
     emulation.cuda.driver.behind = behind
-    values = (1.0, np.nan, 1.0, np.nan, np.nan, 1.0, 2.0, np.nan, 1.0, 1.0)
+    gradients = (1.0, np.nan, 1.0, np.nan, np.nan, 1.0, 2.0, np.nan, 1.0, 1.0)
     params, expected = full(cupy, 1), np.ones(3, np.float32)
     decay = fs.schedules.linear(0.5, 0.1, length=4, by="epoch")  # not of the updates alone
-    for momentum_decay in (0.3, decay):
-        opt, host = (
-            fs.NAdam(p, lr=0.1, momentum_decay=momentum_decay, nonfinite="skip")
-            for p in (params, expected)
-        )
-        for step, value in enumerate(values):
+    for value in (0.3, decay):
+        options = {"lr": 0.1, setting: value}
+        opt, host = (rule(p, **options, nonfinite="skip") for p in (params, expected))
+        for step, gradient in enumerate(gradients):
             clock = fs.Clock(epoch=step / 3)
-            opt.step(full(cupy, value), clock=clock)
-            host.step(np.full(3, value, np.float32), clock=clock)
+            opt.step(full(cupy, gradient), clock=clock)
+            host.step(np.full(3, gradient, np.float32), clock=clock)
             if step == 5:
                 opt.betas = host.betas = (0.5, 0.9)
         assert np.array_equal(params.get(), expected)

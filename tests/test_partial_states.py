@@ -127,16 +127,15 @@ def test_a_reset_optimizer_takes_the_steps_of_a_new_one(row: Row) -> None:
 
     tree = params("a", "b")
     opt = build(tree)
-    beginning = plain(opt.state_dict())
     for step in range(3):
         opt.step(gradients(tree, step), loss=1.0)
     opt.accumulate(gradients(tree, 3), 2)
     kept = {name: p.copy() for name, p in tree.items()}
     opt.reset()
-    assert plain(opt.state_dict()) == beginning
+    new = build(kept)
+    assert plain(opt.state_dict()) == plain(new.state_dict())
     assert plain(tree) == plain(kept)
     assert opt.lr == 0.5
-    new = build(kept)
     for step in range(3):
         assert opt.step(gradients(tree, step), loss=1.0) == new.step(
             gradients(kept, step), loss=1.0

@@ -154,12 +154,15 @@ def test_fifty_steps_agree_with_optax(
 def test_schedule_free_agrees_with_optax(double_jax: Any, weight_decay: float, warmup: int) -> None:
     import optax
 
-    def rate(n: Any) -> Any:  # optax's own warm-up begins at 0, too, but is in float32
+    # its own warm-up is in float32; and it would weigh an update by the rate of the next one
+    def rate(n: Any) -> Any:
         return 0.02 * double_jax.numpy.minimum(n.astype(np.float64) / warmup, 1.0)
 
-    theirs = rate if warmup else 0.02
-    base = optax.adamw(theirs, b1=0.0, b2=0.97, weight_decay=weight_decay)
-    transform = optax.contrib.schedule_free(base, theirs, b1=0.85)
+    def weighed(n: Any) -> Any:
+        return rate(n - 1)
+
+    base = optax.adamw(rate if warmup else 0.02, b1=0.0, b2=0.97, weight_decay=weight_decay)
+    transform = optax.contrib.schedule_free(base, weighed if warmup else 0.02, b1=0.85)
     lr = schedules.warmup_constant(0.02, warmup) if warmup else 0.02
     params = arrays(SIZES, np.float64, 0)
     opt = fs.ScheduleFreeAdamW(params, lr=lr, betas=BETAS, weight_decay=weight_decay)
