@@ -42,19 +42,30 @@ def gradients(dtype: type) -> list[list[Array]]:
     return [arrays(SIZES, dtype, seed) for seed in range(1, STEPS + 1)]
 
 
+IN_TORCH = ("sgd", "adam", "nadam", "radam", "rmsprop", "adagrad", "adamax", "adadelta", "rprop")
+NOT_IN_TORCH = ("eps_in_sqrt", "lr_in_momentum")
+INITIAL = "initial_accumulator_value"
+EPS_MODES = {"adamax": "max", "radam": "hat"}
+
+
 def in_torch(row: Row) -> tuple[str, dict[str, Any]] | None:
     """The torch optimizer and options that mean the same, if there is one."""
     h = row.full
-    decoupled_sgd = row.rule == "sgd" and h["decoupled_weight_decay"] and h["weight_decay"] != 0
-    if row.rule not in ("sgd", "adam", "nadam", "radam") or decoupled_sgd:
+    if row.rule not in IN_TORCH or any(h.get(name) for name in NOT_IN_TORCH):
         return None
-    eps_mode = "hat" if row.rule == "radam" else "after"
-    if h.get("eps_mode", eps_mode) != eps_mode or not h.get("bias_correction", True):
+    elsewhere = row.optimizer is not fs.AdamW and row.rule not in ("nadam", "radam")
+    if elsewhere and h.get("decoupled_weight_decay") and h["weight_decay"] != 0:
         return None
-    same = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize", "eps", "betas")
-    options = {name: h[name] for name in (*same, "amsgrad") if name in h}
-    if row.rule in ("nadam", "radam"):
-        options |= {n: h[n] for n in ("momentum_decay", "decoupled_weight_decay") if n in h}
+    if h.get("eps_mode") not in (None, EPS_MODES.get(row.rule, "after")):
+        return None
+    if not h.get("bias_correction", True) or (row.rule == "rmsprop" and h[INITIAL] != 0):
+        return None
+    left_out = {"eps_mode", "bias_correction", *NOT_IN_TORCH}
+    if row.rule != "adagrad":
+        left_out.add(INITIAL)
+    if row.rule not in ("nadam", "radam"):
+        left_out.add("decoupled_weight_decay")
+    options = {name: value for name, value in h.items() if name not in left_out}
     return row.optimizer.__name__, options
 
 

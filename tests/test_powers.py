@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fusestep as fs
-from tables.oracle import power
+from tables.updates import power
 
 
 def updated(plan: Any, times: int) -> None:

@@ -35,8 +35,10 @@ def test_every_number_of_every_optimizer_may_be_an_expression(row: Any) -> None:
         if (name, getattr(hand, name)) == ("momentum", 0.0) or name == "dampening":
             continue
         curves[name] = schedules.exponential(getattr(hand, name), 0.9 + 0.01 * i, every=3)
-    if hasattr(hand, "betas"):
-        curves["betas"] = tuple(schedules.linear(b, b / 2, length=10) for b in hand.betas)
+    for name, factor in (("betas", 0.5), ("etas", 1.5), ("step_sizes", 0.5)):
+        if hasattr(hand, name):
+            pair = getattr(hand, name)
+            curves[name] = tuple(schedules.linear(x, factor * x, length=10) for x in pair)
     curve = build(by_curve, **{**options, **curves})
     for t in range(6):
         for name, expression in curves.items():

@@ -70,4 +70,12 @@ FUSESTEP_INLINE T maximum(T a, T b) {
     return (a >= b || a != a) ? a : b;
 }
 
+// 1 or -1; a zero or a NaN stays what it is.
+template <class T>
+FUSESTEP_INLINE T sign(T x) {
+    // one choice after the other: GCC leaves a loop with a choice in a choice scalar
+    const T above = x > T(0) ? T(1) : x;
+    return x < T(0) ? T(-1) : above;
+}
+
 }  // namespace fusestep

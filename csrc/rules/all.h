@@ -1,11 +1,17 @@
 // Every update rule, one line each, and the sizes that follow from the list.
 #pragma once
+#include "adadelta.h"
+#include "adagrad.h"
 #include "adam.h"
+#include "adamax.h"
 #include "ademamix.h"
 #include "adopt.h"
 #include "lamb.h"
+#include "lion.h"
 #include "nadam.h"
 #include "radam.h"
+#include "rmsprop.h"
+#include "rprop.h"
 #include "schedule_free.h"
 #include "sgd.h"
 
@@ -19,6 +25,12 @@
     RULE(AdEMAMix)           \
     RULE(ScheduleFreeSgd)    \
     RULE(ScheduleFreeAdamW)  \
+    RULE(Lion)               \
+    RULE(Rmsprop)            \
+    RULE(Adagrad)            \
+    RULE(Adamax)             \
+    RULE(Adadelta)           \
+    RULE(Rprop)              \
     RULE(Lamb)
 
 namespace fusestep {

@@ -8,38 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from decimal import Decimal, localcontext
-from fractions import Fraction
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from . import roots
+from .updates import Array, State, power
+from .updates import decayed as _decayed
+
 LANES, BLOCK = 16, 1024
-
-Array = np.ndarray[Any, Any]
-
-
-class State(dict[str, Array]):
-    """The arrays of a parameter by name, and the values that its updates hand on."""
-
-    def __init__(self, arrays: dict[str, Array]) -> None:
-        super().__init__(arrays)
-        self.handed_on: dict[str, float] = {}
-
-
-@cache
-def power(base: float, n: int) -> float:
-    """Rounded once from the exact value, which a library's pow does not promise."""
-    return float(Fraction(base) ** n)
-
-
-def _decayed(h: dict[str, Any], decoupled: bool, p: Array, g: Array) -> tuple[Array, Array]:
-    real = p.dtype.type
-    if decoupled:
-        return p * real(1.0 - h["lr"] * h["weight_decay"]), g
-    if h["weight_decay"] != 0:
-        return p, g + real(h["weight_decay"]) * p
-    return p, g
 
 
 def sgd(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
@@ -216,6 +194,7 @@ UPDATES: dict[str, Callable[..., Array]] = {
     "ademamix": ademamix,
     "schedule_free_sgd": schedule_free_sgd,
     "schedule_free_adamw": schedule_free_adamw,
+    **roots.UPDATES,
     "lamb": lamb,
 }
 
@@ -239,6 +218,7 @@ STATES = {
     "ademamix": lambda h: ["m", "m_slow", "v"],
     "schedule_free_sgd": lambda h: ["z"],
     "schedule_free_adamw": lambda h: ["z", "v"],
+    **roots.STATES,
     "lamb": _of_adam,
 }
 # those that begin as something else than zeros

@@ -72,6 +72,48 @@ _SCHEDULE_FREE = {
 }
 _SCHEDULE_FREE_SGD = {"lr": 1.0, "momentum": 0.9, **_SCHEDULE_FREE}
 _SCHEDULE_FREE_ADAMW = {"lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8, **_SCHEDULE_FREE}
+_LION = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0, "maximize": False}
+_RMSPROP = {
+    "lr": 1e-2,
+    "alpha": 0.99,
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "momentum": 0.0,
+    "centered": False,
+    "eps_in_sqrt": False,
+    "lr_in_momentum": False,
+    "initial_accumulator_value": 0.0,
+    "decoupled_weight_decay": False,
+    "maximize": False,
+}
+_ADAGRAD = {
+    "lr": 1e-2,
+    "lr_decay": 0.0,
+    "eps": 1e-10,
+    "weight_decay": 0.0,
+    "eps_in_sqrt": False,
+    "initial_accumulator_value": 0.0,
+    "decoupled_weight_decay": False,
+    "maximize": False,
+}
+_ADAMAX = {
+    "lr": 2e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "eps_mode": "max",
+    "decoupled_weight_decay": False,
+    "maximize": False,
+}
+_ADADELTA = {
+    "lr": 1.0,
+    "rho": 0.9,
+    "eps": 1e-6,
+    "weight_decay": 0.0,
+    "decoupled_weight_decay": False,
+    "maximize": False,
+}
+_RPROP = {"lr": 1e-2, "etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0), "maximize": False}
 _LAMB = {
     "lr": 1e-3,
     "betas": (0.9, 0.999),
@@ -211,6 +253,66 @@ ROWS: list[Row] = [
         _SCHEDULE_FREE_ADAMW,
         {"lr": 0.02, "betas": (0.7, 0.95), "weight_decay": 0.1, "warmup_steps": 4.0, "eps": 1e-3},
         {"lr": 0.02, "r": 0.5, "weight_lr_power": 1.5, "weight_decay": 0.1, "maximize": True},
+    ),
+    *_rows(
+        "lion",
+        fs.Lion,
+        _LION,
+        {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.3},
+        {"lr": 0.02, "betas": (0.0, 0.0), "weight_decay": 0.1, "maximize": True},
+    ),
+    *_rows(
+        "rmsprop",
+        fs.RMSprop,
+        _RMSPROP,
+        {"lr": 0.02, "alpha": 0.9, "weight_decay": 0.1},
+        {"lr": 0.02, "centered": True, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.02, "momentum": 0.7, "weight_decay": 0.1},
+        {"lr": 0.02, "momentum": 0.7, "centered": True, "weight_decay": 0.1},
+        {"lr": 0.02, "centered": True, "eps_in_sqrt": True, "alpha": 0.5},
+        {"lr": 0.02, "momentum": 0.7, "centered": True, "initial_accumulator_value": 0.5},
+        {
+            "lr": 0.02,
+            "alpha": 0.9,
+            "eps": 1e-7,
+            "weight_decay": 0.1,
+            "momentum": 0.9,
+            "eps_in_sqrt": True,
+            "lr_in_momentum": True,
+            "initial_accumulator_value": 1.0,
+            "decoupled_weight_decay": True,
+            "maximize": True,
+        },
+    ),
+    *_rows(
+        "adagrad",
+        fs.Adagrad,
+        _ADAGRAD,
+        {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "eps": 1e-3},
+        {"lr": 0.1, "eps_in_sqrt": True, "initial_accumulator_value": 0.1, "maximize": True},
+        {"lr": 0.1, "lr_decay": 0.5, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
+    *_rows(
+        "adamax",
+        fs.Adamax,
+        _ADAMAX,
+        {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1, "eps": 1e-3},
+        {"lr": 0.02, "eps_mode": "after", "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.02, "betas": (0.0, 0.5), "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
+    *_rows(
+        "adadelta",
+        fs.Adadelta,
+        _ADADELTA,
+        {"lr": 0.5, "rho": 0.95, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.5, "rho": 0.5, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
+    *_rows(
+        "rprop",
+        fs.Rprop,
+        _RPROP,
+        {"lr": 0.1, "etas": (0.25, 1.5), "step_sizes": (0.01, 0.2)},
+        {"lr": 0.1, "etas": (0.7, 1.3), "maximize": True},
     ),
     *_rows(
         "lamb",

@@ -1,13 +1,19 @@
 """The optimizers, in order of increasing complexity."""
 
+from .adadelta import Adadelta
+from .adagrad import Adagrad
 from .adam import AdaBelief, Adam, AdamW
+from .adamax import Adamax
 from .ademamix import AdEMAMix
 from .adopt import ADOPT
 from .base import Optimizer
 from .groups import Group
 from .lamb import LAMB
+from .lion import Lion
 from .nadam import NAdam
 from .radam import RAdam
+from .rmsprop import RMSprop
+from .rprop import Rprop
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from .sgd import SGD
 
@@ -17,12 +23,18 @@ __all__ = [
     "SGD",
     "AdEMAMix",
     "AdaBelief",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "Group",
+    "Lion",
     "NAdam",
     "Optimizer",
     "RAdam",
+    "RMSprop",
+    "Rprop",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
 ]

@@ -16,14 +16,13 @@ from .settings import Settings
 class Group(Declared):
     """Some of an optimizer's parameters, with settings of their own.
 
-    Every setting that optimizers have for each group is an attribute here too: reading gives the
+    Every setting that an optimizer has for each group is an attribute here too: reading gives the
     value in force for the group, assigning sets it for this group alone.
     """
 
     __slots__ = ("_index", "_match", "_paths", "_settings")
 
     lr: Scalar = Scalar(1e-3)
-    weight_decay: Scalar = Scalar(0.0)
     maximize: Final[bool] = flag(False)
 
     def __init__(
