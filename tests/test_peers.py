@@ -46,12 +46,16 @@ IN_TORCH = ("sgd", "adam", "nadam", "radam", "rmsprop", "adagrad", "adamax", "ad
 NOT_IN_TORCH = ("eps_in_sqrt", "lr_in_momentum")
 INITIAL = "initial_accumulator_value"
 EPS_MODES = {"adamax": "max", "radam": "hat"}
+# what torch's Adam and AdamW do not have
+OPTIONS_OF_TIMM = {"nesterov", "cautious", "update_clip", "cautious_decay", "decay_by"}
 
 
 def in_torch(row: Row) -> tuple[str, dict[str, Any]] | None:
     """The torch optimizer and options that mean the same, if there is one."""
     h = row.full
     if row.rule not in IN_TORCH or any(h.get(name) for name in NOT_IN_TORCH):
+        return None
+    if row.rule == "adam" and row.options.keys() & OPTIONS_OF_TIMM:
         return None
     elsewhere = row.optimizer is not fs.AdamW and row.rule not in ("nadam", "radam")
     if elsewhere and h.get("decoupled_weight_decay") and h["weight_decay"] != 0:
@@ -147,11 +151,101 @@ def test_a_parameter_frozen_for_some_steps_agrees_with_torch(dtype: type) -> Non
     path.assert_agrees([tensor.detach().numpy() for tensor in tensors])
 
 
+TIMM: list[tuple[str, dict[str, Any], type[fs.optim.Optimizer], dict[str, Any]]] = [
+    ("AdamWLegacy", {"caution": True}, fs.AdamW, {"cautious": True}),
+    (
+        "AdamWLegacy",
+        {"clipping_threshold": 0.5, "amsgrad": True},
+        fs.AdamW,
+        {"update_clip": 0.5, "amsgrad": True},
+    ),
+    ("AdamWLegacy", {"corrected_weight_decay": True}, fs.AdamW, {"decay_by": "max_lr"}),
+    ("NAdamW", {}, fs.AdamW, {"nesterov": True}),
+    (
+        "NAdamW",
+        {"caution": True, "clipping_threshold": 0.5, "corrected_weight_decay": True},
+        fs.AdamW,
+        {"nesterov": True, "cautious": True, "update_clip": 0.5, "decay_by": "max_lr"},
+    ),
+    ("Lamb", {"max_grad_norm": None}, fs.LAMB, {}),
+    (
+        "Lamb",
+        {"max_grad_norm": 1.0, "trust_clip": True},
+        fs.LAMB,
+        {"clip_norm": 1.0, "trust_clip": True},
+    ),
+    (
+        "Lamb",
+        {"weight_decay": 0.0, "always_adapt": True, "grad_averaging": False},
+        fs.LAMB,
+        {"weight_decay": 0.0, "always_adapt": True, "grad_averaging": False, "clip_norm": 1.0},
+    ),
+    ("Lars", {"trust_coeff": 0.02, "eps": 0.3}, fs.LARS, {"trust_coefficient": 0.02, "eps": 0.3}),
+    (
+        "Lars",
+        {"momentum": 0.9, "nesterov": True, "trust_clip": True},
+        fs.LARS,
+        {"momentum": 0.9, "nesterov": True, "trust_clip": True},
+    ),
+    (
+        "Lars",
+        {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.0, "always_adapt": True},
+        fs.LARS,
+        {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.0, "always_adapt": True},
+    ),
+]
+
+
+def follow(ours: fs.optim.Optimizer, theirs: Any, params: list[Array], tensors: Any) -> None:
+    """Fifty steps of both, at a rate that falls."""
+    torch = pytest.importorskip("torch")
+    path, lr = Path(params), ours.lr
+    for step, grads in enumerate(gradients(np.float64)):
+        ours.lr = theirs.param_groups[0]["lr"] = lr * (1.0 - step / 100)
+        ours.step(grads)
+        path.note()
+        for tensor, grad in zip(tensors, grads, strict=True):
+            tensor.grad = torch.from_numpy(grad.copy())
+        theirs.step()
+    path.assert_agrees([tensor.detach().numpy() for tensor in tensors])
+
+
+@pytest.mark.parametrize(("name", "theirs", "optimizer", "ours"), TIMM, ids=str)
+def test_fifty_steps_agree_with_timm(
+    name: str, theirs: dict[str, Any], optimizer: Any, ours: dict[str, Any]
+) -> None:
+    timm = pytest.importorskip("timm.optim", reason="timm is not installed")
+    torch = pytest.importorskip("torch")
+    common = {"lr": 0.02, "weight_decay": 0.1}
+    more = {"max_lr": 0.02} if "decay_by" in ours else {}
+    params = arrays(SIZES, np.float64, 0)
+    tensors = [torch.from_numpy(p.copy()).requires_grad_() for p in params]
+    peer = getattr(timm, name)(tensors, **{**common, "foreach": False, **theirs})
+    follow(optimizer(params, **{**common, **more, **ours}), peer, params, tensors)
+
+
+@pytest.mark.parametrize("decay_by", ["lr", "schedule"])
+def test_fifty_steps_agree_with_optimi(decay_by: Any) -> None:
+    optimi = pytest.importorskip("optimi", reason="torch-optimi is not installed")
+    torch = pytest.importorskip("torch")
+    decouples = decay_by == "schedule"
+    params = arrays(SIZES, np.float64, 0)
+    tensors = [torch.from_numpy(p.copy()).requires_grad_() for p in params]
+    common: dict[str, Any] = {"lr": 0.02, "betas": (0.9, 0.97)}
+    common["weight_decay"] = 9e-4 if decouples else 0.1
+    max_lr = 0.02 if decouples else None
+    ours = fs.StableAdamW(params, **common, decay_by=decay_by, max_lr=max_lr)
+    alone = {"foreach": False, "triton": False}
+    theirs = optimi.StableAdamW(tensors, **common, decouple_lr=decouples, **alone)
+    follow(ours, theirs, params, tensors)
+
+
 OPTAX = [
     ("adamw", fs.AdamW, {"weight_decay": 0.1}, {"weight_decay": 0.1}),
     ("adam", fs.Adam, {"betas": (0.8, 0.95)}, {"b1": 0.8, "b2": 0.95}),
     ("sgd", fs.SGD, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "nesterov": True}),
     ("adabelief", fs.AdaBelief, {}, {}),
+    ("lamb", fs.LAMB, {"weight_decay": 0.1}, {"weight_decay": 0.1}),
 ]
 
 

@@ -7,6 +7,7 @@
 #include "ademamix.h"
 #include "adopt.h"
 #include "lamb.h"
+#include "lars.h"
 #include "lion.h"
 #include "nadam.h"
 #include "radam.h"
@@ -14,6 +15,7 @@
 #include "rprop.h"
 #include "schedule_free.h"
 #include "sgd.h"
+#include "stable_adamw.h"
 
 #define FUSESTEP_RULES(RULE) \
     RULE(Sgd)                \
@@ -31,7 +33,9 @@
     RULE(Adamax)             \
     RULE(Adadelta)           \
     RULE(Rprop)              \
-    RULE(Lamb)
+    RULE(Lamb)               \
+    RULE(Lars)               \
+    RULE(StableAdamW)
 
 namespace fusestep {
 

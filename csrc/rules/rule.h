@@ -42,7 +42,8 @@
 
 namespace fusestep {
 
-// One hyper-parameter. A flag is 0 or 1 and fixed when the optimizer is built.
+// One hyper-parameter. A flag is 0 or 1, or one of a few choices, and fixed when the optimizer is
+// built.
 struct Column {
     const char* name;
     double lower;
@@ -58,6 +59,10 @@ constexpr Column positive(const char* name) { return number(name, kAboveZero); }
 constexpr Column fraction(const char* name) { return {name, 0.0, 1.0, true, false}; }
 constexpr Column between_zero_and_one(const char* name) {
     return {name, kAboveZero, 1.0, true, false};
+}
+// One of so many, numbered from 0.
+constexpr Column choice(const char* name, int choices) {
+    return {name, 0.0, choices - 1.0, false, true};
 }
 constexpr Column flag(const char* name) { return {name, 0.0, 1.0, false, true}; }
 

@@ -21,6 +21,7 @@ from .expression import Expression
 from .optim import (
     ADOPT,
     LAMB,
+    LARS,
     SGD,
     AdaBelief,
     Adadelta,
@@ -37,6 +38,7 @@ from .optim import (
     Rprop,
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
+    StableAdamW,
 )
 from .renamed import renamed
 
@@ -47,6 +49,7 @@ __version__: str = str(_core.build_info()["version"])
 __all__ = [
     "ADOPT",
     "LAMB",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "AdaBelief",
@@ -67,6 +70,7 @@ __all__ = [
     "Rprop",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
+    "StableAdamW",
     "StateError",
     "StepInfo",
     "batch_sizes",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import roots
-from .updates import Array, State, power
+from .updates import Array, State, decay_factor, power
 from .updates import decayed as _decayed
 
 LANES, BLOCK = 16, 1024
@@ -35,6 +35,7 @@ def adam(
     h: dict[str, Any], t: int, p: Array, g: Array, state: State, belief: bool = False
 ) -> Array:
     real = p.dtype.type
+    before = p
     beta1, beta2 = h["betas"]
     c1 = root_c2 = 1.0
     if h["bias_correction"]:
@@ -54,7 +55,21 @@ def adam(
     if h["amsgrad"]:
         v = state["v_max"] = np.maximum(state["v_max"], v)
     d = np.sqrt(v) * correction + real(h["eps"])
-    return p - step * m / d
+    if h.get("nesterov"):
+        m = m + real(1.0 - beta1) * (g - m)
+    keeps = np.ones(g.shape, bool)
+    length = np.float64(step)
+    if h.get("update_clip") is not None and g.size > 0:
+        squares = lane_sum((g / d).astype(np.float64).ravel() ** 2)
+        excess = math.sqrt(squares / g.size) / float(real(h["update_clip"]))
+        length = length / excess if excess > 1.0 else length
+    if h.get("cautious") and g.size > 0:
+        keeps = m * g > 0
+        length = length * (g.size / max(float(np.count_nonzero(keeps)), 1e-3 * g.size))
+    if h.get("cautious_decay"):
+        towards_zero = ((m > 0) & (before > 0)) | ((m < 0) & (before < 0))
+        p = np.where(towards_zero, p, before)
+    return p - np.where(keeps, real(length) * m / d, real(0))
 
 
 def adabelief(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
@@ -164,23 +179,65 @@ def schedule_free_average(beta1: float, y: Array, z: Array) -> Array:
     return (z - y) * y.dtype.type(1.0 - 1.0 / beta1) + y
 
 
+def lars(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
+    real = p.dtype.type
+    decay, lr = real(h["weight_decay"]), real(h["lr"])
+    if h["weight_decay"] != 0 or h["always_adapt"]:
+        sizes, slopes = (lane_sum(x.astype(np.float64).ravel() ** 2) for x in (p, g))
+        ratio = np.float64(1.0)
+        if sizes > 0 and slopes > 0:
+            size, slope = (np.float64(math.sqrt(x)) for x in (sizes, slopes))
+            below = slope + np.float64(decay) * size + np.float64(real(h["eps"]))
+            ratio = np.float64(real(h["trust_coefficient"])) * size / below
+        if h["trust_clip"]:
+            ratio = ratio / np.float64(lr) if ratio < lr else np.float64(1.0)
+        g = (g + decay * p) * real(ratio)
+    if h["momentum"] != 0:
+        mu = real(h["momentum"])
+        b = g if t == 1 else mu * state["momentum"] + real(1.0 - h["dampening"]) * g
+        state["momentum"] = b
+        g = g + mu * b if h["nesterov"] else b
+    return p - lr * g
+
+
+def stable_adamw(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
+    real = p.dtype.type
+    beta1, beta2 = h["betas"]
+    rate1 = (1.0 - beta1) / (1.0 - power(beta1, t))
+    rate2 = (1.0 - beta2) / (1.0 - power(beta2, t))
+    m = state["m"] = state["m"] + real(rate1) * (g - state["m"])
+    v = state["v"] = real(1.0 - rate2) * state["v"] + real(rate2) * (g * g)
+    lr = np.float64(real(h["lr"]))
+    decay = np.float64(real(h["weight_decay"] * decay_factor(h)))
+    if g.size > 0:
+        ratios = (g * g / np.maximum(v, real(h["eps"] * h["eps"]))).astype(np.float64)
+        rms = math.sqrt(lane_sum(ratios.ravel()) / g.size)
+        lr = lr / rms if rms > 1.0 else lr
+    p = p * real(1.0 - lr * decay)
+    return p - real(lr) * m / (np.sqrt(v) + real(h["eps"]))
+
+
 def lamb(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
     real = p.dtype.type
+    coupled = h["weight_decay"] != 0 and not h["adam_w_mode"]
+    g = g + real(h["weight_decay"]) * p if coupled else g
+    weight = real(1.0 if h["grad_averaging"] else 1.0 / (1.0 - h["betas"][0]))
     beta1, beta2 = h["betas"]
     c1 = root_c2 = 1.0
     if h["bias_correction"]:
         c1 = 1.0 - power(beta1, t)
         root_c2 = math.sqrt(1.0 - power(beta2, t))
-    m = state["m"] = state["m"] + real(1.0 - beta1) * (g - state["m"])
+    m = state["m"] = state["m"] + real(1.0 - beta1) * (g * weight - state["m"])
     v = state["v"] = real(beta2) * state["v"] + real(1.0 - beta2) * (g * g)
     u = real(1.0 / c1) * m / (np.sqrt(v) * real(1.0 / root_c2) + real(h["eps"]))
     step = real(h["lr"])
-    if h["weight_decay"] != 0:
-        u = u + real(h["weight_decay"]) * p
+    if h["weight_decay"] != 0 or h["always_adapt"]:
+        u = u + real(h["weight_decay"]) * p if h["weight_decay"] != 0 and not coupled else u
         sizes, lengths = (lane_sum(x.astype(np.float64).ravel() ** 2) for x in (p, u))
         if sizes > 0 and lengths > 0:
             ratio = np.float64(math.sqrt(sizes)) / math.sqrt(lengths)
-            step = real(np.float64(step) * ratio)
+            clips = h["trust_clip"] and ratio > 1.0
+            step = step if clips else real(np.float64(step) * ratio)
     return p - step * u
 
 
@@ -196,6 +253,8 @@ UPDATES: dict[str, Callable[..., Array]] = {
     "schedule_free_adamw": schedule_free_adamw,
     **roots.UPDATES,
     "lamb": lamb,
+    "lars": lars,
+    "stable_adamw": stable_adamw,
 }
 
 
@@ -220,6 +279,8 @@ STATES = {
     "schedule_free_adamw": lambda h: ["z", "v"],
     **roots.STATES,
     "lamb": _of_adam,
+    "lars": _of_sgd,
+    "stable_adamw": _of_adam,
 }
 # those that begin as something else than zeros
 FIRST: dict[str, Callable[[Array], Array]] = {"z": np.copy}

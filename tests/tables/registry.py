@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fusestep as fs
-from fusestep import _core
 
 _SGD = {
     "lr": 1e-3,
@@ -27,7 +26,16 @@ _ADAM = {
     "eps_mode": "after",
     "maximize": False,
 }
-_BELIEF = {**_ADAM, "eps": 1e-16, "eps_root": 1e-16, "decoupled_weight_decay": False}
+_FAMILY = _ADAM.copy()
+_ADAM |= {"nesterov": False, "cautious": False, "update_clip": None}
+_ADAMW = {
+    **_ADAM,
+    "weight_decay": 0.01,
+    "cautious_decay": False,
+    "decay_by": "lr",
+    "max_lr": None,
+}
+_BELIEF = {**_FAMILY, "eps": 1e-16, "eps_root": 1e-16, "decoupled_weight_decay": False}
 _NADAM = {
     "lr": 2e-3,
     "betas": (0.9, 0.999),
@@ -120,6 +128,31 @@ _LAMB = {
     "eps": 1e-6,
     "weight_decay": 0.01,
     "bias_correction": True,
+    "grad_averaging": True,
+    "adam_w_mode": True,
+    "always_adapt": False,
+    "trust_clip": False,
+    "maximize": False,
+}
+_LARS = {
+    "lr": 1.0,
+    "momentum": 0.0,
+    "dampening": 0.0,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "trust_coefficient": 1e-3,
+    "eps": 1e-8,
+    "trust_clip": False,
+    "always_adapt": False,
+    "maximize": False,
+}
+_STABLE = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.99),
+    "eps": 1e-6,
+    "weight_decay": 0.01,
+    "decay_by": "lr",
+    "max_lr": None,
     "maximize": False,
 }
 
@@ -186,14 +219,33 @@ ROWS: list[Row] = [
         {"lr": 0.02, "bias_correction": False, "eps": 1e-3},
         {"lr": 0.02, "eps_mode": "hat", "eps": 1e-7},
         {"lr": 0.02, "eps_mode": "hat", "bias_correction": False, "amsgrad": True},
+        {"lr": 0.02, "nesterov": True, "weight_decay": 0.1},
+        {"lr": 0.02, "nesterov": True, "amsgrad": True, "maximize": True},
+        {"lr": 0.02, "cautious": True, "weight_decay": 0.1},
+        {"lr": 0.02, "update_clip": 0.7, "weight_decay": 0.1, "eps_mode": "hat"},
+        {"lr": 0.02, "cautious": True, "update_clip": 1.1, "nesterov": True, "amsgrad": True},
     ),
     *_rows(
         "adam",
         fs.AdamW,
-        {**_ADAM, "weight_decay": 0.01},
+        _ADAMW,
         {"lr": 0.02, "weight_decay": 0.3, "betas": (0.0, 0.5)},
         {"lr": 0.02, "weight_decay": 0.3, "amsgrad": True, "eps_mode": "hat"},
         {"lr": 0.02, "weight_decay": 0.3, "maximize": True, "bias_correction": False},
+        {"lr": 0.02, "weight_decay": 0.3, "nesterov": True, "cautious_decay": True},
+        {"lr": 0.02, "weight_decay": 0.3, "cautious_decay": True, "amsgrad": True},
+        {"lr": 0.02, "weight_decay": 0.3, "cautious": True, "maximize": True},
+        {"lr": 0.02, "weight_decay": 0.3, "update_clip": 0.9, "betas": (0.0, 0.5)},
+        {
+            "lr": 0.02,
+            "weight_decay": 0.3,
+            "cautious": True,
+            "update_clip": 0.8,
+            "cautious_decay": True,
+            "nesterov": True,
+        },
+        {"lr": 0.02, "weight_decay": 0.3, "decay_by": "max_lr", "max_lr": 0.05},
+        {"lr": 0.02, "weight_decay": 3e-3, "decay_by": "schedule", "max_lr": 0.03},
     ),
     *_rows(
         "adabelief",
@@ -321,7 +373,46 @@ ROWS: list[Row] = [
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.3, "eps": 1e-3},
         {"lr": 0.02, "weight_decay": 0.0},
         {"lr": 0.02, "bias_correction": False, "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.02, "weight_decay": 0.0, "always_adapt": True, "trust_clip": True},
+        {"lr": 0.02, "weight_decay": 0.3, "adam_w_mode": False, "grad_averaging": False},
+        {"lr": 0.02, "weight_decay": 0.0, "grad_averaging": False},
+    ),
+    *_rows(
+        "lars",
+        fs.LARS,
+        _LARS,
+        {"lr": 0.5, "weight_decay": 0.1, "trust_coefficient": 0.02, "eps": 0.3},
+        {"lr": 0.2, "momentum": 0.9, "dampening": 0.85, "weight_decay": 0.1},
+        {"lr": 0.2, "momentum": 0.7, "nesterov": True, "trust_clip": True, "weight_decay": 0.1},
+        {"lr": 2e-4, "weight_decay": 0.1, "trust_clip": True},
+        {"lr": 0.2, "momentum": 0.7, "always_adapt": True, "maximize": True},
+    ),
+    *_rows(
+        "stable_adamw",
+        fs.StableAdamW,
+        _STABLE,
+        {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.3, "eps": 1e-3, "maximize": True},
+        {
+            "lr": 0.02,
+            "betas": (0.0, 0.5),
+            "weight_decay": 3e-3,
+            "decay_by": "schedule",
+            "max_lr": 0.03,
+        },
+        {"lr": 0.02, "weight_decay": 0.3, "decay_by": "max_lr", "max_lr": 0.05},
     ),
 ]
-# those whose results do not depend on what an array is
-ELEMENTWISE = [row for row in ROWS if _core.rules()[row.rule].sums == 0]
+
+
+def _needs_sums(row: Row) -> bool:
+    """Whether results depend on what an array is."""
+    h = row.full
+    if row.rule in ("lamb", "lars"):
+        return bool(h["weight_decay"] != 0 or h["always_adapt"])
+    if row.rule == "stable_adamw":
+        return True
+    return bool(h.get("cautious")) or h.get("update_clip") is not None
+
+
+SUMMED = [row for row in ROWS if _needs_sums(row)]
+ELEMENTWISE = [row for row in ROWS if not _needs_sums(row)]

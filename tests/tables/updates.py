@@ -25,10 +25,17 @@ def power(base: float, n: int) -> float:
     return float(Fraction(base) ** n)
 
 
+def decay_factor(h: dict[str, Any]) -> float:
+    """What multiplies decoupled weight decay, divided by lr."""
+    if h.get("decay_by") == "max_lr":
+        return float(h["lr"] / h["max_lr"])
+    return float(1.0 / h["max_lr"]) if h.get("decay_by") == "schedule" else 1.0
+
+
 def decayed(h: dict[str, Any], decoupled: bool, p: Array, g: Array) -> tuple[Array, Array]:
     real = p.dtype.type
     if decoupled:
-        return p * real(1.0 - h["lr"] * h["weight_decay"]), g
+        return p * real(1.0 - h["lr"] * decay_factor(h) * h["weight_decay"]), g
     if h["weight_decay"] != 0:
         return p, g + real(h["weight_decay"]) * p
     return p, g

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 from .base import Optimizer
-from .fields import Groups, Pair, Scalar, choice, flag
+from .fields import FLOAT32, Groups, Limit, Pair, Scalar, choice, flag
 from .groups import Group
 
 EpsMode = Literal["after", "hat"]
+DecayBy = Literal["lr", "max_lr", "schedule"]
 
 NO_ZERO = (
     "an element whose gradients are all 0 would become 0 / 0; 1e-30 in float32, or 1e-180 in "
@@ -16,8 +18,8 @@ NO_ZERO = (
 )
 
 
-class AdamGroup(Group):
-    """The settings of Adam and AdamW, for some of their parameters."""
+class AdamFamilyGroup(Group):
+    """The settings of Adam, AdamW and AdaBelief, for some of their parameters."""
 
     __slots__ = ()
 
@@ -28,6 +30,16 @@ class AdamGroup(Group):
     amsgrad: Final[bool] = flag(False)
     bias_correction: Final[bool] = flag(True)
     eps_mode: Final[EpsMode] = choice(EpsMode, "after", column="eps_hat")
+
+
+class AdamGroup(AdamFamilyGroup):
+    """The settings of Adam, for some of its parameters."""
+
+    __slots__ = ()
+
+    nesterov: Final[bool] = flag(False)
+    cautious: Final[bool] = flag(False)
+    update_clip: Limit = Limit(unset=0.0, float32=FLOAT32, is_global=False)
 
 
 class Adam(AdamGroup, Optimizer, rule="adam"):
@@ -51,6 +63,15 @@ class Adam(AdamGroup, Optimizer, rule="adam"):
         bias_correction: False sets ``c1 = c2 = 1``.
         eps_mode: "after" adds ``eps`` to the corrected root, as above and in torch; "hat" to the
             uncorrected one, ``p = p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)``, as Keras does.
+        nesterov: the step takes ``m + (1 - beta1) * (g - m)`` in place of ``m``, which is stored as
+            it is: timm's NAdamW. (NAdam has a momentum that rises.)
+        cautious: elements where ``m`` (with ``nesterov``, what the step takes for it) and ``g``
+            have opposite signs stand still, weight decay aside; the step of the others is
+            multiplied by ``n / max(count, n / 1000)``, where ``count`` of the array's ``n``
+            elements move. Goes twice over each array.
+        update_clip: above 0, or None. In each array the step is divided by
+            ``max(1, R / update_clip)``, where ``R`` is the root of the mean of ``(g / d)^2``, and
+            ``d`` what ``m`` is divided by. 1 is usual. Goes twice over each array.
 
     Example:
         >>> import numpy as np, fusestep as fs
@@ -66,7 +87,10 @@ class Adam(AdamGroup, Optimizer, rule="adam"):
     a ``beta2`` of 0, which forgets at once, infinity times 0 does make it NaN.)
 
     Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015; amsgrad: Reddi et
-    al., "On the convergence of Adam and beyond", 2018.
+    al., "On the convergence of Adam and beyond", 2018; nesterov: Dozat, "Incorporating Nesterov
+    momentum into Adam", 2016; cautious: Liang et al., "Cautious optimizers: improving training with
+    one line of code", 2024; update_clip: Wortsman et al., "Stable and low-precision training for
+    large-scale vision-language models", 2023. These three have the conventions of timm.
     """
 
     __slots__ = ()
@@ -74,11 +98,34 @@ class Adam(AdamGroup, Optimizer, rule="adam"):
     groups: Groups[AdamGroup] = Groups(AdamGroup)
 
 
-class AdamW(Adam, fixed={"decoupled": 1.0}):
+class AdamWGroup(AdamGroup):
+    """The settings of AdamW, for some of its parameters."""
+
+    __slots__ = ()
+
+    weight_decay: Scalar = Scalar(0.01)
+    cautious_decay: Final[bool] = flag(False)
+    decay_by: Final[DecayBy] = choice(DecayBy, "lr", column="decay_by")
+    max_lr: Limit = Limit(unset=0.0, float32=FLOAT32, is_global=False)
+
+
+class AdamW(AdamWGroup, Adam, fixed={"decoupled": 1.0}):
     """Adam with decoupled weight decay, which acts on the parameter and not on the gradient.
 
     As `Adam`, but instead of adding ``weight_decay * p`` to the gradient, the parameter is first
     multiplied by ``1 - lr * weight_decay``. The default ``weight_decay`` is 0.01, as in torch.
+
+    Args:
+        cautious_decay: only elements that the step takes towards 0 decay: those where ``m`` (with
+            ``nesterov``, what the step takes for it) and ``p`` have the same sign, neither being 0.
+        decay_by: what multiplies ``weight_decay``. "lr": the learning rate, as above. "max_lr":
+            ``lr^2 / max_lr``, which keeps the norms of normalized layers steady to the end of a
+            schedule (AdamC; timm's ``corrected_weight_decay``). "schedule": ``lr / max_lr``, so
+            that ``weight_decay`` does not depend on the learning rate (torch-optimi's
+            ``decouple_lr``): it is to be smaller, 1e-5 or so.
+        max_lr: the learning rate at the schedule's peak, above 0. Needed by these two alone.
+
+    The others are those of `Adam`.
 
     Example:
         >>> import numpy as np, fusestep as fs
@@ -88,15 +135,29 @@ class AdamW(Adam, fixed={"decoupled": 1.0}):
         >>> print(w, info.grad_norm)
         [1.8 1.9 2. ] 5.0
 
-    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019; cautious_decay:
+    Chen et al., "Cautious weight decay", 2025; decay_by="max_lr": Defazio, "Why gradients rapidly
+    increase near the end of training", 2025.
     """
 
     __slots__ = ()
 
-    weight_decay: Scalar = Scalar(0.01)
+    groups: Groups[AdamWGroup] = Groups(AdamWGroup)
+
+    def _check_together(self, settings: Mapping[str, Any]) -> None:
+        check_max_lr(settings)
 
 
-class AdaBeliefGroup(AdamGroup):
+def check_max_lr(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where the largest learning rate is missing, or would not be read."""
+    decay_by, max_lr = settings["decay_by"], settings["max_lr"]
+    if decay_by != "lr" and max_lr is None:
+        raise ValueError(f"decay_by={decay_by!r} needs max_lr, the largest learning rate")
+    if decay_by == "lr" and max_lr is not None:
+        raise ValueError("max_lr needs decay_by='max_lr' or decay_by='schedule', not 'lr'")
+
+
+class AdaBeliefGroup(AdamFamilyGroup):
     """The settings of AdaBelief, for some of its parameters."""
 
     __slots__ = ()

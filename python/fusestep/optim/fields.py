@@ -35,7 +35,7 @@ OneGroup = TypeVar("OneGroup", bound="Declared", covariant=True)
 
 _IN_WORDS = {2: "two", 3: "three"}
 # the smallest size and the largest that float32 holds
-_FLOAT32 = (2.0**-149, float(np.finfo(np.float32).max))
+FLOAT32 = (2.0**-149, float(np.finfo(np.float32).max))
 
 
 class Column(NamedTuple):
@@ -65,7 +65,7 @@ class Setting(Argument, Generic[Read, Assigned]):
     was = ""  # an earlier name
     is_fixed = False  # when the optimizer is built: it decides the arithmetic itself
     is_global = False  # of the whole optimizer, not of its groups
-    float32: tuple[float, float] | None = _FLOAT32  # the sizes that a float32 parameter allows
+    float32: tuple[float, float] | None = FLOAT32  # the sizes that a float32 parameter allows
 
     def __init__(self, default: Any, *columns: str) -> None:
         self.default = default

@@ -20,6 +20,10 @@ class LAMBGroup(Group):
     eps: Scalar = Scalar(1e-6, zero=NO_ZERO)
     weight_decay: Scalar = Scalar(0.01)
     bias_correction: Final[bool] = flag(True)
+    grad_averaging: Final[bool] = flag(True)
+    adam_w_mode: Final[bool] = flag(True)
+    always_adapt: Final[bool] = flag(False)
+    trust_clip: Final[bool] = flag(False)
 
 
 class LAMB(LAMBGroup, Optimizer, rule="lamb"):
@@ -43,8 +47,13 @@ class LAMB(LAMBGroup, Optimizer, rule="lamb"):
         eps: added to the root, above 0; see `Adam`.
         weight_decay: at least 0.
         bias_correction: False sets ``c1 = c2 = 1``.
+        grad_averaging: False averages nothing, ``m = beta1 * m + g``.
+        adam_w_mode: False adds ``weight_decay * p`` to the gradient and not to ``u``.
+        always_adapt: adapt what has no weight decay, too (Apex calls it ``use_nvlamb``).
+        trust_clip: LAMBC: a ratio of norms above 1 counts as 1.
 
-    Others clip the norm of all gradients to 1 by default: ``clip_norm=1.0``.
+    The same settings mean the same in timm and in Apex' FusedLAMB. Both clip the norm of all
+    gradients to 1 by default: ``clip_norm=1.0``.
 
     Example:
         >>> import numpy as np, fusestep as fs
@@ -55,7 +64,7 @@ class LAMB(LAMBGroup, Optimizer, rule="lamb"):
         array([2.6482, 3.6447])
 
     Source: You et al., "Large batch optimization for deep learning: training BERT in 76 minutes",
-    2020, with the conventions of timm.
+    2020, with the conventions of timm and Apex.
     """
 
     __slots__ = ()

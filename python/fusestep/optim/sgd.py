@@ -62,8 +62,13 @@ class SGD(SGDGroup, Optimizer, rule="sgd"):
     groups: Groups[SGDGroup] = Groups(SGDGroup)
 
     def _check_together(self, settings: Mapping[str, Any]) -> None:
-        if settings["nesterov"] and (settings["momentum"] == 0 or settings["dampening"] != 0):
-            raise ValueError(
-                "nesterov needs momentum above 0 and dampening 0, not "
-                f"momentum={settings['momentum']}, dampening={settings['dampening']}"
-            )
+        check_nesterov(settings)
+
+
+def check_nesterov(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where there is nothing to look ahead along."""
+    if settings["nesterov"] and (settings["momentum"] == 0 or settings["dampening"] != 0):
+        raise ValueError(
+            "nesterov needs momentum above 0 and dampening 0, not "
+            f"momentum={settings['momentum']}, dampening={settings['dampening']}"
+        )
