@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import emulation.cuda
@@ -45,9 +46,22 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> emulation.cuda.Driver:
     return driver
 
 
-@pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.gpu)])
+GPUS = ["emulated", pytest.param("real", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=GPUS)
 def cupy(request: pytest.FixtureRequest) -> Any:
     """CuPy: without a GPU in any case, and with one where there is one."""
+    return module_of(request)
+
+
+@pytest.fixture(params=["numpy", *GPUS])
+def xp(request: pytest.FixtureRequest) -> Any:
+    """NumPy, and CuPy likewise: for what is the same wherever the arrays are."""
+    return np if request.param == "numpy" else module_of(request)
+
+
+def module_of(request: pytest.FixtureRequest) -> Any:
     if request.param == "emulated":
         request.getfixturevalue("emulated")
         return sys.modules["cupy"]

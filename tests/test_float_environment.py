@@ -113,6 +113,21 @@ def test_the_settings_of_a_gpu_are_prepared_in_any_mode(cupy: Any, bits: int) ->
     assert_same_bits(*results)
 
 
+@pytest.mark.parametrize("bits", [FLUSHED, UPWARD])
+def test_a_step_in_parts_has_the_same_bits_in_any_mode(xp: Any, bits: int) -> None:
+    results = []
+    for now in (0, bits):
+        params = [xp.asarray(p) for p in arrays((9, 5000), np.float32, 0)]
+        plan = fs.AdamW(params, lr=1e-41, betas=(0.7, 0.9), weight_decay=0.1)._plan
+        for seed in (1, 2):
+            grads = [xp.asarray(g) for g in arrays((9, 5000), np.float32, seed)]
+            with mode(now):
+                plan.begin_parts(grads, 1.0, None, squared_norm=1.0)
+                assert plan.update_part(5009)
+        results.append([p if xp is np else p.get() for p in params])
+    assert_same_bits(*results)
+
+
 # the helpers begin with the mode of the thread that first needs them
 HELPERS = """
 import sys

@@ -72,6 +72,46 @@ def test_a_step_crosses_between_python_and_native_code_a_few_times(
         assert crossings == expected
 
 
+def test_a_step_in_parts_crosses_a_few_times_for_each(crossings: list[str]) -> None:
+    import cupy
+
+    grads = two(cupy)
+    opt = fs.AdamW(two(cupy), nonfinite="skip")
+    plan: Any = opt._plan
+    for step in range(3):
+        crossings.clear()
+        plan.begin_parts(grads, 1.0, None)
+        plan.update_part(1024)
+        plan.update_part(5003)
+        called = ["begin_parts", "enter", "run", *["update_part", "enter", "run"] * 2]
+        assert step == 0 or crossings == called  # the first one compiles
+
+
+@pytest.mark.parametrize(
+    ("nonfinite", "expected"),
+    [
+        ("skip", ["step", "enter", "run", "learn"]),
+        ("propagate", ["step", "enter", "run", "learn", "run"]),
+        ("raise", ["step", "enter", "run", "learn", "run"]),
+    ],
+)
+def test_a_step_from_whose_norm_something_learns_calls_for_that_once(
+    nonfinite: str, expected: list[str], crossings: list[str]
+) -> None:
+    import cupy
+
+    def learn(norm: float) -> list[Any]:
+        crossings.append("learn")
+        return []
+
+    grads = two(cupy)
+    plan: Any = fs.AdamW(two(cupy), nonfinite=nonfinite)._plan
+    for step in range(3):
+        crossings.clear()
+        plan.step(grads, 1.0, None, learn=learn)
+        assert step == 0 or crossings == expected  # the first one compiles
+
+
 def test_a_captured_step_and_a_micro_batch_cross_a_few_times(crossings: list[str]) -> None:
     import cupy
 

@@ -41,7 +41,7 @@ CheckedPlan::Busy::Busy(CheckedPlan& owner, bool ends_parts) : owner_(owner) {
     if (owner_.busy_.exchange(true)) throw StateError(kInUse);
     const unsigned long holder = owner_.holder_.load();
     const bool is_held = holder != 0 && holder != PyThread_get_thread_ident();
-    if (is_held || (owner_.in_parts_ && !ends_parts)) {
+    if (is_held || (owner_.parts_ && !ends_parts)) {
         owner_.busy_.store(false);
         if (is_held) throw StateError(kInUse);
         owner_.require_whole();

@@ -18,6 +18,7 @@ class CheckedPlan {
     CheckedPlan(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
                 const py::list& parameters, const py::list& states, const std::vector<int>& groups,
                 const py::array_t<double>& settings, const py::list& containers);
+    virtual ~CheckedPlan() = default;
 
     // Keeps the calls of other threads out while it lives: for what takes several calls. As the
     // object of a with statement it goes even where an interrupt keeps __exit__ from being called.
@@ -84,6 +85,14 @@ class CheckedPlan {
     double accumulated_samples() const { return accumulated_.samples; }
     void discard_accumulated();
 
+    // Elements of the index space.
+    std::size_t size() const { return plan_.size(); }
+    // Updates those from where the last part of a step has ended. Returns whether that was the last
+    // part. A plan's begin_parts() does all of a step but this; other calls are refused until then.
+    bool update_part(std::size_t end);
+    // Forgets a step of which no part was updated.
+    void cancel_parts();
+
     void set_nonfinite(const std::string& name);
     std::string nonfinite() const;
 
@@ -121,9 +130,10 @@ class CheckedPlan {
                         const std::optional<SquaredNorm>& squared_norm = {}) const;
     // None, the sum of squares, or a pair: that of multiplied gradients, and the factor.
     static std::optional<SquaredNorm> read_squared_norm(py::handle given);
-    // A step that is updated in parts has begun, or has ended.
-    void set_in_parts(bool begun) { in_parts_ = begun; }
-    bool is_in_parts() const { return in_parts_; }
+    // A step that is prepared and will be updated in parts, with changes to make after the last.
+    void go_on_in_parts(Step step, Changes changes);
+    // Updates elements of a step that is prepared, as Plan::update does.
+    virtual void update_elements(std::size_t first, std::size_t last) = 0;
     // The gradients of a step: those passed, accumulated or bound.
     py::sequence gradients(const Step& step) const;
     void end_step(const Step& step, bool applied);
@@ -159,6 +169,13 @@ class CheckedPlan {
     };
     Accumulated read_accumulated(const py::tuple& values) const;
     void write(const Accumulated& accumulated);
+
+    struct Parts {
+        Step step;
+        Changes changes;
+        std::size_t done = 0;  // elements of the index space
+    };
+    Parts& begun();
 
     Plan make_plan(const std::string& rule, const py::list& states, const std::vector<int>& groups);
     std::vector<void*> check_states(std::size_t i, const RuleEntry& rule, const py::dict& states,
@@ -208,7 +225,7 @@ class CheckedPlan {
     py::object kept_accumulators_ = py::none();
     Accumulated accumulated_;
     NonFinite nonfinite_ = NonFinite::kPropagate;
-    bool in_parts_ = false;                 // between the calls of a step that is updated in parts
+    std::optional<Parts> parts_;            // between the calls of a step that is updated in parts
     std::atomic<bool> busy_{false};         // inside a call
     std::atomic<unsigned long> holder_{0};  // the thread that holds the plan, or 0
     int holds_ = 0;                         // by that thread
@@ -258,6 +275,12 @@ void define_plan(Class& plan) {
         .def("step", &Object::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
              py::arg("take_norm") = false, py::arg("changes") = py::none(),
              py::arg("learn") = py::none(), py::arg("squared_norm") = py::none())
+        .def("begin_parts", &Object::begin_parts, py::arg("gradients"), py::arg("grad_scale"),
+             py::arg("clock"), py::arg("take_norm") = false, py::arg("changes") = py::none(),
+             py::arg("squared_norm") = py::none())
+        .def("update_part", &Object::update_part, py::arg("end"))
+        .def("cancel_parts", &Object::cancel_parts)
+        .def_property_readonly("size", &Object::size)
         .def("accumulate", &Object::accumulate, py::arg("gradients"), py::arg("samples"))
         .def("prepare_replays", &Object::prepare_replays, py::arg("steps"), py::arg("clocks"),
              py::arg("grad_scale"))

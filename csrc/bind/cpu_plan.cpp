@@ -1,6 +1,7 @@
 // The plan over NumPy arrays, as Python holds it: lets the machine run.
 #include <pybind11/stl.h>
 
+#include "../runtime/float_environment.h"
 #include "checked_plan.h"
 #include "step_info.h"
 
@@ -75,81 +76,37 @@ class CpuPlan : public CheckedPlan {
     void refuse_capture(const std::string&) const {}
     bool is_captured() const { return false; }
 
-    std::size_t size() const { return plan().size(); }
-
     // Begins a step that is updated in parts: all but the update itself, so the arrays of gradients
     // must be there, but what they hold may come later where nothing asks for it. Other calls are
     // refused until the last part. A step that is left out ends at once.
     py::object begin_parts(py::handle gradients, double grad_scale, py::handle clock,
                            bool take_norm, py::handle changes, py::handle squared_norm) {
         const Busy busy(*this);
-        Parts parts{{}, Changes(changes)};
+        Changes attributes(changes);
         const std::optional<Clock> now = read_clock(clock);
-        parts.step = begin_step(gradients, grad_scale);
+        Step step = begin_step(gradients, grad_scale);
         // the caller may change its list between the parts
-        if (parts.step.passed) parts.step.passed = py::tuple(parts.step.passed);
+        if (step.passed) step.passed = py::tuple(step.passed);
         follow_schedule(now);
-        const StepOptions chosen = options(parts.step, take_norm, read_squared_norm(squared_norm));
+        const StepOptions chosen = options(step, take_norm, read_squared_norm(squared_norm));
         const double lr = plan().lr();
         StepResult result = run(plan().size(), [&] { return plan().measure(chosen); });
         if (!result.finite && chosen.nonfinite == NonFinite::kRaise) raise_nonfinite();
         if (result.applied) {
-            check_prepared(plan().prepare(chosen, result.factor));
-            parts_.emplace(std::move(parts));
-            set_in_parts(true);
+            {
+                const FloatEnvironment environment;
+                check_prepared(plan().prepare(chosen, result.factor));
+            }
+            go_on_in_parts(std::move(step), std::move(attributes));
         } else {
-            end_step(parts.step, false);
+            end_step(step, false);
         }
         return step_info(lr, result);
     }
 
-    // Updates the elements of the index space from where the last part has ended. Returns whether
-    // that was the last.
-    bool update_part(std::size_t end) {
-        const Busy busy(*this, true);
-        Parts& parts = begun();
-        if (end > plan().size() || (end % kBlock != 0 && end != plan().size())) {
-            throw py::value_error("a part must end at a multiple of " + std::to_string(kBlock) +
-                                  " or at " + std::to_string(plan().size()) + ", not at " +
-                                  std::to_string(end));
-        }
-        if (end < parts.done) {
-            throw StateError("elements up to " + std::to_string(parts.done) + " are updated");
-        }
-        look_at_arrays();
-        run(end - parts.done, [&] { plan().update(parts.done, end); });
-        parts.done = end;
-        if (end < plan().size()) return false;
-        Parts ended = std::move(parts);
-        parts_.reset();
-        set_in_parts(false);
-        end_step(ended.step, true);
-        ended.changes.apply();
-        return true;
-    }
-
-    // Forgets a step of which no part was updated.
-    void cancel_parts() {
-        const Busy busy(*this, true);
-        if (begun().done > 0) {
-            throw StateError("some parts of this step are updated: update the rest");
-        }
-        plan().take_back_prepared();
-        undo_schedule();
-        set_in_parts(false);
-        parts_.reset();
-    }
-
  private:
-    struct Parts {
-        Step step;
-        Changes changes;
-        std::size_t done = 0;  // elements of the index space
-    };
-
-    Parts& begun() {
-        if (!is_in_parts()) throw StateError("no step is updated in parts: begin_parts() first");
-        return *parts_;
+    void update_elements(std::size_t first, std::size_t last) override {
+        run(last - first, [&] { plan().update(first, last); });
     }
 
     // Keeps the gradients passed alive while other threads may drop them from the caller's list.
@@ -194,7 +151,6 @@ class CpuPlan : public CheckedPlan {
     }
 
     std::vector<PyObject*> held_;
-    std::optional<Parts> parts_;
 };
 
 }  // namespace
@@ -213,16 +169,10 @@ void register_cpu_plan(py::module_& module) {
         .def("__exit__", [](CheckedPlan::Hold& self, const py::args&) { self.release(); });
     py::class_<CpuPlan> plan(module, "CpuPlan");
     plan.def(
-            py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
-                     const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
-            py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
-            py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list())
-        .def("begin_parts", &CpuPlan::begin_parts, py::arg("gradients"), py::arg("grad_scale"),
-             py::arg("clock"), py::arg("take_norm") = false, py::arg("changes") = py::none(),
-             py::arg("squared_norm") = py::none())
-        .def("update_part", &CpuPlan::update_part, py::arg("end"))
-        .def("cancel_parts", &CpuPlan::cancel_parts)
-        .def_property_readonly("size", &CpuPlan::size);
+        py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
+                 const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
+        py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
+        py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list());
     define_plan(plan);
 }
 

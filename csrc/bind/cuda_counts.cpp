@@ -58,7 +58,7 @@ void CudaPlan::resolve(std::int64_t attempted, std::int64_t applied) {
 }
 
 void CudaPlan::let_host_count() {
-    const Busy busy(*this);
+    const Busy busy(*this, true);
     settle();
     invalidate_replays();
     counts_ = false;

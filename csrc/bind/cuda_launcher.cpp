@@ -34,12 +34,17 @@ const unsigned char* bytes_of(const std::vector<T>& table) {
 
 CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     const std::size_t leaf_count = plan.leaves().size();
-    std::size_t total = 0, chunks = 0, tensor_sums = 0;
+    const std::size_t total = plan.size();
+    std::size_t begin = 0, chunks = 0, tensor_sums = 0;
     for (const Leaf& leaf : plan.leaves()) {
-        total += leaf.size;
+        begins_.push_back(begin);
+        chunk_begins_.push_back(chunks);
+        begin += leaf.size;
         chunks += divide_up(leaf.size, device::kChunk);
         tensor_sums += divide_up(leaf.size, kBlock);
     }
+    begins_.push_back(begin);
+    chunk_begins_.push_back(chunks);
     tensor_sums *= static_cast<std::size_t>(plan.rule().sums);
     // room for the sums of all levels, and counters for their groups
     const std::size_t blocks = std::max<std::size_t>(1, divide_up(total, kBlock));
@@ -78,7 +83,6 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     device::UpdateLaunch& update = launches_->update;
     device::SumLaunch& sum = launches_->sum;
     update.leaves = sum.leaves = at<device::Leaf>(leaves_);
-    update.chunks = at<device::Chunk>(chunks_);
     update.gradients = sum.gradients = at<const void*>(gradients_at_);
     update.sums = at<double>(tensor_sums_);
     update.factors = at<unsigned char>(factors_);
@@ -92,17 +96,14 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
         delete static_cast<std::shared_ptr<Launches>*>(kept);
     });
     const std::size_t sum_grid = divide_up(blocks, device::kBlocksPerGroup);
-    update_ = py::make_tuple("fusestep_update", chunks, device::kThreads,
-                             as_struct(launches_->update, owner));
-    collect_ = py::make_tuple("fusestep_collect", chunks, device::kCollectThreads, update_[3]);
-    combine_ = py::make_tuple("fusestep_combine", leaf_count, device::kThreads, update_[3]);
+    update_struct_ = as_struct(launches_->update, owner);
+    set_range(0, total, false);
     sum_ = py::make_tuple("fusestep_sum", sum_grid, device::kThreads,
                           as_struct(launches_->sum, owner));
     second_sum_ = py::make_tuple("fusestep_sum", sum_grid, device::kThreads,
                                  as_struct(launches_->second_sum, owner));
     conclusion_ =
         py::make_tuple("fusestep_conclude", 1, 1, as_struct(launches_->sum.conclusion, owner));
-    updates_ = chunks > 0;
 
     gradients_.known.resize(leaf_count);  // zeros, as the device has them
     entries_.known.resize(leaf_count);
@@ -110,6 +111,36 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     upload_leaves(plan);
     upload_chunks(plan);
     run();
+}
+
+void CudaLauncher::set_range(std::size_t first, std::size_t last, bool collects) {
+    first_ = first;
+    last_ = last;
+    collects_ = collects;
+    const auto leaf_behind = [&](std::size_t element) {  // the first one that ends behind it
+        const auto ends = begins_.begin() + 1;
+        return static_cast<std::size_t>(std::upper_bound(ends, begins_.end(), element) - ends);
+    };
+    const std::size_t begun = leaf_behind(first);
+    if (collects) {  // tensors that end in the range, wholly
+        first = begins_[begun];
+        last = begins_[leaf_behind(last)];
+    }
+    updates_ = first < last;
+    if (!updates_) return;
+    const std::size_t ended = leaf_behind(last - 1);
+    const std::size_t chunk = chunk_begins_[begun] + (first - begins_[begun]) / device::kChunk;
+    const std::size_t chunks =
+        chunk_begins_[ended] + divide_up(last - begins_[ended], device::kChunk) - chunk;
+    device::UpdateLaunch& update = launches_->update;
+    update.chunks = at<device::Chunk>(chunks_) + chunk;
+    update.first = first;
+    update.last = last;
+    update.first_leaf = begun;
+    update_ = py::make_tuple("fusestep_update", chunks, device::kThreads, update_struct_);
+    collect_ = py::make_tuple("fusestep_collect", chunks, device::kCollectThreads, update_struct_);
+    combine_ =
+        py::make_tuple("fusestep_combine", ended + 1 - begun, device::kThreads, update_struct_);
 }
 
 std::size_t CudaLauncher::reserve(std::size_t bytes) {
@@ -240,7 +271,10 @@ void CudaLauncher::launch_sum() {
 
 void CudaLauncher::launch_conclusion() { queued_.append(conclusion_); }
 
-void CudaLauncher::launch_update(bool collects) {
+void CudaLauncher::launch_update(std::size_t first, std::size_t last, bool collects) {
+    if (first != first_ || last != last_ || collects != collects_) {
+        set_range(first, last, collects);
+    }
     if (!updates_) return;
     if (collects) {
         queued_.append(collect_);

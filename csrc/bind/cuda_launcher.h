@@ -72,7 +72,8 @@ class CudaLauncher {
                       const std::vector<double>& norms);
     void launch_sum();
     void launch_conclusion();
-    void launch_update(bool collects);
+    // Of elements of the index space; with sums, of the tensors whose last element is one of them.
+    void launch_update(std::size_t first, std::size_t last, bool collects);
 
     // Hands over what was queued. Where that fails, the device may have got some of it.
     void run() { hand_over(false); }
@@ -132,6 +133,7 @@ class CudaLauncher {
         queue_upload(offset, values);
     }
     std::size_t reserve(std::size_t bytes);
+    void set_range(std::size_t first, std::size_t last, bool collects);
     void hand_over(bool waits);
     void queue_upload(std::uintptr_t target, const void* data, std::size_t bytes);
     template <class T>
@@ -149,7 +151,13 @@ class CudaLauncher {
     py::object object_, enter_, synchronize_, read_, allocate_, compile_, run_;
     // kernel, grid, threads, struct
     py::tuple sum_, second_sum_, conclusion_, collect_, combine_, update_;
-    bool updates_ = false;  // there is something to update
+    py::array update_struct_;
+    std::vector<std::size_t> begins_;        // of each leaf in the index space, and where all end
+    std::vector<std::size_t> chunk_begins_;  // likewise in the table of chunks
+    // what the launches are for, and whether there is something to update in it
+    std::size_t first_ = 0, last_ = 0;
+    bool collects_ = false;
+    bool updates_ = false;
     bool follows_ = false;
     std::set<unsigned> compiled_;
     std::vector<unsigned char> staged_;  // a table on its way to be uploaded

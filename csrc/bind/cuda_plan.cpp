@@ -127,7 +127,7 @@ std::int64_t CudaPlan::applied() {
 std::vector<std::int64_t> CudaPlan::updates() {
     launcher_.enter();  // who saves or loads a state reads or writes arrays next
     settle_alone();
-    return plan().updates();
+    return CheckedPlan::updates();
 }
 
 CudaPlan::Values CudaPlan::values() {

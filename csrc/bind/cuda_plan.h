@@ -29,6 +29,11 @@ class CudaPlan : public CheckedPlan {
     py::object step(py::handle gradients, double grad_scale, py::handle clock, bool take_norm,
                     py::handle changes, const py::object& learn, py::handle squared_norm);
 
+    // What CheckedPlan::update_part() goes on with. Waits for the device where it alone can tell
+    // whether the step applies.
+    py::object begin_parts(py::handle gradients, double grad_scale, py::handle clock,
+                           bool take_norm, py::handle changes, py::handle squared_norm);
+
     // Evaluates the settings of the next steps, for replays of one that is captured.
     void prepare_replays(std::size_t steps, const py::object& clocks, double grad_scale);
     // Whether a graph replays a step.
@@ -131,16 +136,26 @@ class CudaPlan : public CheckedPlan {
     // A step that the host counts, as soon as it is launched.
     py::object host_counted_step(const Asked& asked, const std::optional<Clock>& clock,
                                  Changes& attributes, const py::object& learn);
+    // Prepares such a step, and queues all of it but the update. Returns the number of its report,
+    // or 0 where nothing needs the norm.
+    std::uint64_t queue_norm(const std::optional<Clock>& clock);
+    void host_counts() {
+        counts_ = is_ready_ = false;
+        latest_.reset();
+    }
     // A step that applies or not, as the device will find, and may follow others like it.
-    py::object device_counted_step(const Asked& asked, const std::optional<Clock>& clock);
+    py::object device_counted_step(const Asked& asked, const std::optional<Clock>& clock,
+                                   bool waits);
     // The launches of a step, recorded by the current stream.
     py::object capture(const Asked& asked, const std::optional<Clock>& clock);
 
     // Fills the structs for the launches of one step. The entries are in the table, or in the
     // struct for nullptr; `counts`: the device does; `number` is of the report.
     void fill(const RowTable* table, bool counts, std::uint64_t number);
+    void update_elements(std::size_t first, std::size_t last) override;
     // Launches what tells the norm, or what would at its end where nothing needs it.
     void launch_norm();
+    void launch_update(std::size_t first, std::size_t last);
     py::object info(std::vector<double> rates, std::int64_t base, std::uint64_t number,
                     bool has_applied);
     [[noreturn]] void raise_nonfinite();

@@ -79,7 +79,7 @@ py::object CudaPlan::capture(const Asked& asked, const std::optional<Clock>& clo
     }
     fill(&replayed_table_, true, kReplays);
     launch_norm();
-    if (entries_ > 0) launcher_.launch_update(collects_);
+    launch_update(0, size());
     launcher_.run();
     replayed_table_.is_fixed = has_graphs_ = true;
     captured_cases_ = launcher_.compiled();

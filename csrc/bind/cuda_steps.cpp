@@ -55,8 +55,9 @@ py::object CudaPlan::step(py::handle gradients, double grad_scale, py::handle cl
     if (options({}, false).nonfinite != NonFinite::kSkip) {
         return host_counted_step(asked, now, attributes, learn);
     }
-    const py::object info = device_counted_step(asked, now);
-    if (changes.is_none() && learn.is_none()) return info;
+    const bool waits = !changes.is_none() || !learn.is_none();
+    const py::object info = device_counted_step(asked, now, waits);
+    if (!waits) return info;
     const auto& told = info.cast<const CudaStepInfo&>();
     if (!told.applied()) return info;
     Changes learnt(learn.is_none() ? py::none() : learn(told.grad_norm()));
@@ -69,6 +70,24 @@ py::object CudaPlan::host_counted_step(const Asked& asked, const std::optional<C
                                        Changes& attributes, const py::object& learn) {
     settle();
     Attempt attempt(*this, asked);
+    const std::uint64_t number = queue_norm(clock);
+    Changes learnt{py::none()};
+    if (options_.nonfinite == NonFinite::kRaise || !learn.is_none()) {
+        const device::Report told = launcher_.run_for_report(number);
+        if (!told.applies) raise_nonfinite();
+        if (!learn.is_none()) learnt = Changes(learn(told.grad_norm));
+    }
+    launch_update(0, size());
+    launcher_.run();
+    attempt.keep();
+    host_counts();
+    end_step(step_, true);
+    attributes.apply();
+    learnt.apply();
+    return info({lr()}, 0, number, true);
+}
+
+std::uint64_t CudaPlan::queue_norm(const std::optional<Clock>& clock) {
     rows_.clear();
     collects_ = false;
     prepare_row(clock, 0);
@@ -82,24 +101,52 @@ py::object CudaPlan::host_counted_step(const Asked& asked, const std::optional<C
     launcher_.upload_entries(entry_of_);
     if (has_graphs_) launcher_.upload_rows(0, 0);  // they are of the counts before this step
     if (needs_norm_) launch_norm();
-    Changes learnt{py::none()};
-    if (options_.nonfinite == NonFinite::kRaise || !learn.is_none()) {
-        const device::Report told = launcher_.run_for_report(number);
-        if (!told.applies) raise_nonfinite();
-        if (!learn.is_none()) learnt = Changes(learn(told.grad_norm));
-    }
-    if (entries_ > 0) launcher_.launch_update(collects_);
-    launcher_.run();
-    attempt.keep();
-    counts_ = is_ready_ = false;
-    latest_.reset();
-    end_step(step_, true);
-    attributes.apply();
-    learnt.apply();
-    return info({lr()}, 0, number, true);
+    return number;
 }
 
-py::object CudaPlan::device_counted_step(const Asked& asked, const std::optional<Clock>& clock) {
+py::object CudaPlan::begin_parts(py::handle gradients, double grad_scale, py::handle clock,
+                                 bool take_norm, py::handle changes, py::handle squared_norm) {
+    const Busy busy(*this);
+    Changes attributes(changes);
+    const std::optional<Clock> now = read_clock(clock);
+    const Asked asked = {gradients, grad_scale, take_norm, read_squared_norm(squared_norm)};
+    refuse_capture("begin_parts");
+    if (has_graphs_) {
+        throw StateError(
+            "begin_parts: a graph replays a step of this optimizer, and a replay between two parts "
+            "would change what the second one reads");
+    }
+    settle();
+    Attempt attempt(*this, asked);
+    const std::uint64_t number = queue_norm(now);
+    bool applies = true;
+    if (options_.squared_norm || options_.nonfinite == NonFinite::kPropagate) {
+        launcher_.run();
+        if (options_.squared_norm) applies = plan().measure(options_).applied;
+    } else {
+        applies = launcher_.run_for_report(number).applies != 0;
+    }
+    if (!applies && options_.nonfinite == NonFinite::kRaise) raise_nonfinite();
+    attempt.keep();
+    host_counts();
+    if (applies) {
+        go_on_in_parts(step_, std::move(attributes));
+    } else {
+        plan().take_back_prepared();
+        end_step(step_, false);
+    }
+    return info({lr()}, 0, number, applies);
+}
+
+void CudaPlan::update_elements(std::size_t first, std::size_t last) {
+    refuse_capture("update_part");
+    Queue queue(launcher_);
+    launch_update(first, last);
+    launcher_.run();
+}
+
+py::object CudaPlan::device_counted_step(const Asked& asked, const std::optional<Clock>& clock,
+                                         bool waits) {
     if (is_ready_) settle();
     resolve_arrived();
     Attempt attempt(*this, asked);
@@ -129,8 +176,12 @@ py::object CudaPlan::device_counted_step(const Asked& asked, const std::optional
     const std::uint64_t number = launcher_.new_report();
     fill(&table_, true, number);
     launch_norm();
-    if (entries_ > 0) launcher_.launch_update(collects_);
-    launcher_.run();
+    launch_update(0, size());
+    if (waits) {
+        launcher_.run_for_report(number);
+    } else {
+        launcher_.run();
+    }
     attempt.keep_first_row();
     counts_ = true;
     if (rows > 1) latest_ = Latest{number, base};
@@ -167,6 +218,10 @@ void CudaPlan::fill(const RowTable* table, bool counts, std::uint64_t number) {
     conclusion.report = launcher_.report(number);
     // squares of float32 stay far inside the range of double
     launcher_.follow_sum(needs_norm_ && plan().has(kFloat64));
+}
+
+void CudaPlan::launch_update(std::size_t first, std::size_t last) {
+    if (entries_ > 0) launcher_.launch_update(first, last, collects_);
 }
 
 void CudaPlan::launch_norm() {

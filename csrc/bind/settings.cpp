@@ -77,6 +77,7 @@ void CheckedPlan::load(const std::vector<std::int64_t>& updates, std::int64_t at
                        std::vector<Target> targets, const std::string& nonfinite,
                        const py::list& arrays, const py::object& changes, const Values& values) {
     const Busy busy(*this, true);
+    std::optional<Parts> ended;  // letting go of it may wait until all is written
     check_counts(updates, paths_.size());
     if (applied < 0 || attempted < applied) {
         throw py::value_error("applied must be at least 0 and at most attempted");
@@ -90,7 +91,7 @@ void CheckedPlan::load(const std::vector<std::int64_t>& updates, std::int64_t at
     copies.apply();
     plan_.updates() = updates;
     plan_.values() = std::move(handed_on);
-    in_parts_ = false;
+    std::swap(parts_, ended);
     attempted_ = attempted;
     applied_ = applied;
     nonfinite_ = chosen;

@@ -54,11 +54,6 @@ std::size_t CheckedPlan::state_bytes(const State& state, const ArrayView& parame
     return bytes;
 }
 
-void CheckedPlan::require_whole() const {
-    if (!in_parts_) return;
-    throw StateError("a step is updated in parts: update the rest, or load a saved state");
-}
-
 const std::vector<std::int64_t>& CheckedPlan::updates() const {
     require_whole();
     return plan_.updates();

@@ -47,7 +47,7 @@ struct Summed {
 __device__ constexpr bool has(unsigned states, int k) { return (states >> k & 1) != 0; }
 
 // The entry that a leaf follows in this step.
-__device__ __forceinline__ const Entry& entry_for(const UpdateLaunch& a, unsigned leaf) {
+__device__ __forceinline__ const Entry& entry_for(const UpdateLaunch& a, Index leaf) {
     const Index row = a.outcome == nullptr ? 0 : a.outcome->row;
     const unsigned which = a.entry_of == nullptr ? 0 : a.entry_of[leaf];
     return a.table == nullptr ? a.entry[which] : a.table[row * a.entries + which];

@@ -123,29 +123,29 @@ extern "C" __global__ void __launch_bounds__(fusestep::device::kCollectThreads)
     }
 }
 
-// A thread block for each leaf.
+// A thread block for each leaf, from the first one on.
 extern "C" __global__ void __launch_bounds__(fusestep::device::kThreads)
     fusestep_combine(const __grid_constant__ fusestep::device::UpdateLaunch a) {
     using namespace fusestep;
     using namespace fusestep::device;
-    const Leaf& leaf = a.leaves[blockIdx.x];
-    if (!applies(a) || a.gradients[blockIdx.x] == nullptr || leaf.size == 0) return;
+    const Index i = a.first_leaf + blockIdx.x;
+    const Leaf& leaf = a.leaves[i];
+    if (!applies(a) || a.gradients[i] == nullptr || leaf.size == 0) return;
     const Index blocks = divide_up(leaf.size, kBlock);
     double sums[Rule::kSumCount];
     for (int k = 0; k < Rule::kSumCount; ++k) {
         sums[k] = add_sums(a.sums + leaf.sums + static_cast<Index>(k) * blocks, blocks);
     }
     if (threadIdx.x > 0) return;
-    const Entry& entry = entry_for(a, blockIdx.x);
+    const Entry& entry = entry_for(a, i);
     Cases<FUSESTEP_CASES>::visit(entry.kernel_case, [&](auto compiled) {
         using Compiled = decltype(compiled);
         using T = typename Compiled::Type;
         using Factors = typename Rule::template Factors<T>;
         static_assert(sizeof(Factors) <= kFactorBytes, "the factors of a rule fit");
         if constexpr (Summed<Compiled::variant>::count > 0) {
-            *reinterpret_cast<Factors*>(a.factors + Index{blockIdx.x} * kFactorBytes) =
-                Rule::conclude(Compiled::variant, scalars_of<T>(entry), sums,
-                               static_cast<double>(leaf.size));
+            *reinterpret_cast<Factors*>(a.factors + i * kFactorBytes) = Rule::conclude(
+                Compiled::variant, scalars_of<T>(entry), sums, static_cast<double>(leaf.size));
         }
     });
 }

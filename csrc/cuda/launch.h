@@ -74,6 +74,8 @@ struct Report {
     unsigned long long number;
 };
 
+// The elements of the index space that are updated: all, or a part of a step. The chunks are those
+// that have some of them. With sums over tensors they are those of whole tensors.
 struct UpdateLaunch {
     const Leaf* leaves;
     const Chunk* chunks;
@@ -84,7 +86,9 @@ struct UpdateLaunch {
     unsigned long long entries;
     double* sums;            // of rules with sums over tensors, like the next: of all blocks
     unsigned char* factors;  // kFactorBytes for each leaf
-    unsigned long long reserved;
+    unsigned long long first;
+    unsigned long long last;
+    unsigned long long first_leaf;  // whose sums the first thread block combines
     Entry entry[kInlineEntries];
 };
 

@@ -21,7 +21,7 @@ struct Touched {
     static constexpr unsigned vectors = states > 1 ? 1 : 2;
 };
 
-// The arrays of one leaf, from the beginning of a chunk on.
+// The arrays of one leaf, from the first element on that a thread block updates.
 template <class T, class Touched>
 struct Arrays {
     T* parameter;
@@ -119,7 +119,10 @@ __device__ __forceinline__ void update_chunk(const UpdateLaunch& a, const Chunk&
     using T = typename Compiled::Type;
     using Factors = typename Rule::template Factors<T>;
     const Leaf& leaf = a.leaves[chunk.leaf];
-    const Index first = Index{chunk.index} * kChunk;
+    // what is to be updated may begin or end inside the chunk
+    const Index chunk_begin = Index{chunk.index} * kChunk, end = leaf.begin + leaf.size;
+    const Index first = leaf.begin + chunk_begin < a.first ? a.first - leaf.begin : chunk_begin;
+    const Index last = (end < a.last ? end : a.last) - leaf.begin;
     const auto scalars = scalars_of<T>(entry);
     const auto gradient_scalars = gradient_scalars_of<T>(a, entry);
     Factors factors = {};
@@ -127,8 +130,8 @@ __device__ __forceinline__ void update_chunk(const UpdateLaunch& a, const Chunk&
         factors = *reinterpret_cast<const Factors*>(a.factors + chunk.leaf * kFactorBytes);
     }
     const Arrays<T, Touched<Compiled::variant>> arrays(leaf, gradient, first);
-    const Index left = leaf.size - first;
-    const unsigned count = left < kChunk ? static_cast<unsigned>(left) : kChunk;
+    const Index left = (last < chunk_begin + kChunk ? last : chunk_begin + kChunk) - first;
+    const unsigned count = static_cast<unsigned>(left);
     constexpr unsigned n = kVectorBytes / sizeof(T);
     const unsigned in_vectors = arrays.aligned() ? count - count % n : 0;
     update_vectors<Compiled, n>(scalars, factors, gradient_scalars, arrays, 0, in_vectors);

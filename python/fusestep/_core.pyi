@@ -131,6 +131,10 @@ class _Plan:
         self, steps: int, clocks: Sequence[Any] | None, grad_scale: float
     ) -> None: ...
     def refuse_capture(self, call: str) -> None: ...
+    @property
+    def size(self) -> int: ...
+    def update_part(self, end: int) -> bool: ...
+    def cancel_parts(self) -> None: ...
 
 class CpuPlan(_Plan):
     def __init__(
@@ -156,11 +160,6 @@ class CpuPlan(_Plan):
         # multiplied by a power of two, and the power
         squared_norm: float | tuple[float, float] | None = None,
     ) -> StepInfo: ...
-    # elements of the index space: those of all parameters, one after the other
-    @property
-    def size(self) -> int: ...
-    # begins a step whose update comes in parts; other calls are refused until the last of them. A
-    # step that is not applied has ended at once
     def begin_parts(
         self,
         gradients: Any,
@@ -170,11 +169,6 @@ class CpuPlan(_Plan):
         changes: Changes | None = None,
         squared_norm: float | tuple[float, float] | None = None,
     ) -> StepInfo: ...
-    # updates elements up to the end, a multiple of 1024 or the size; whether that was the last part
-    # (with sums over tensors, an array is updated with the part that its last element is in)
-    def update_part(self, end: int) -> bool: ...
-    # forgets a step of which nothing is updated
-    def cancel_parts(self) -> None: ...
 
 class CudaStepInfo:
     @property
@@ -209,6 +203,15 @@ class CudaPlan(_Plan):
         take_norm: bool = False,
         changes: Changes | None = None,
         learn: Callable[[float], Changes] | None = None,
+        squared_norm: float | tuple[float, float] | None = None,
+    ) -> CudaStepInfo: ...
+    def begin_parts(
+        self,
+        gradients: Any,
+        grad_scale: float,
+        clock: Any,
+        take_norm: bool = False,
+        changes: Changes | None = None,
         squared_norm: float | tuple[float, float] | None = None,
     ) -> CudaStepInfo: ...
 

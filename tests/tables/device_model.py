@@ -176,6 +176,7 @@ class Model:
             chunks=self.chunks.data.ptr,
             gradients=self.gradients(grads).data.ptr,
             entries=len(entry),
+            last=self.total,
             **more,
         )
         argument["entry"][0, : len(entry)] = entry

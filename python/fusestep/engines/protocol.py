@@ -88,6 +88,42 @@ class Plan(Protocol):
         """Whether arrays of other libraries can stand for gradients, as NumPy sees them."""
         ...
 
+    # A step in parts
+
+    @property
+    def size(self) -> int:
+        """Elements of the index space: those of all parameters, one after the other."""
+        ...
+
+    def begin_parts(
+        self,
+        gradients: Any,
+        grad_scale: float,
+        clock: Any,
+        take_norm: bool = False,
+        changes: _core.Changes | None = None,
+        squared_norm: float | tuple[float, float] | None = None,
+    ) -> StepInfo:
+        """Does all of a step but the update, which then comes in parts; see `step`.
+
+        Where the norm is given or not asked for, what the gradients hold may come with their part.
+        Other calls than `load` are refused until the last part. A step that does not apply has
+        ended at once, and to tell it this waits for a device that takes the norm.
+        """
+        ...
+
+    def update_part(self, end: int) -> bool:
+        """Updates the elements from the last part to ``end``; whether that was the last part.
+
+        ``end`` is a multiple of 1024, or the size. With sums over parameters, each is updated with
+        the part that its last element is in.
+        """
+        ...
+
+    def cancel_parts(self) -> None:
+        """Forgets a step of which no element is updated."""
+        ...
+
     # Parameters
 
     def rebind(
