@@ -65,9 +65,9 @@ def test_a_captured_step_changes_its_kernel_hands_on_and_goes_twice_over_tensors
     grads = [cupy.zeros(p.shape, p.dtype) for p in host]
     with stream:
         opt.bind(grads)
-        graph = captured(opt, stream, 4)
-        for step in range(6):
-            if step == 4:
+        graph = captured(opt, stream, 6)
+        for step in range(8):
+            if step == 6:
                 opt.prepare_replays(2)
             values = arrays((40, 5000), np.float32, step)
             if nonfinite == "skip" and step == 2:
