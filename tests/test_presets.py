@@ -11,7 +11,8 @@ import pytest
 import fusestep as fs
 import fusestep.expression as fe
 from fusestep.schedules import presets
-from tables.presets import CONTROLS, ROWS, Row, optimizer_with
+from tables.preset_rows import CONTROLS, ROWS
+from tables.presets import Row, imported, optimizer_with
 
 NAMES = [f"{peer}.{name}" for peer in presets.__all__ for name in getattr(presets, peer).__all__]
 every_row = pytest.mark.parametrize("row", ROWS, ids=repr)
@@ -182,7 +183,7 @@ def test_a_bad_argument_is_refused_by_name(name: str, argument: str) -> None:
 
 
 def test_plateau_follows_that_of_torch() -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = imported("torch")
     random = np.random.default_rng(0)
     for _ in range(100):
         options: dict[str, Any] = {
@@ -221,7 +222,7 @@ def test_plateau_drives_an_optimizer_and_is_saved() -> None:
 def test_plateau_is_right_where_torch_is_not() -> None:
     lr = presets.torch.ReduceLROnPlateau(1.0, factor=0.5, patience=0, threshold=0.1)
     optimizer = optimizer_with(1.0)
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = imported("torch")
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=0, threshold=0.1
     )
@@ -232,7 +233,7 @@ def test_plateau_is_right_where_torch_is_not() -> None:
 
 
 def test_torch_stays_at_the_first_value_where_its_constant_part_is_empty() -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = imported("torch")
     optimizer = optimizer_with(1.0)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5, total_iters=0)
     optimizer.step()

@@ -1,17 +1,18 @@
-"""The table of presets under test: arguments, updates, and how the peer's own object is stepped."""
+"""Presets under test: their arguments, closed forms, and the peers' own objects, stepped."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import fusestep as fs
-from fusestep.expression import step
 from fusestep.schedules import presets
-from tables.preset_formulas import FORMULAS
+from tables.peer_formulas import FORMULAS
 
 
 class Row:
@@ -42,7 +43,9 @@ class Row:
 
     def theirs(self) -> list[float]:
         """What the peer's own object puts in force for each update; skips where it is absent."""
-        return PEERS[self.peer](self)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return PEERS[self.peer](self)
 
 
 def _each(item: Any, kind: type, change: Callable[[Any], Any]) -> Any:
@@ -54,19 +57,27 @@ def _each(item: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return [_each(v, kind, change) for v in item] if isinstance(item, list) else item
 
 
+def imported(name: str) -> Any:
+    """A module of a peer; skips where it is absent."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        return pytest.skip(f"{name.partition('.')[0]} can't be imported: {error}")
+
+
 def optimizer_with(lr: float) -> Any:
     """An optimizer of torch with one group."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = imported("torch")
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, momentum=0.5)
 
 
-def followed(optimizer: Any, scheduler: Any, updates: int) -> list[float]:
-    """The rate in force for each update of a scheduler that is stepped after it."""
+def followed(optimizer: Any, updates: int, step: Callable[[int], Any]) -> list[float]:
+    """The rate in force for each update; ``step(t)`` prepares update t."""
     found = []
     for t in range(updates):
         if t > 0:
             optimizer.step()
-            scheduler.step()
+            step(t)
         found.append(float(optimizer.param_groups[0]["lr"]))
     return found
 
@@ -79,91 +90,115 @@ def in_torch(row: Row) -> list[float]:
         if row.name in ("CyclicLR", "OneCycleLR"):
             options["cycle_momentum"] = False
         room = "swa_utils" if row.name == "SWALR" else "lr_scheduler"
-        build = getattr(importlib.import_module(f"torch.optim.{room}"), row.name)
+        build = getattr(imported(f"torch.optim.{room}"), row.name)
         return build(**options) if row.name == "ChainedScheduler" else build(optimizer, **options)
 
     first = row
     while "schedulers" in first.arguments:
         first = first.arguments["schedulers"][0]
     optimizer = optimizer_with(first.arguments.get("base", 1.0))
-    return followed(optimizer, scheduler(row), row.updates)
+    built = scheduler(row)
+    return followed(optimizer, row.updates, lambda t: built.step())
 
 
-def harmonic(t: float) -> float:
-    return 1 / (1 + t)
+def of_an_optimizer(module: str) -> Callable[[Row], list[float]]:
+    """Those whose first argument is an optimizer of torch."""
+
+    def values(row: Row) -> list[float]:
+        options = {k: v for k, v in row.arguments.items() if k != "base"}
+        if row.name == "OneCycle":
+            options["cycle_momentum"] = False
+        build = getattr(imported(module), row.name)
+        optimizer = optimizer_with(row.arguments.get("base", 1.0))
+        built = build(optimizer, **options)
+        return followed(optimizer, row.updates, lambda t: built.step(*[t][: row.peer == "timm"]))
+
+    return values
 
 
-def slowly(t: float) -> float:
-    return 1 - 0.01 * t
+def in_optax(row: Row) -> list[float]:
+    """In double precision."""
+
+    def schedule(row: Row) -> Any:
+        options = _each(row.arguments, Row, schedule)
+        return getattr(optax, row.name)(**options)
+
+    optax = imported("optax")
+    with imported("jax").enable_x64(True):
+        built = schedule(row)
+        return [float(built(t)) for t in range(row.updates)]
 
 
-_WARM = Row("torch.LinearLR", base=0.3, start_factor=0.1, total_iters=10)
-_FALL = Row("torch.CosineAnnealingLR", base=0.3, T_max=50, eta_min=0.01)
-_PAST = {"pct_start": 0.25, "div_factor": 10.0, "final_div_factor": 100.0}
-_CYCLE = {"base_lr": 0.01, "max_lr": 0.3, "step_size_up": 7, "step_size_down": 13}
+def in_keras(row: Row) -> list[float]:
+    """In double precision, with torch."""
+    imported("torch")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    keras = imported("keras")
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        built = getattr(keras.optimizers.schedules, row.name)(**row.arguments)
+        return [float(keras.ops.convert_to_numpy(built(t))) for t in range(row.updates)]
+    finally:
+        keras.config.set_floatx(before)
 
-TORCH = [
-    Row("torch.LambdaLR", base=0.3, lr_lambda=harmonic),
-    Row("torch.LambdaLR", base=0.3, lr_lambda=1 / (1 + step) ** 0.5),
-    Row("torch.MultiplicativeLR", base=0.3, lr_lambda=slowly),
-    Row("torch.MultiplicativeLR", 500, base=0.3, lr_lambda=1 - 0.001 * step),
-    Row("torch.StepLR", 200, base=0.3, step_size=7, gamma=0.5),
-    Row("torch.StepLR", base=0.3, step_size=20),
-    Row("torch.MultiStepLR", base=0.3, milestones=[3, 20, 10, 10], gamma=0.5),
-    Row("torch.MultiStepLR", base=0.3, milestones=[0, 5]),
-    Row("torch.MultiStepLR", base=0.3, milestones=[]),
-    Row("torch.ConstantLR", base=0.3),
-    Row("torch.ConstantLR", base=0.3, factor=0.7, total_iters=9),
-    Row("torch.LinearLR", base=0.3),
-    Row("torch.LinearLR", 500, base=0.3, start_factor=0.1, end_factor=0.7, total_iters=300),
-    Row("torch.LinearLR", base=0.3, start_factor=1.0, end_factor=0.0, total_iters=50),
-    Row("torch.ExponentialLR", 2000, base=0.3, gamma=0.97),
-    Row("torch.ExponentialLR", 200, base=0.3, gamma=1.01),
-    Row("torch.PolynomialLR", base=0.3),
-    Row("torch.PolynomialLR", base=0.3, total_iters=40, power=2.0),
-    Row("torch.PolynomialLR", base=0.3, total_iters=40, power=0.5),
-    Row("torch.CosineAnnealingLR", base=0.3, T_max=50),
-    Row("torch.CosineAnnealingLR", 200, base=0.3, T_max=20, eta_min=0.01),
-    Row("torch.CosineAnnealingLR", 2000, base=0.3, T_max=1500, eta_min=0.01),
-    Row("torch.CosineAnnealingWarmRestarts", 300, base=0.3, T_0=5, T_mult=2, eta_min=0.01),
-    Row("torch.CosineAnnealingWarmRestarts", 200, base=0.3, T_0=7),
-    Row("torch.CosineAnnealingWarmRestarts", 2000, base=0.3, T_0=3, T_mult=3),
-    Row("torch.CyclicLR", 200, **_CYCLE),
-    Row("torch.CyclicLR", 2000, base_lr=0.01, max_lr=0.3, step_size_up=100),
-    Row("torch.CyclicLR", 200, **_CYCLE, mode="triangular2"),
-    Row("torch.CyclicLR", 200, **_CYCLE, mode="exp_range", gamma=0.99),
-    Row("torch.CyclicLR", 200, **_CYCLE, scale_fn=harmonic),
-    Row("torch.CyclicLR", 200, **_CYCLE, scale_fn=1 / step**0.5),
-    Row("torch.CyclicLR", 200, **_CYCLE, scale_fn=harmonic, scale_mode="iterations"),
-    *(
-        Row("torch.OneCycleLR", 61, max_lr=0.5, total_steps=61, anneal_strategy=a, three_phase=p)
-        for a in ("cos", "linear")
-        for p in (False, True)
-    ),
-    Row("torch.OneCycleLR", 1000, max_lr=0.5, epochs=10, steps_per_epoch=100, **_PAST),
-    Row("torch.SequentialLR", schedulers=[_WARM, _FALL], milestones=[10]),
-    Row(
-        "torch.SequentialLR",
-        100,
-        schedulers=[_WARM, Row("torch.ExponentialLR", base=0.3, gamma=0.9), _FALL],
-        milestones=[10, 30],
-    ),
-    Row("torch.ChainedScheduler", schedulers=[_WARM], base=0.3),
-    Row(
-        "torch.ChainedScheduler",
-        base=0.3,
-        schedulers=[
-            Row("torch.ConstantLR", base=0.3, factor=0.1, total_iters=8),
-            Row("torch.ExponentialLR", base=0.3, gamma=0.9),
-            Row("torch.MultiStepLR", base=0.3, milestones=[5, 30], gamma=0.5),
-            Row("torch.CosineAnnealingLR", base=0.3, T_max=100),
-        ],
-    ),
-    Row("torch.SWALR", base=0.3, swa_lr=0.05),
-    Row("torch.SWALR", base=0.3, swa_lr=0.5, anneal_epochs=30, anneal_strategy="linear"),
-    Row("torch.SWALR", base=0.3, swa_lr=0.05, anneal_epochs=0),
-]
-PEERS: dict[str, Callable[[Row], list[float]]] = {"torch": in_torch}
-ROWS = TORCH
-# those that follow the loss
-CONTROLS = {"torch.ReduceLROnPlateau"}
+
+def in_averages(row: Row) -> list[float]:
+    """What part of the average is kept in each update."""
+    times = range(row.updates)
+    if row.name == "torch_swa":
+        average = imported("torch.optim.swa_utils").get_swa_avg_fn()
+        return [average(1.0, 0.0, t) for t in times]
+    if row.name == "keras":
+        imported("torch")
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+        sgd = imported("keras.optimizers").SGD(use_ema=True, **row.arguments)
+        return [float(sgd.ema_momentum)] * row.updates
+    if row.name == "tensorflow":
+        tensorflow = imported("tensorflow")
+        found = []
+        for t in times:
+            average = tensorflow.train.ExponentialMovingAverage(num_updates=t + 1, **row.arguments)
+            kept = tensorflow.Variable(1.0, dtype="float64")
+            average.apply([kept])
+            kept.assign(0.0)
+            average.apply([kept])
+            found.append(float(average.average(kept)))
+        return found
+    torch = imported("torch")
+    model = torch.nn.Linear(1, 1)
+    if row.name == "timm":
+        average = imported("timm.utils.model_ema").ModelEmaV3(model, **row.arguments)
+        return [average.get_decay(t + 1) for t in times]
+    if row.name == "diffusers":
+        average = imported("diffusers.training_utils").EMAModel(model.parameters(), **row.arguments)
+        return [average.get_decay(t + 1) for t in times]
+    if row.name == "ema_pytorch":
+        average = imported("ema_pytorch").EMA(model, **row.arguments)
+        average.step = average.step.double()
+        found = []
+        for _ in times:
+            average.step += 1
+            found.append(average.get_current_decay())
+        return found
+    kept = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    found = []
+    average = imported("torch_ema").ExponentialMovingAverage([kept], **row.arguments)
+    with torch.no_grad():
+        kept.zero_()
+    for _ in times:
+        average.shadow_params[0].fill_(1.0)
+        average.update()
+        found.append(float(average.shadow_params[0]))
+    return found
+
+
+PEERS: dict[str, Callable[[Row], list[float]]] = {
+    "averages": in_averages,
+    "deepspeed": of_an_optimizer("deepspeed.runtime.lr_schedules"),
+    "keras": in_keras,
+    "optax": in_optax,
+    "timm": of_an_optimizer("timm.scheduler"),
+    "torch": in_torch,
+    "transformers": of_an_optimizer("transformers.optimization"),
+}

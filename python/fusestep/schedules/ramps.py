@@ -35,6 +35,11 @@ def cosine_weight(x: Expression) -> Expression:
     return cospi(x * 0.5) ** 2
 
 
+def tanh_weight(x: Expression, lower: float, upper: float) -> Expression:
+    """(1 - tanh) / 2 from ``lower`` to ``upper``: nearly 1 at first and nearly 0 at last."""
+    return (1 - Operation("tanh", (lower * (1 - x) + upper * x,))) / 2
+
+
 @named
 def linear(start: float, end: float, length: float, by: Unit = "step") -> Expression:
     """A straight line from ``start`` to ``end``, held from then on.
@@ -155,9 +160,7 @@ def tanh(
     check_ends(start=start, end=end)
     if not check_finite("lower", lower) < check_finite("upper", upper):
         raise ValueError(f"lower must be below upper, not lower={lower!r}, upper={upper!r}")
-    x = progress(length, by)
-    bent = Operation("tanh", (lower * (1 - x) + upper * x,))
-    return between(start, end, (1 - bent) / 2)
+    return between(start, end, tanh_weight(progress(length, by), lower, upper))
 
 
 @named

@@ -8,9 +8,9 @@ the value then changes within epochs, too. Arguments that say where a stopped ru
 is another expression. In text the names begin with ``presets.``, as in "presets.torch.StepLR(...)".
 """
 
-from . import torch
+from . import averages, deepspeed, keras, optax, timm, torch, transformers
 
-__all__ = ["torch"]
+__all__ = ["averages", "deepspeed", "keras", "optax", "timm", "torch", "transformers"]
 
 
 def __dir__() -> list[str]:

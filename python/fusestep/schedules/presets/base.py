@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from ...expression import Expression, function
+from ...arguments import check_number
+from ...expression import Expression, function, maximum
 from ...expression.nodes import constant_or_expression, expression
 from ...expression.traversal import substituted
 from ...expression.vocabulary import VOCABULARY, named, remembering
@@ -39,7 +40,16 @@ def called(name: str, factor: Factor, time: Expression) -> Expression:
         return expression(substituted(node, {"step": time}))
     if not callable(factor):
         raise TypeError(f"{name} must be a function of one number, or an expression: {factor!r}")
-    return function(factor, time)
+    # another part of the same expression may be asked for a time before its own
+    return function(factor, maximum(time, 0))
+
+
+def check_growth(name: str, value: float) -> float:
+    """The value if cycles may grow by it: 1, or at least 1.01."""
+    number = check_number(name, value, 1)
+    if 1 < number < 1.01:
+        raise ValueError(f"{name} must be 1 or at least 1.01, not {value!r}")
+    return number
 
 
 def after(begin: float, first: Expression, later: Expression) -> Expression:

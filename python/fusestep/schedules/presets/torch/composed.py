@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ....arguments import check_finite, check_list, check_number, check_positive, check_rising
 from ....control import Plateau
-from ....expression import Expression, function, step
+from ....expression import Expression, function, maximum, step
 from ....expression.nodes import constant_or_expression
 from ... import pieces
 from ..base import Factor, called, control_preset, preset
@@ -47,7 +47,9 @@ def MultiplicativeLR(base: float, lr_lambda: Factor) -> Expression:
         array([1.        , 0.5       , 0.16666667])
     """
     factor = called("lr_lambda", lr_lambda, step)
-    return check_finite("base", base) * function(_Product(factor), name="MultiplicativeLR")
+    return check_finite("base", base) * function(
+        _Product(factor), maximum(step, 0), name="MultiplicativeLR"
+    )
 
 
 class _Product:

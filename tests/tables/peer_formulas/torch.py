@@ -1,4 +1,4 @@
-"""The schedules of other libraries as plain Python: the value of update t = 0, 1, ..."""
+"""torch's schedulers."""
 
 from __future__ import annotations
 
@@ -8,37 +8,18 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-
-def wave(x: float) -> float:
-    """Half a cosine wave: from 1 at 0 to 0 at 1."""
-    return (1 + math.cos(math.pi * x)) / 2
+from .shared import restart, sequential, wave
 
 
-def restart(t: float, length: float, t_mult: float) -> tuple[int, float]:
-    """The number of the cycle, and how much of it has passed."""
-    cycle = 0
-    while t >= length:
-        t, length, cycle = t - length, length * t_mult, cycle + 1
-    return cycle, t / length
-
-
-def sequential(t: int, schedules: list[Any], boundaries: list[int]) -> float:
-    k = bisect_right(boundaries, t)
-    return float(schedules[k].formula(t - boundaries[k - 1] if k else t))
-
-
-# ------------------------------------------------------------------------------------------- torch
-
-
-def torch_cosine(t: int, base: float, T_max: int, eta_min: float = 0.0) -> float:
+def cosine(t: int, base: float, T_max: int, eta_min: float = 0.0) -> float:
     return eta_min + (base - eta_min) * wave(t / T_max)
 
 
-def torch_restarts(t: int, base: float, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> float:
+def restarts(t: int, base: float, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> float:
     return eta_min + (base - eta_min) * wave(restart(t, T_0, T_mult)[1])
 
 
-def torch_linear(
+def linear(
     t: int,
     base: float,
     start_factor: float = 1 / 3,
@@ -49,7 +30,7 @@ def torch_linear(
     return base * (start_factor + (end_factor - start_factor) * x)
 
 
-def torch_cyclic(
+def cyclic(
     t: int,
     base_lr: float,
     max_lr: float,
@@ -72,7 +53,7 @@ def torch_cyclic(
     return base_lr + (max_lr - base_lr) * height * float(scale)
 
 
-def torch_one_cycle(
+def one_cycle(
     t: int,
     max_lr: float,
     total_steps: int | None = None,
@@ -96,18 +77,18 @@ def torch_one_cycle(
     return points[-1][1]
 
 
-def torch_swa(
+def swa(
     t: int, base: float, swa_lr: float, anneal_epochs: int = 10, anneal_strategy: str = "cos"
 ) -> float:
     x = min(t / anneal_epochs, 1) if anneal_epochs else 1.0
     return swa_lr + (base - swa_lr) * (wave(x) if anneal_strategy == "cos" else 1 - x)
 
 
-def torch_chained(t: int, schedulers: list[Any], base: float) -> float:
+def chained(t: int, schedulers: list[Any], base: float) -> float:
     return base * math.prod(entry.formula(t) / base for entry in schedulers)
 
 
-TORCH: dict[str, Callable[..., float]] = {
+FORMULAS: dict[str, Callable[..., float]] = {
     "LambdaLR": lambda t, base, lr_lambda: base * lr_lambda(t),
     "MultiplicativeLR": lambda t, base, lr_lambda: (
         base * math.prod(lr_lambda(i) for i in range(1, t + 1))
@@ -119,17 +100,16 @@ TORCH: dict[str, Callable[..., float]] = {
     "ConstantLR": lambda t, base, factor=1 / 3, total_iters=5: (
         base * (factor if t < total_iters else 1)
     ),
-    "LinearLR": torch_linear,
+    "LinearLR": linear,
     "ExponentialLR": lambda t, base, gamma: base * gamma**t,
     "PolynomialLR": lambda t, base, total_iters=5, power=1.0: (
         base * (1 - min(t / total_iters, 1)) ** power
     ),
-    "CosineAnnealingLR": torch_cosine,
-    "CosineAnnealingWarmRestarts": torch_restarts,
-    "CyclicLR": torch_cyclic,
-    "OneCycleLR": torch_one_cycle,
+    "CosineAnnealingLR": cosine,
+    "CosineAnnealingWarmRestarts": restarts,
+    "CyclicLR": cyclic,
+    "OneCycleLR": one_cycle,
     "SequentialLR": lambda t, schedulers, milestones: sequential(t, schedulers, milestones),
-    "ChainedScheduler": torch_chained,
-    "SWALR": torch_swa,
+    "ChainedScheduler": chained,
+    "SWALR": swa,
 }
-FORMULAS = {"torch": TORCH}
