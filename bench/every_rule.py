@@ -9,7 +9,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from .agreement import ADAMW, FACTORS, SMALL, TOLERANCE, Contestant, Disagreemen
 from .limit import Limit
 from .measure import Effort, in_turns
 from .models import Array, Model, Problem
-from .peers import deepspeed_absent, first_line, optax_absent, torch_absent
+from .peers import first_line, optax_absent, torch_absent
 from .report import Column, Table
 
 _MODELS = ("1e5", "1e7", "resnet50", "100x100", "1000x100")
@@ -34,16 +34,15 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RuleRow:
-    """A rule with its settings, and for each library what it is called there, and its settings."""
+    """A rule with its settings, and who else has it: under which name, with which settings."""
 
     title: str
     build: Callable[[Any], fs.Optimizer]
     bytes_moved: int  # for each float32 parameter
     torch: tuple[str, Settings] | None = None
     fused: bool = False  # whether torch has it in one pass on a CPU
+    others: Mapping[str, tuple[str, Settings]] = field(default_factory=dict)
     optax: Callable[[Any], Any] | None = None
-    timm: tuple[str, Settings] | None = None
-    deepspeed: tuple[str, Settings] | None = None
 
 
 class _Own(Contestant):
@@ -71,7 +70,10 @@ class _OfTorch(Contestant):
         ]
         for p, g in zip(self.parameters, problem.gradients, strict=True):
             p.grad = self.torch.tensor(g)
-        self.step = make(self.parameters).step
+        optimizer = make(self.parameters)
+        if hasattr(optimizer, "train"):
+            optimizer.train()  # schedulefree's, which otherwise refuses a step
+        self.step = optimizer.step
 
     def parameter(self, i: int) -> Array:
         return np.asarray(self.parameters[i].detach().numpy())
@@ -113,25 +115,28 @@ class _OfOptax(Contestant):
         self.gradients = [self.jax.numpy.array(g) for g in self.problem.gradients]
 
 
-@functools.cache
-def _timm_absent() -> str:
-    if torch_absent():
-        return torch_absent()
-    try:
-        importlib.import_module("timm.optim")
-    except Exception as error:  # whatever a torchvision that does not fit may raise
-        return first_line(error)
-    return ""
+def _module_absent(name: str) -> Callable[[], str]:
+    @functools.cache
+    def absent() -> str:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a torchvision that does not fit may raise
+            return first_line(error)
+        return ""
+
+    return lambda: torch_absent() or absent()
 
 
+BOUND = "fusestep bound"
 PEERS: dict[str, Callable[[], str]] = {
     "torch foreach": torch_absent,
     "torch fused": torch_absent,
-    "timm": _timm_absent,
-    "DeepSpeed": deepspeed_absent,
+    "timm": _module_absent("timm.optim"),
+    "schedulefree": _module_absent("schedulefree"),
+    "optimi": _module_absent("optimi"),
     "optax": optax_absent,
 }
-BOUND = "fusestep bound"
+_MODULES = {"timm": "timm.optim", "schedulefree": "schedulefree", "optimi": "optimi"}
 
 
 def _makers(row: RuleRow) -> dict[str, Callable[[Problem], Contestant]]:
@@ -141,19 +146,19 @@ def _makers(row: RuleRow) -> dict[str, Callable[[Problem], Contestant]]:
         BOUND: lambda problem: _Own(problem, row, bound=True),
     }
 
-    def add(peer: str, module: str, entry: tuple[str, Settings] | None, **more: Any) -> None:
-        if entry is None or PEERS[peer]():
-            return
-        name, settings = entry
-        kind = getattr(importlib.import_module(module), name)
-        make = functools.partial(kind, **settings, **more)
-        makers[peer] = lambda problem: _OfTorch(problem, make)
+    def add(peer: str, module: str, entry: tuple[str, Settings], **more: Any) -> None:
+        if not PEERS[peer]():
+            name, settings = entry
+            kind = getattr(importlib.import_module(module), name)
+            make = functools.partial(kind, **settings, **more)
+            makers[peer] = lambda problem: _OfTorch(problem, make)
 
-    add("torch foreach", "torch.optim", row.torch, foreach=True)
-    if row.fused:
-        add("torch fused", "torch.optim", row.torch, fused=True)
-    add("timm", "timm.optim", row.timm)
-    add("DeepSpeed", "deepspeed.ops.adam" if row.title == "AdamW" else "", row.deepspeed)
+    if row.torch is not None:
+        add("torch foreach", "torch.optim", row.torch, foreach=True)
+        if row.fused:
+            add("torch fused", "torch.optim", row.torch, fused=True)
+    for peer, entry in row.others.items():
+        add(peer, _MODULES[peer], entry)
     transform = row.optax
     if transform is not None and not PEERS["optax"]():
         makers["optax"] = lambda problem: _OfOptax(problem, transform)
@@ -258,24 +263,132 @@ def _with_decay(optax: Any, rule: Any, decay: float = 0.1) -> Any:
     return optax.chain(optax.add_decayed_weights(decay), rule)
 
 
+_LR = {"lr": 1e-3}
 _DECAY = {"weight_decay": 0.1}
+_BOTH = {**_LR, **_DECAY}
+_FREE = {"lr": 2.5e-3, **_DECAY, "warmup_steps": 0}
 
 RULES: tuple[RuleRow, ...] = (
     RuleRow(
-        "SGD",
-        lambda p: fs.SGD(p, lr=1e-3, momentum=0.9, **_DECAY),
+        "SGD, momentum",
+        lambda p: fs.SGD(p, momentum=0.9, **_BOTH),
         20,
-        torch=("SGD", {"lr": 1e-3, "momentum": 0.9, **_DECAY}),
+        torch=("SGD", {**_BOTH, "momentum": 0.9}),
         fused=True,
         optax=lambda o: _with_decay(o, o.sgd(1e-3, momentum=0.9)),
     ),
     RuleRow(
-        "AdamW",
-        lambda p: fs.AdamW(p, lr=1e-3, **_DECAY),
+        "Lion",
+        lambda p: fs.Lion(p, **_BOTH),
+        20,
+        others={"timm": ("Lion", _BOTH)},
+        optax=lambda o: o.lion(1e-3, **_DECAY),
+    ),
+    RuleRow(
+        "Adagrad",
+        lambda p: fs.Adagrad(p, **_BOTH),
+        20,
+        torch=("Adagrad", _BOTH),
+        fused=True,
+    ),
+    RuleRow(
+        "RMSprop",
+        lambda p: fs.RMSprop(p, **_BOTH),
+        20,
+        torch=("RMSprop", _BOTH),
+        optax=lambda o: _with_decay(o, o.rmsprop(1e-3, 0.99, eps_in_sqrt=False)),
+    ),
+    RuleRow(
+        "RMSprop, centred, momentum",
+        lambda p: fs.RMSprop(p, **_BOTH, centered=True, momentum=0.9),
+        36,
+        torch=("RMSprop", {**_BOTH, "centered": True, "momentum": 0.9}),
+    ),
+    RuleRow(
+        "Adadelta",
+        lambda p: fs.Adadelta(p, **_BOTH),
         28,
-        torch=("AdamW", {"lr": 1e-3, **_DECAY}),
+        torch=("Adadelta", _BOTH),
+        optax=lambda o: _with_decay(o, o.adadelta(1e-3)),
+    ),
+    RuleRow("Rprop", lambda p: fs.Rprop(p, **_LR), 28, torch=("Rprop", _LR)),
+    RuleRow(
+        "Adamax",
+        lambda p: fs.Adamax(p, **_BOTH),
+        28,
+        torch=("Adamax", _BOTH),
+        optax=lambda o: _with_decay(o, o.adamax(1e-3)),
+    ),
+    RuleRow(
+        "AdamW",
+        lambda p: fs.AdamW(p, **_BOTH),
+        28,
+        torch=("AdamW", _BOTH),
         fused=True,
         optax=lambda o: o.adamw(1e-3, **_DECAY),
-        timm=("AdamWLegacy", {"lr": 1e-3, **_DECAY}),
+    ),
+    RuleRow(
+        "AdamW, nesterov",
+        lambda p: fs.AdamW(p, **_BOTH, nesterov=True),
+        28,
+        others={"timm": ("NAdamW", _BOTH)},
+    ),
+    RuleRow(
+        "AdamW, cautious",
+        lambda p: fs.AdamW(p, **_BOTH, cautious=True),
+        40,
+        others={"timm": ("AdamWLegacy", {**_BOTH, "caution": True})},
+    ),
+    RuleRow(
+        "AdaBelief",
+        lambda p: fs.AdaBelief(p, **_LR),
+        28,
+        optax=lambda o: o.adabelief(1e-3),
+    ),
+    RuleRow("NAdam", lambda p: fs.NAdam(p, **_BOTH), 28, torch=("NAdam", _BOTH)),
+    RuleRow("RAdam", lambda p: fs.RAdam(p, **_BOTH), 28, torch=("RAdam", _BOTH)),
+    RuleRow(
+        "ADOPT",
+        lambda p: fs.ADOPT(p, **_BOTH),
+        28,
+        others={"timm": ("Adopt", {**_BOTH, "clip_exp": 0.25})},
+        optax=lambda o: _with_decay(o, o.contrib.adopt(1e-3)),
+    ),
+    RuleRow(
+        "AdEMAMix",
+        lambda p: fs.AdEMAMix(p, **_BOTH),
+        36,
+        optax=lambda o: o.contrib.ademamix(1e-3, **_DECAY),
+    ),
+    RuleRow(
+        "Schedule-Free SGD",
+        lambda p: fs.ScheduleFreeSGD(p, **_FREE),
+        20,
+        others={"schedulefree": ("SGDScheduleFree", _FREE)},
+    ),
+    RuleRow(
+        "Schedule-Free AdamW",
+        lambda p: fs.ScheduleFreeAdamW(p, **_FREE),
+        28,
+        others={"schedulefree": ("AdamWScheduleFree", _FREE)},
+    ),
+    RuleRow(
+        "StableAdamW",
+        lambda p: fs.StableAdamW(p, **_BOTH),
+        36,
+        others={"optimi": ("StableAdamW", _BOTH)},
+    ),
+    RuleRow(
+        "LARS",
+        lambda p: fs.LARS(p, **_BOTH, momentum=0.9),
+        28,
+        others={"timm": ("Lars", {**_BOTH, "momentum": 0.9})},
+    ),
+    RuleRow(
+        "LAMB",
+        lambda p: fs.LAMB(p, **_BOTH),
+        40,
+        others={"timm": ("Lamb", {**_BOTH, "max_grad_norm": None})},
+        optax=lambda o: o.lamb(1e-3, **_DECAY),
     ),
 )
