@@ -20,18 +20,22 @@ std::string nonfinite_message(const std::string& parameter, const char* what) {
 CheckedPlan::CheckedPlan(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
                          const py::list& parameters, const py::list& states,
                          const std::vector<int>& groups, const py::array_t<double>& settings,
-                         const py::list& containers)
+                         const py::list& containers, const py::list& copies)
     : kind_(std::move(kind)),
       paths_(std::move(paths)),
       views_(check_parameters(kind_, paths_, parameters, extents_)),
       parameters_(parameters),
       states_(states),
+      copies_(copies),
       containers_(containers, parameters_, paths_),
       table_(numbers_of(settings)),
       plan_(make_plan(rule, states, groups)),
       checked_(paths_.size()) {
     memory_ = written(views_);
     count_looks();
+    for (const py::handle copy : copies_) {
+        if (!copy.is_none() && !kind_.type) fixed_copies_.push_back(py::weakref(copy));
+    }
     fixed_parameters_ = fixed(parameters_);
 }
 
@@ -141,6 +145,7 @@ CheckedPlan::Step CheckedPlan::begin_step(py::handle gradients, double grad_scal
         throw py::value_error("grad_scale must be finite and greater than 0, not " +
                               number_text(grad_scale));
     }
+    require_own_values();
     look_at_arrays();
     Step step;
     step.grad_scale = grad_scale;
@@ -244,6 +249,7 @@ Plan CheckedPlan::make_plan(const std::string& rule, const py::list& states,
     if (entry == nullptr) throw py::value_error("no rule '" + rule + "'");
     const std::size_t columns = static_cast<std::size_t>(entry->columns + kCommonColumns);
     std::vector<Leaf> leaves(paths_.size());
+    std::vector<Output> outputs = check_copies();
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         const ArrayView& view = views_[i];
         leaves[i].parameter = view.data;
@@ -253,10 +259,13 @@ Plan CheckedPlan::make_plan(const std::string& rule, const py::list& states,
         const double* const hyper = table_.data() + static_cast<std::size_t>(groups[i]) * columns;
         const std::vector<void*> state =
             check_states(i, *entry, states[i].cast<py::dict>(), entry->states_used(hyper));
-        std::copy(state.begin(), state.end(), leaves[i].state);
+        std::copy_n(state.begin(), entry->states, leaves[i].state);
+        if (state.back() == nullptr) continue;
+        outputs.resize(leaves.size());
+        outputs[i].average = state.back();
     }
-    return Plan(*entry, std::move(leaves), static_cast<int>(table_.size() / columns),
-                table_.data());
+    return Plan(*entry, std::move(leaves), static_cast<int>(table_.size() / columns), table_.data(),
+                std::move(outputs));
 }
 
 // Checks one gradient per parameter, None allowed, and remembers where they are. Returns the

@@ -9,6 +9,7 @@
 #include "arrays.h"
 #include "commit.h"
 #include "containers.h"
+#include "in_place.h"
 #include "scheduled_values.h"
 
 namespace fusestep {
@@ -17,7 +18,8 @@ class CheckedPlan {
  public:
     CheckedPlan(ArrayKind kind, const std::string& rule, std::vector<std::string> paths,
                 const py::list& parameters, const py::list& states, const std::vector<int>& groups,
-                const py::array_t<double>& settings, const py::list& containers);
+                const py::array_t<double>& settings, const py::list& containers,
+                const py::list& copies);
     virtual ~CheckedPlan() = default;
 
     // Keeps the calls of other threads out while it lives: for what takes several calls. As the
@@ -98,6 +100,8 @@ class CheckedPlan {
 
     const std::vector<std::int64_t>& updates() const;
     Values values() const;
+    // Whether parameters hold other values than their own for a while.
+    bool is_in_place() const { return in_place_; }
     std::int64_t attempted() const { return attempted_; }
     std::int64_t applied() const { return applied_; }
 
@@ -143,6 +147,12 @@ class CheckedPlan {
     void end_accumulate(double samples, double squares);
     void forget_accumulated();
 
+    // Pairs of a parameter and the array whose values it is to hold for a while, of those that are
+    // not to keep their own. One is given for each parameter.
+    py::list begin_in_place(const py::list& values) const;
+    void set_in_place(bool begun) { in_place_ = begun; }
+    void require_own_values() const;
+
     // The table of settings, which a schedule may write.
     const std::vector<double>& setting_values() const { return table_; }
     void restore(const std::vector<double>& values);
@@ -185,6 +195,8 @@ class CheckedPlan {
     void require_whole() const;
     MemoryMap written(const std::vector<ArrayView>& views) const;
     std::string state_name(std::size_t i, int k) const;
+    std::string copy_name(std::size_t i) const { return "copies['" + paths_[i] + "']"; }
+    std::vector<Output> check_copies() const;
     void require_count(const char* what, std::size_t count) const;
     void count_looks();
     std::vector<py::object> fixed(const py::tuple& arrays) const;
@@ -208,6 +220,7 @@ class CheckedPlan {
     std::vector<ArrayView> views_;
     py::tuple parameters_;  // the arrays whose memory the plan writes
     py::tuple states_;
+    py::tuple copies_;  // one for each parameter, or none
     Containers containers_;
     std::size_t looks_ = 0;    // at parameters in a step, which for a GPU's there are none
     std::size_t lookups_ = 0;  // at entries of containers
@@ -215,6 +228,7 @@ class CheckedPlan {
     // weak references to parameters and bound gradients, which NumPy then does not resize
     std::vector<py::object> fixed_parameters_;
     std::vector<py::object> fixed_gradients_;
+    std::vector<py::object> fixed_copies_;
     std::vector<double> table_;  // of settings, where the plan reads: never resized
     ScheduledValues scheduled_;
     MemoryMap memory_;
@@ -225,6 +239,7 @@ class CheckedPlan {
     py::object kept_accumulators_ = py::none();
     Accumulated accumulated_;
     NonFinite nonfinite_ = NonFinite::kPropagate;
+    bool in_place_ = false;
     std::optional<Parts> parts_;            // between the calls of a step that is updated in parts
     std::atomic<bool> busy_{false};         // inside a call
     std::atomic<unsigned long> holder_{0};  // the thread that holds the plan, or 0
@@ -281,6 +296,14 @@ void define_plan(Class& plan) {
         .def("update_part", &Object::update_part, py::arg("end"))
         .def("cancel_parts", &Object::cancel_parts)
         .def_property_readonly("size", &Object::size)
+        .def("in_place",
+             [](const py::object& self, const py::object& values) {
+                 Object& plan = self.cast<Object&>();
+                 return std::make_unique<InPlace>(
+                     self, [&plan, values] { plan.put_in_place(values); },
+                     [&plan] { plan.take_back(); });
+             })
+        .def_property_readonly("is_in_place", &Object::is_in_place)
         .def("accumulate", &Object::accumulate, py::arg("gradients"), py::arg("samples"))
         .def("prepare_replays", &Object::prepare_replays, py::arg("steps"), py::arg("clocks"),
              py::arg("grad_scale"))

@@ -1,6 +1,8 @@
 // The plan over NumPy arrays, as Python holds it: lets the machine run.
 #include <pybind11/stl.h>
 
+#include <cstring>
+
 #include "../runtime/float_environment.h"
 #include "checked_plan.h"
 #include "step_info.h"
@@ -12,9 +14,9 @@ class CpuPlan : public CheckedPlan {
  public:
     CpuPlan(const std::string& rule, std::vector<std::string> paths, const py::list& parameters,
             const py::list& states, const std::vector<int>& groups,
-            const py::array_t<double>& settings, const py::list& containers)
-        : CheckedPlan({}, rule, std::move(paths), parameters, states, groups, settings,
-                      containers) {
+            const py::array_t<double>& settings, const py::list& containers, const py::list& copies)
+        : CheckedPlan({}, rule, std::move(paths), parameters, states, groups, settings, containers,
+                      copies) {
         held_.reserve(plan().leaves().size());
     }
 
@@ -76,6 +78,43 @@ class CpuPlan : public CheckedPlan {
     void refuse_capture(const std::string&) const {}
     bool is_captured() const { return false; }
 
+    void put_in_place(const py::object& values) {
+        const Hold hold({}, *this);
+        const py::list given = values();  // which may ask the plan
+        const Busy busy(*this);
+        const py::list pairs = begin_in_place(given);
+        const Copies copies(pairs);
+        std::vector<OwnValues> own;
+        for (const py::handle pair : pairs) {
+            const auto array = py::reinterpret_borrow<py::array>(pair.cast<py::tuple>()[0]);
+            const char* const bytes = static_cast<const char*>(array.data());
+            own.push_back({array, bytes, {bytes, bytes + array.nbytes()}});
+        }
+        copies.apply();
+        own_values_ = std::move(own);
+        set_in_place(true);
+    }
+
+    void take_back() {
+        bool have_all = true;
+        for (OwnValues& own : own_values_) {
+            const auto bytes = static_cast<std::size_t>(own.array.nbytes());
+            const bool has_memory = own.array.data() == own.data && bytes == own.bytes.size();
+            if (has_memory && bytes > 0) {
+                std::memcpy(py::detail::array_proxy(own.array.ptr())->data, own.bytes.data(),
+                            bytes);
+            }
+            have_all &= has_memory;
+        }
+        own_values_.clear();
+        set_in_place(false);
+        if (!have_all) {
+            throw StateError(
+                "a parameter was resized or given other memory inside averaged_in_place(): its own "
+                "values are lost");
+        }
+    }
+
     // Begins a step that is updated in parts: all but the update itself, so the arrays of gradients
     // must be there, but what they hold may come later where nothing asks for it. Other calls are
     // refused until the last part. A step that is left out ends at once.
@@ -105,6 +144,13 @@ class CpuPlan : public CheckedPlan {
     }
 
  private:
+    // What a parameter has while it holds other values.
+    struct OwnValues {
+        py::array array;
+        const void* data;
+        std::vector<char> bytes;
+    };
+
     void update_elements(std::size_t first, std::size_t last) override {
         run(last - first, [&] { plan().update(first, last); });
     }
@@ -151,6 +197,7 @@ class CpuPlan : public CheckedPlan {
     }
 
     std::vector<PyObject*> held_;
+    std::vector<OwnValues> own_values_;
 };
 
 }  // namespace
@@ -168,11 +215,12 @@ void register_cpu_plan(py::module_& module) {
         .def("__enter__", [](const CheckedPlan::Hold&) {})
         .def("__exit__", [](CheckedPlan::Hold& self, const py::args&) { self.release(); });
     py::class_<CpuPlan> plan(module, "CpuPlan");
-    plan.def(
-        py::init<const std::string&, std::vector<std::string>, const py::list&, const py::list&,
-                 const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
-        py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
-        py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list());
+    plan.def(py::init<const std::string&, std::vector<std::string>, const py::list&,
+                      const py::list&, const std::vector<int>&, const py::array_t<double>&,
+                      const py::list&, const py::list&>(),
+             py::arg("rule"), py::arg("paths"), py::arg("parameters"), py::arg("states"),
+             py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list(),
+             py::arg("copies") = py::list());
     define_plan(plan);
 }
 

@@ -197,6 +197,12 @@ void CudaLauncher::upload_leaves(const Plan& plan) {
         entry.parameter = leaf.parameter;
         std::copy_n(leaf.state, kMaxStates, entry.state);
         if (!plan.accumulators().empty()) entry.accumulator = plan.accumulators()[i].data;
+        if (!plan.outputs().empty()) {
+            const Output& output = plan.outputs()[i];
+            entry.average = output.average;
+            entry.copy = output.copy;
+            entry.copy_type = output.copy_type;
+        }
         entry.begin = begin;
         entry.size = leaf.size;
         entry.type = leaf.type;

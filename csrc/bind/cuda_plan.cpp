@@ -13,9 +13,9 @@ CudaPlan::CudaPlan(const py::object& make_launcher, py::object array_type, int d
                    const std::string& rule, std::vector<std::string> paths,
                    const py::list& parameters, const py::list& states,
                    const std::vector<int>& groups, const py::array_t<double>& settings,
-                   const py::list& containers)
+                   const py::list& containers, const py::list& copies)
     : CheckedPlan({std::move(array_type), device}, rule, std::move(paths), parameters, states,
-                  groups, settings, containers),
+                  groups, settings, containers, copies),
       launcher_(make_launcher, plan()),
       gradients_(leaf_count()),
       entry_of_(leaf_count()),
@@ -57,6 +57,37 @@ py::object CudaPlan::accumulate(py::handle gradients, double samples) {
 
 void CudaPlan::refuse_capture(const std::string& call) {
     if (launcher_.enter()) throw StateError(call + ": not while a stream is capturing");
+}
+
+// Replays would update what the parameters hold now: they are invalidated.
+void CudaPlan::put_in_place(const py::object& values) {
+    const Hold hold({}, *this);
+    if (launcher_.enter()) throw StateError("averaged_in_place: not while a stream is capturing");
+    let_host_count();
+    const py::list given = values();  // which may ask the plan
+    const Busy busy(*this);
+    const py::list pairs = begin_in_place(given);
+    own_values_ = launcher_.object().attr("kept")(pairs);
+    set_in_place(true);
+    try {
+        launcher_.object().attr("write")(pairs);
+    } catch (...) {
+        take_back();
+        throw;
+    }
+}
+
+void CudaPlan::take_back() {
+    launcher_.enter();
+    const py::list own = std::exchange(own_values_, py::list());
+    try {
+        launcher_.object().attr("write")(own);
+    } catch (py::error_already_set&) {  // an interrupt, say: all are written once more
+        launcher_.object().attr("write")(own);
+        set_in_place(false);
+        throw;
+    }
+    set_in_place(false);
 }
 
 void CudaPlan::rebind(const py::list& parameters, const py::list& containers,
@@ -157,12 +188,14 @@ void register_cuda_plan(py::module_& module) {
         py::arg("array_type"), py::arg("device"), py::arg("paths"), py::arg("parameters"));
     register_cuda_step_info(module);
     py::class_<CudaPlan> plan(module, "CudaPlan");
-    plan.def(py::init<const py::object&, py::object, int, const std::string&,
-                      std::vector<std::string>, const py::list&, const py::list&,
-                      const std::vector<int>&, const py::array_t<double>&, const py::list&>(),
-             py::arg("make_launcher"), py::arg("array_type"), py::arg("device"), py::arg("rule"),
-             py::arg("paths"), py::arg("parameters"), py::arg("states"), py::arg("groups"),
-             py::arg("settings").noconvert(), py::arg("containers") = py::list());
+    plan.def(
+        py::init<const py::object&, py::object, int, const std::string&, std::vector<std::string>,
+                 const py::list&, const py::list&, const std::vector<int>&,
+                 const py::array_t<double>&, const py::list&, const py::list&>(),
+        py::arg("make_launcher"), py::arg("array_type"), py::arg("device"), py::arg("rule"),
+        py::arg("paths"), py::arg("parameters"), py::arg("states"), py::arg("groups"),
+        py::arg("settings").noconvert(), py::arg("containers") = py::list(),
+        py::arg("copies") = py::list());
     define_plan(plan);
 }
 

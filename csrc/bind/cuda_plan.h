@@ -22,7 +22,8 @@ class CudaPlan : public CheckedPlan {
     CudaPlan(const py::object& make_launcher, py::object array_type, int device,
              const std::string& rule, std::vector<std::string> paths, const py::list& parameters,
              const py::list& states, const std::vector<int>& groups,
-             const py::array_t<double>& settings, const py::list& containers);
+             const py::array_t<double>& settings, const py::list& containers,
+             const py::list& copies);
 
     static constexpr bool kTakesForeign = false;
 
@@ -43,6 +44,9 @@ class CudaPlan : public CheckedPlan {
     py::object accumulate(py::handle gradients, double samples);
     // Goes on in the current stream; throws StateError naming the call where that is capturing.
     void refuse_capture(const std::string& call);
+
+    void put_in_place(const py::object& values);
+    void take_back();
 
     // What every plan has, where a GPU adds something.
 
@@ -237,6 +241,8 @@ class CudaPlan : public CheckedPlan {
     std::vector<device::Entry> first_row_;
     std::optional<Clock> first_clock_;
     std::set<unsigned> captured_cases_;
+
+    py::list own_values_;  // of parameters that hold others: arrays and what they had
 };
 
 }  // namespace fusestep

@@ -9,7 +9,7 @@
 namespace fusestep {
 namespace {
 
-device::Entry entry(const Plan::Prepared& prepared) {
+device::Entry entry(const Plan::Prepared& prepared, bool outputs) {
     device::Entry entry = {};
     std::memcpy(entry.scalars, prepared.scalars, sizeof(entry.scalars));
     if (prepared.type == kFloat32) {
@@ -23,10 +23,13 @@ device::Entry entry(const Plan::Prepared& prepared) {
         entry.limit = s.limit;
         entry.sign = s.factor;
     }
-    entry.kernel_case = (static_cast<unsigned>(prepared.type) * kTreatments +
-                         static_cast<unsigned>(prepared.treatment)) *
-                            kMaxVariants +
-                        prepared.variant;
+    entry.average_rate = prepared.average_rate;
+    entry.kernel_case =
+        ((static_cast<unsigned>(outputs) * kDataTypes + static_cast<unsigned>(prepared.type)) *
+             kTreatments +
+         static_cast<unsigned>(prepared.treatment)) *
+            kMaxVariants +
+        prepared.variant;
     return entry;
 }
 
@@ -43,7 +46,9 @@ void CudaPlan::prepare_row(const std::optional<Clock>& clock, std::int64_t ahead
     }
     entries_ = plan().prepared().size();
     collects_ |= plan().collects();
-    for (const Plan::Prepared& prepared : plan().prepared()) rows_.push_back(entry(prepared));
+    for (const Plan::Prepared& prepared : plan().prepared()) {
+        rows_.push_back(entry(prepared, !plan().outputs().empty()));
+    }
     for (std::size_t i = 0; i < leaf_count(); ++i) {
         entry_of_[i] = static_cast<std::uint32_t>(plan().leaves()[i].prepared);
     }

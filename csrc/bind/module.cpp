@@ -6,6 +6,7 @@ namespace fusestep {
 void register_arrays(pybind11::module_& module);
 void register_commit(pybind11::module_& module);
 void register_data(pybind11::module_& module);
+void register_in_place(pybind11::module_& module);
 void register_launch(pybind11::module_& module);
 void register_orders(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
@@ -40,6 +41,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     fusestep::register_orders(module);
     fusestep::register_program(module);
     fusestep::register_target(module);
+    fusestep::register_in_place(module);
     fusestep::register_cpu_plan(module);
     fusestep::register_cuda_plan(module);
     fusestep::register_launch(module);

@@ -37,20 +37,22 @@ std::vector<ArrayView> check_parameters(const ArrayKind& kind,
 MemoryMap CheckedPlan::written(const std::vector<ArrayView>& views) const {
     MemoryMap memory;
     for (std::size_t i = 0; i < views.size(); ++i) {
-        const Leaf& leaf = plan_.leaves()[i];
         memory.add(views[i].data, views[i].size * item_size(views[i].type), parameter(i));
-        for (int k = 0; k < plan_.rule().states; ++k) {
-            if (leaf.state[k] == nullptr) continue;
-            memory.add(leaf.state[k], state_bytes(plan_.rule().state[k], views[i]),
-                       state_name(i, k));
+        for (int k = 0; k < plan_.rule().all_states(); ++k) {
+            void* const state = plan_.state_of(i, k);
+            if (state == nullptr) continue;
+            memory.add(state, state_bytes(plan_.rule().state_at(k), views[i]), state_name(i, k));
         }
+        if (plan_.outputs().empty() || plan_.outputs()[i].copy == nullptr) continue;
+        const Output& output = plan_.outputs()[i];
+        memory.add(output.copy, views[i].size * item_size(output.copy_type), copy_name(i));
     }
     memory.close();
     return memory;
 }
 
 std::string CheckedPlan::state_name(std::size_t i, int k) const {
-    return parameter(i) + " state '" + plan_.rule().state[k].name + "'";
+    return parameter(i) + " state '" + plan_.rule().state_at(k).name + "'";
 }
 
 void CheckedPlan::count_looks() {
@@ -113,6 +115,7 @@ void CheckedPlan::require_count(const char* what, std::size_t count) const {
 void CheckedPlan::rebind(const py::list& parameters, const py::list& containers,
                          const py::object& changes) {
     const Busy busy(*this);
+    require_own_values();
     require_count("parameters", parameters.size());
     const py::tuple arrays(parameters);
     std::vector<py::ssize_t> extents;
@@ -138,6 +141,23 @@ void CheckedPlan::rebind(const py::list& parameters, const py::list& containers,
     for (std::size_t i = 0; i < views_.size(); ++i) plan_.set_parameter(i, views_[i].data);
     fixed_parameters_ = fixed(parameters_);
     attributes.apply();
+}
+
+py::list CheckedPlan::begin_in_place(const py::list& values) const {
+    require_own_values();
+    require_count("values", values.size());
+    py::list pairs;
+    for (std::size_t i = 0; i < views_.size(); ++i) {
+        const py::object array = parameters_[i];
+        if (!kind_.type && !is_unchanged(array, views_[i])) raise_changed(parameter(i), array);
+        if (!array.is(values[i])) pairs.append(py::make_tuple(array, values[i]));
+    }
+    return pairs;
+}
+
+void CheckedPlan::require_own_values() const {
+    if (!in_place_) return;
+    throw StateError("the parameters hold their averages: leave averaged_in_place() first");
 }
 
 }  // namespace fusestep

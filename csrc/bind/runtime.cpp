@@ -116,8 +116,8 @@ py::dict rules() {
         std::for_each(rule.column, rule.column + rule.columns, append);
         std::for_each(kCommon, kCommon + kCommonColumns, append);
         py::list states;
-        for (int i = 0; i < rule.states; ++i) {
-            const State& state = rule.state[i];
+        for (int i = 0; i < rule.all_states(); ++i) {
+            const State& state = rule.state_at(i);
             states.append(py::make_tuple(state.name, initial_of(state.initial, rule),
                                          state.type == StateType::kDouble,
                                          kExtents[static_cast<int>(state.extent)]));
@@ -134,14 +134,15 @@ py::dict rules() {
 
 py::tuple states_used(const std::string& name, const std::vector<double>& hyper) {
     const RuleEntry* rule = find_rule(name);
-    if (rule == nullptr || hyper.size() < static_cast<std::size_t>(rule->columns)) {
+    if (rule == nullptr ||
+        hyper.size() != static_cast<std::size_t>(rule->columns + kCommonColumns)) {
         throw py::value_error("no rule '" + name + "' with " + std::to_string(hyper.size()) +
                               " columns");
     }
     const unsigned used = rule->states_used(hyper.data());
     py::list names;
-    for (int k = 0; k < rule->states; ++k) {
-        if (used >> k & 1) names.append(rule->state[k].name);
+    for (int k = 0; k < rule->all_states(); ++k) {
+        if (used >> k & 1) names.append(rule->state_at(k).name);
     }
     return py::tuple(names);
 }

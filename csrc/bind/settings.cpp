@@ -77,6 +77,7 @@ void CheckedPlan::load(const std::vector<std::int64_t>& updates, std::int64_t at
                        std::vector<Target> targets, const std::string& nonfinite,
                        const py::list& arrays, const py::object& changes, const Values& values) {
     const Busy busy(*this, true);
+    require_own_values();
     std::optional<Parts> ended;  // letting go of it may wait until all is written
     check_counts(updates, paths_.size());
     if (applied < 0 || attempted < applied) {

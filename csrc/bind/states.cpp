@@ -28,8 +28,8 @@ std::vector<void*> CheckedPlan::check_states(std::size_t i, const RuleEntry& rul
                                              const py::dict& states, unsigned used) const {
     const ArrayView& view = views_[i];
     std::vector<void*> found;
-    for (int k = 0; k < rule.states; ++k) {
-        const State& state = rule.state[k];
+    for (int k = 0; k < rule.all_states(); ++k) {
+        const State& state = rule.state_at(k);
         const std::string name = parameter(i) + " state '" + state.name + "'";
         if (!states.contains(state.name)) {
             if (used >> k & 1) throw py::value_error(name + " is missing");
@@ -44,6 +44,28 @@ std::vector<void*> CheckedPlan::check_states(std::size_t i, const RuleEntry& rul
         found.push_back(array.data);
     }
     return found;
+}
+
+// Where each parameter is copied to, if any is.
+std::vector<Output> CheckedPlan::check_copies() const {
+    std::vector<Output> outputs;
+    if (copies_.empty()) return outputs;
+    require_count("copies", copies_.size());
+    outputs.resize(paths_.size());
+    for (std::size_t i = 0; i < paths_.size(); ++i) {
+        const py::handle copy = copies_[i];
+        if (copy.is_none()) continue;
+        std::vector<py::ssize_t> shape;
+        const ArrayView array = check_writeable(kind_, copy_name(i), copy, shape);
+        if (shape != state_shape(Extent::kElement, views_[i])) {
+            throw py::value_error(copy_name(i) + ": has shape " +
+                                  py::str(copy.attr("shape")).cast<std::string>() + ", " +
+                                  parameter(i) + " has another");
+        }
+        outputs[i].copy = array.data;
+        outputs[i].copy_type = array.type;
+    }
+    return outputs;
 }
 
 std::size_t CheckedPlan::state_bytes(const State& state, const ArrayView& parameter) {

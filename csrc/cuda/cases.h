@@ -26,7 +26,8 @@ template <unsigned kernel_case>
 struct Case {
     static constexpr unsigned variant = kernel_case % kMaxVariants;
     static constexpr int treatment = kernel_case / kMaxVariants % kTreatments;
-    using Type = typename ElementOf<kernel_case / kMaxVariants / kTreatments>::Type;
+    using Type = typename ElementOf<kernel_case / kMaxVariants / kTreatments % 2>::Type;
+    static constexpr bool outputs = kernel_case / kMaxVariants / kTreatments >= 2;
 };
 
 template <unsigned... cases>

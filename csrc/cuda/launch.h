@@ -5,6 +5,7 @@
 // A model is a list of leaves. All their elements together are the index space in which gradient
 // norms are taken; what is updated is cut into chunks that never cross a leaf.
 #pragma once
+#include "../portable/average.h"
 #include "../portable/feistel.h"
 #include "../rules/all.h"
 
@@ -23,6 +24,9 @@ struct Leaf {
     void* parameter;
     void* state[kMaxStates];  // nullptr: unused
     void* accumulator;
+    void* average;  // nullptr, or what updates write besides, as the next
+    void* copy;
+    unsigned long long copy_type;
     unsigned long long begin;  // in the index space
     unsigned long long size;   // elements
     unsigned long long type;   // 0 for float32, 1 for float64
@@ -35,15 +39,17 @@ struct Chunk {
     unsigned index;
 };
 
-// What the update of some leaves needs in one step. `kernel_case` is (type * kTreatments +
-// treatment) * kMaxVariants + variant.
+// What the update of some leaves needs in one step. `kernel_case` is ((outputs * 2 + type) *
+// kTreatments + treatment) * kMaxVariants + variant; `outputs` is 1 for a model of which any leaf
+// has an average or a copy.
 struct alignas(16) Entry {
     unsigned char scalars[kScalarBytes];  // Rule::Scalars<T>
     double divisor;                       // a number of type T, like the limit
     double limit;
-    double sign;  // of the clipping factor: -1 to maximize
+    double sign;          // of the clipping factor: -1 to maximize
+    double average_rate;  // rounded to T; 0: averages stay as they are
     unsigned kernel_case;
-    unsigned reserved;
+    unsigned reserved[3];
 };
 
 // What is counted on the device where the host cannot know it: with nonfinite="skip", and when a

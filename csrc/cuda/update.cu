@@ -12,10 +12,29 @@ struct alignas(n * sizeof(T)) Vector {
     T element[n];
 };
 
+template <class T, unsigned n>
+__device__ __forceinline__ void load(Vector<T, n>& vector, const T* address) {
+    vector = *reinterpret_cast<const Vector<T, n>*>(address);
+}
+
+template <class T, unsigned n>
+__device__ __forceinline__ void store(T* address, const Vector<T, n>& vector) {
+    *reinterpret_cast<Vector<T, n>*>(address) = vector;
+}
+
+template <class Target, class T, unsigned n>
+__device__ __forceinline__ void store_as(Target* address, const Vector<T, n>& vector) {
+    Vector<Target, n> rounded;
+#pragma unroll
+    for (unsigned i = 0; i < n; ++i) rounded.element[i] = static_cast<Target>(vector.element[i]);
+    store(address, rounded);
+}
+
 // Outside of device functions, where the constexpr functions of a rule may be called.
-template <unsigned variant>
+template <class Compiled>
 struct Touched {
-    static constexpr Access access = Rule::template access<variant>();
+    static constexpr Access access = Rule::template access<Compiled::variant>();
+    static constexpr bool outputs = Compiled::outputs;
     static constexpr unsigned states = access.reads | access.writes;
     // of each array, in flight for each thread
     static constexpr unsigned vectors = states > 1 ? 1 : 2;
@@ -27,12 +46,26 @@ struct Arrays {
     T* parameter;
     const T* gradient;
     T* state[kMaxStates];
+    // of those with outputs
+    T* average = nullptr;  // nullptr: it stays as it is
+    T rate = 0;
+    float* copy32 = nullptr;
+    double* copy64 = nullptr;
 
-    __device__ Arrays(const Leaf& leaf, const void* gradients, Index first)
+    __device__ Arrays(const Leaf& leaf, const void* gradients, Index first, double average_rate)
         : parameter(static_cast<T*>(leaf.parameter) + first),
           gradient(static_cast<const T*>(gradients) + first) {
         for (int k = 0; k < kMaxStates; ++k) {
             if (has(Touched::states, k)) state[k] = static_cast<T*>(leaf.state[k]) + first;
+        }
+        if (!Touched::outputs) return;
+        rate = static_cast<T>(average_rate);
+        if (leaf.average != nullptr && rate != 0) average = static_cast<T*>(leaf.average) + first;
+        if (leaf.copy == nullptr) return;
+        if (leaf.copy_type == 0) {
+            copy32 = static_cast<float*>(leaf.copy) + first;
+        } else {
+            copy64 = static_cast<double*>(leaf.copy) + first;
         }
     }
 
@@ -42,19 +75,32 @@ struct Arrays {
         for (int k = 0; k < kMaxStates; ++k) {
             if (has(Touched::states, k)) addresses |= reinterpret_cast<Index>(state[k]);
         }
-        return addresses % kVectorBytes == 0;
+        if (Touched::outputs) addresses |= reinterpret_cast<Index>(average);
+        return addresses % kVectorBytes == 0 && (!Touched::outputs || has_aligned_copy());
+    }
+
+    // A vector of the copy is longer or shorter where it has another type.
+    __device__ bool has_aligned_copy() const {
+        constexpr unsigned n = kVectorBytes / sizeof(T);
+        return reinterpret_cast<Index>(copy32) % (n * sizeof(float)) == 0 &&
+               reinterpret_cast<Index>(copy64) % (n * sizeof(double)) == 0;
+    }
+
+    template <unsigned n>
+    __device__ __forceinline__ void write_outputs(unsigned at, const Vector<T, n>& p,
+                                                  Vector<T, n>& a) const {
+        if (average != nullptr) {
+#pragma unroll
+            for (unsigned i = 0; i < n; ++i) {
+                a.element[i] =
+                    rate == 1 ? p.element[i] : averaged(a.element[i], p.element[i], rate);
+            }
+            store(average + at, a);
+        }
+        if (copy32 != nullptr) store_as(copy32 + at, p);
+        if (copy64 != nullptr) store_as(copy64 + at, p);
     }
 };
-
-template <class T, unsigned n>
-__device__ __forceinline__ void load(Vector<T, n>& vector, const T* address) {
-    vector = *reinterpret_cast<const Vector<T, n>*>(address);
-}
-
-template <class T, unsigned n>
-__device__ __forceinline__ void store(T* address, const Vector<T, n>& vector) {
-    *reinterpret_cast<Vector<T, n>*>(address) = vector;
-}
 
 // Elements first to last of the arrays, in vectors of n: all loads of a round come before its
 // arithmetic.
@@ -68,6 +114,7 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
     for (unsigned start = first + threadIdx.x * n; start < last; start += stride * vectors) {
         Vector<T, n> p[vectors], g[vectors];
         Vector<T, n> s[vectors][kMaxStates];
+        Vector<T, n> a[vectors];
 #pragma unroll
         for (unsigned j = 0; j < vectors; ++j) {
             const unsigned at = start + j * stride;
@@ -77,6 +124,9 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
 #pragma unroll
             for (int k = 0; k < kMaxStates; ++k) {
                 if (has(Touched::access.reads, k)) load(s[j][k], arrays.state[k] + at);
+            }
+            if constexpr (Touched::outputs) {
+                if (arrays.average != nullptr) load(a[j], arrays.average + at);
             }
         }
 #pragma unroll
@@ -109,6 +159,7 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
             for (int k = 0; k < kMaxStates; ++k) {
                 if (has(Touched::access.writes, k)) store(arrays.state[k] + at, s[j][k]);
             }
+            if constexpr (Touched::outputs) arrays.write_outputs(at, p[j], a[j]);
         }
     }
 }
@@ -129,7 +180,7 @@ __device__ __forceinline__ void update_chunk(const UpdateLaunch& a, const Chunk&
     if constexpr (Summed<Compiled::variant>::count > 0) {
         factors = *reinterpret_cast<const Factors*>(a.factors + chunk.leaf * kFactorBytes);
     }
-    const Arrays<T, Touched<Compiled::variant>> arrays(leaf, gradient, first);
+    const Arrays<T, Touched<Compiled>> arrays(leaf, gradient, first, entry.average_rate);
     const Index left = (last < chunk_begin + kChunk ? last : chunk_begin + kChunk) - first;
     const unsigned count = static_cast<unsigned>(left);
     constexpr unsigned n = kVectorBytes / sizeof(T);

@@ -232,6 +232,31 @@ void accumulate(size_t n, double weight, const void* gradient, void* accumulator
     }
 }
 
+// What an update has just written is read from the cache.
+template <class T>
+void average(size_t n, double rate, const void* parameter, void* average) {
+    constexpr size_t line = kLine / sizeof(T), tile = kTile / sizeof(T), ahead = kAhead / sizeof(T);
+    const T r = static_cast<T>(rate);
+    const T* p = static_cast<const T*>(parameter);
+    T* a = static_cast<T*>(average);
+    for (size_t start = 0; start < n; start += tile) {
+        const size_t stop = n - start < tile ? n : start + tile;
+        for (size_t i = start + ahead; i < stop + ahead && i < n; i += line) {
+            FUSESTEP_PREFETCH(a + i);
+        }
+        FUSESTEP_INDEPENDENT
+        for (size_t i = start; i < stop; ++i) a[i] = averaged(a[i], p[i], r);
+    }
+}
+
+template <class T, class Target>
+void round_to(size_t n, const void* parameter, void* copy) {
+    const T* p = static_cast<const T*>(parameter);
+    Target* c = static_cast<Target*>(copy);
+    FUSESTEP_INDEPENDENT
+    for (size_t i = 0; i < n; ++i) c[i] = static_cast<Target>(p[i]);
+}
+
 template <class T>
 void convert(size_t n, const void* source, float scale, float shift, float* target) {
     const T* x = static_cast<const T*>(source);
@@ -276,6 +301,10 @@ constexpr KernelTable make_table() {
     table.accumulate[kFloat32][kBegin] = accumulate<float, kBegin>;
     table.accumulate[kFloat64][kAddTo] = accumulate<double, kAddTo>;
     table.accumulate[kFloat64][kBegin] = accumulate<double, kBegin>;
+    table.average[kFloat32] = average<float>;
+    table.average[kFloat64] = average<double>;
+    table.round_to[kFloat32][kFloat64] = round_to<float, double>;
+    table.round_to[kFloat64][kFloat32] = round_to<double, float>;
     table.convert[kUint8] = convert<unsigned char>;
     table.convert[kInt8] = convert<signed char>;
     table.convert[kUint16] = convert<unsigned short>;

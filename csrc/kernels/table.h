@@ -2,6 +2,7 @@
 #pragma once
 #include <stddef.h>
 
+#include "../portable/average.h"
 #include "../portable/convert.h"
 #include "../portable/sums.h"
 #include "../rules/all.h"
@@ -44,6 +45,12 @@ using Accumulate = void (*)(size_t n, double weight, const void* gradient, void*
 
 enum AccumulateVariant : int { kAddTo, kBegin, kAccumulateVariants };
 
+// average = averaged(average, parameter, rate).
+using Average = void (*)(size_t n, double rate, const void* parameter, void* average);
+
+// copy = parameter, rounded to the type of the copy.
+using RoundTo = void (*)(size_t n, const void* parameter, void* copy);
+
 // target = converted(source, scale, shift), for n elements.
 using Convert = void (*)(size_t n, const void* source, float scale, float shift, float* target);
 
@@ -56,6 +63,8 @@ struct KernelTable {
     Collect collect[kRules][kDataTypes][kMaxVariants][kTreatments];
     SumSquares sum_squares[kDataTypes][kSumVariants];
     Accumulate accumulate[kDataTypes][kAccumulateVariants];
+    Average average[kDataTypes];
+    RoundTo round_to[kDataTypes][kDataTypes];  // from, to: not the same
     Convert convert[kElements];
 };
 

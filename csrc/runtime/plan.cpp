@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "float_environment.h"
 #include "isa.h"
@@ -20,6 +21,10 @@ constexpr std::size_t kSmallestChunk = 8;
 constexpr std::size_t kLargestChunk = 128;
 constexpr std::size_t kChunksPerThread = 8;
 
+// So much of a parameter is updated before its average and copy are: long enough for the update to
+// stream, and short enough for a core's cache to hold it. Measured.
+constexpr std::size_t kOutputRun = 32 * 1024;
+
 // A tensor of at most so many blocks, with its gradient and state, fits the cache of a core.
 constexpr std::size_t kSmallTensor = 32;
 
@@ -27,6 +32,10 @@ std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
 void* advance(void* pointer, std::size_t bytes) {
     return pointer == nullptr ? nullptr : static_cast<char*>(pointer) + bytes;
+}
+
+double rounded(DataType type, double x) {
+    return type == kFloat32 ? static_cast<double>(static_cast<float>(x)) : x;
 }
 
 // Adds sums of blocks in the order of portable/sums.h until one is left.
@@ -67,9 +76,11 @@ struct Plan::Range {
     std::size_t end;
 };
 
-Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* settings)
+Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* settings,
+           std::vector<Output> outputs)
     : rule_(rule),
       leaves_(std::move(leaves)),
+      outputs_(std::move(outputs)),
       settings_(settings),
       groups_(static_cast<std::size_t>(groups)) {
     begins_.reserve(leaves_.size());
@@ -251,6 +262,10 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
             entry.update = kernels.update[rule_.index][leaf.type][entry.variant][group.treatment];
             entry.collect = kernels.collect[rule_.index][leaf.type][entry.variant][group.treatment];
             if (entry.collect != nullptr) collects_ = true;
+            const bool averages = common(kAverages, leaf.group) != 0.0;
+            const double rate =
+                average_rate(common(kEma, leaf.group), common(kEmaEvery), update_number);
+            entry.average_rate = averages ? rounded(leaf.type, rate) : 0.0;
             entry.gradient_scalars = leaf.type == kFloat32
                                          ? static_cast<const void*>(&group.float32)
                                          : static_cast<const void*>(&group.float64);
@@ -277,8 +292,8 @@ bool Plan::have_same_values(std::size_t i, std::size_t j) const {
 }
 
 // Inside the loop over many small leaves.
-inline void Plan::update_piece(std::size_t i, std::size_t first, std::size_t count,
-                               const void* factors) const {
+inline void Plan::update_run(std::size_t i, std::size_t first, std::size_t count,
+                             const void* factors) const {
     const Leaf& leaf = leaves_[i];
     const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
     const std::size_t bytes = first * item_size(leaf.type);
@@ -291,6 +306,44 @@ inline void Plan::update_piece(std::size_t i, std::size_t first, std::size_t cou
 
 bool Plan::collects(std::size_t i) const {
     return prepared_[static_cast<std::size_t>(leaves_[i].prepared)].collect != nullptr;
+}
+
+inline void Plan::update_piece(std::size_t i, std::size_t first, std::size_t count,
+                               const void* factors) const {
+    if (outputs_.empty()) {
+        update_run(i, first, count, factors);
+    } else {
+        update_outputs(i, first, count, factors);
+    }
+}
+
+void Plan::update_outputs(std::size_t i, std::size_t first, std::size_t count,
+                          const void* factors) const {
+    const Leaf& leaf = leaves_[i];
+    const Output& output = outputs_[i];
+    const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
+    const bool averages = output.average != nullptr && prepared.average_rate != 0.0;
+    const bool copies = output.copy != nullptr;
+    const KernelTable& kernels = active_kernels();
+    const std::size_t run = averages || copies ? kOutputRun : count;
+    for (const std::size_t last = first + count; first < last; first += run) {
+        const std::size_t n = std::min(run, last - first);
+        update_run(i, first, n, factors);
+        const std::size_t bytes = first * item_size(leaf.type);
+        const void* const parameter = advance(leaf.parameter, bytes);
+        void* const average = advance(output.average, bytes);
+        if (averages && prepared.average_rate != 1.0) {
+            kernels.average[leaf.type](n, prepared.average_rate, parameter, average);
+        } else if (averages) {
+            std::memcpy(average, parameter, n * item_size(leaf.type));
+        }
+        void* const copy = advance(output.copy, first * item_size(output.copy_type));
+        if (copies && output.copy_type != leaf.type) {
+            kernels.round_to[leaf.type][output.copy_type](n, parameter, copy);
+        } else if (copies) {
+            std::memcpy(copy, parameter, n * item_size(leaf.type));
+        }
+    }
 }
 
 // From the beginning of a block on.

@@ -27,6 +27,13 @@ struct Leaf {
     int prepared = 0;                // which of the plan's scalars this step uses
 };
 
+// What an update of a parameter writes besides it and the rule's state.
+struct Output {
+    void* average = nullptr;
+    void* copy = nullptr;
+    DataType copy_type = kFloat32;
+};
+
 // The weighted sum of one parameter's gradients, and whether it holds any.
 struct Accumulator {
     void* data = nullptr;
@@ -67,10 +74,18 @@ class Plan {
  public:
     // A group is a row of `settings`: the rule's columns, then the common ones. The table belongs
     // to the caller, who may change values between steps.
-    Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* settings);
+    // Outputs are one for each leaf, or none.
+    Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* settings,
+         std::vector<Output> outputs = {});
 
     const RuleEntry& rule() const { return rule_; }
     const std::vector<Leaf>& leaves() const { return leaves_; }
+    const std::vector<Output>& outputs() const { return outputs_; }
+    // A leaf's array of state, counted as the rule's all_states(); nullptr: it has none.
+    void* state_of(std::size_t leaf, int k) const {
+        if (k < rule_.states) return leaves_[leaf].state[k];
+        return outputs_.empty() ? nullptr : outputs_[leaf].average;
+    }
     // How many times each parameter was updated.
     std::vector<std::int64_t>& updates() { return updates_; }
     const std::vector<std::int64_t>& updates() const { return updates_; }
@@ -128,7 +143,8 @@ class Plan {
     struct Prepared {
         alignas(64) unsigned char scalars[kScalarBytes];
         Update update;
-        Collect collect;  // nullptr: one pass, without sums
+        Collect collect;      // nullptr: one pass, without sums
+        double average_rate;  // rounded to the type; 0: averages stay as they are
         const void* gradient_scalars;
         std::int64_t update_number;
         std::size_t leaf;  // the first of them
@@ -165,6 +181,9 @@ class Plan {
     void update_piece(std::size_t i, std::size_t first, std::size_t count,
                       const void* factors) const;
     bool collects(std::size_t i) const;
+    void update_outputs(std::size_t i, std::size_t first, std::size_t count,
+                        const void* factors) const;
+    void update_run(std::size_t i, std::size_t first, std::size_t count, const void* factors) const;
     void collect_piece(std::size_t i, std::size_t first, std::size_t count);
     void conclude(std::size_t i);
     Range block_range(std::size_t begin, std::size_t end) const;
@@ -198,6 +217,7 @@ class Plan {
 
     const RuleEntry& rule_;
     std::vector<Leaf> leaves_;
+    std::vector<Output> outputs_;
     std::vector<std::size_t> begins_;  // of each leaf in the index space
     std::size_t total_ = 0;
     bool has_[kDataTypes] = {};

@@ -34,7 +34,7 @@ void conclude(unsigned variant, const void* scalars, const double* sums, double 
 
 template <class Rule>
 constexpr RuleEntry entry(RuleIndex index, const char* type) {
-    static_assert(Rule::kStateCount <= 32, "a state is a bit");
+    static_assert(Rule::kStateCount < 32, "a state is a bit, and the average another");
     return {index,
             type,
             Rule::kName,

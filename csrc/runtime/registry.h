@@ -4,9 +4,33 @@
 #include <string>
 
 #include "../kernels/table.h"
+#include "../portable/average.h"
 #include "../portable/powers.h"
 
 namespace fusestep {
+
+// Settings are a table with a row for each group: the columns of the rule, and then these. Those of
+// the whole model stand in the first row.
+enum CommonColumn : int {
+    kMaximize,
+    kClipNorm,
+    kClipValue,
+    kAverages,
+    kEma,
+    kEmaEvery,
+    kCommonColumns
+};
+constexpr Column kCommon[kCommonColumns] = {
+    flag("maximize"),
+    number("clip_norm", kAboveZero, std::numeric_limits<double>::infinity()),  // NaN: no clipping
+    number("clip_value", kAboveZero, std::numeric_limits<double>::infinity()),
+    flag("averages"),
+    number("ema", 0.0, 1.0),
+    number("ema_every", 1.0, 0x1p53),
+};
+
+// What a parameter of any rule may have behind the rule's own states.
+constexpr State kAverage = state("average", from_parameter());
 
 struct RuleEntry {
     RuleIndex index;
@@ -20,7 +44,7 @@ struct RuleEntry {
     int values;
     const Value* value;
     int sums;
-    unsigned (*states_used)(const double* hyper);
+    unsigned (*own_states_used)(const double* hyper);
     // Writes the scalars of update number n (1 for the first), and the values that it leaves over
     // those of the last one. Returns the variant of the kernel, or -1 where a scalar is beyond the
     // type.
@@ -29,15 +53,15 @@ struct RuleEntry {
     // Writes the factors that the sums over a tensor of some elements make; of rules with sums.
     void (*conclude[kDataTypes])(unsigned variant, const void* scalars, const double* sums,
                                  double size, void* factors);
-};
 
-// Settings are a table with a row for each group: the columns of the rule, and then these. Those of
-// the whole model stand in the first row.
-enum CommonColumn : int { kMaximize, kClipNorm, kClipValue, kCommonColumns };
-constexpr Column kCommon[kCommonColumns] = {
-    flag("maximize"),
-    number("clip_norm", kAboveZero, std::numeric_limits<double>::infinity()),  // NaN: no clipping
-    number("clip_value", kAboveZero, std::numeric_limits<double>::infinity()),
+    // All arrays that a parameter may have, the average behind the others, and which of them the
+    // settings of a group ask for.
+    int all_states() const { return states + 1; }
+    const State& state_at(int k) const { return k < states ? state[k] : kAverage; }
+    unsigned states_used(const double* settings) const {
+        const bool averages = settings[columns + kAverages] != 0.0;
+        return own_states_used(settings) | static_cast<unsigned>(averages) << states;
+    }
 };
 
 extern const RuleEntry kRuleEntries[kRules];

@@ -370,9 +370,16 @@ def accumulate(
 
 
 class Oracle:
-    """A model updated by NumPy alone."""
+    """A model updated by NumPy alone, with averages where there is a decay."""
 
-    def __init__(self, rule: str, options: dict[str, Any], params: Sequence[Array]) -> None:
+    def __init__(
+        self,
+        rule: str,
+        options: dict[str, Any],
+        params: Sequence[Array],
+        ema: float | None = None,
+        ema_every: int = 1,
+    ) -> None:
         self.rule, self.h = rule, options
         self.params = [p.copy() for p in params]
         names = states(rule, options)
@@ -380,6 +387,9 @@ class Oracle:
             State({name: FIRST.get(name, np.zeros_like)(p) for name in names}) for p in params
         ]
         self.updates = [0] * len(self.params)
+        self.ema: list[float | None] = [ema] * len(self.params)
+        self.ema_every = ema_every
+        self.averages = [p.copy() for p in params]
 
     def step(
         self,
@@ -411,4 +421,15 @@ class Oracle:
                 self.params[i] = UPDATES[self.rule](
                     self.h, self.updates[i], self.params[i], g, self.state[i]
                 )
+                self._average(i)
         return norm
+
+    def _average(self, i: int) -> None:
+        decay, p, n = self.ema[i], self.params[i], self.updates[i]
+        if decay is None or n % self.ema_every != 0:
+            return
+        rate = p.dtype.type(1.0 if n == self.ema_every else 1.0 - decay)
+        if rate == 1:
+            self.averages[i] = p.copy()
+        elif rate != 0:
+            self.averages[i] = self.averages[i] + rate * (p - self.averages[i])

@@ -26,19 +26,28 @@ def build(
     table: npt.NDArray[np.float64],
     kept: Sequence[Mapping[str, Any]],
     containers: Sequence[_core.Entry],
+    copies: Sequence[Array | None],
 ) -> tuple[_core.CpuPlan, list[dict[str, Array]]]:
     """A plan over the parameters, and for each of them its state arrays by name.
 
     ``groups`` holds the row of ``table`` that each parameter follows, ``used`` the names of the
     state arrays that each row asks for, ``kept`` the arrays that each parameter has already,
-    ``containers`` the dicts and lists that have the parameters. Raises TypeError or ValueError
+    ``containers`` the dicts and lists that have the parameters, ``copies`` an array or None for
+    each parameter, or nothing. Raises TypeError or ValueError
     naming a parameter that cannot be updated in place.
     """
     parameters = list(parameters)
     _core.check_parameters(list(paths), parameters)
     states = new_states(rule, parameters, groups, used, table, zeros, kept)
     plan = _core.CpuPlan(
-        rule, list(paths), parameters, states, list(groups), table, list(containers)
+        rule,
+        list(paths),
+        parameters,
+        states,
+        list(groups),
+        table,
+        list(containers),
+        list(copies),
     )
     return plan, states
 

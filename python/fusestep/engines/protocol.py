@@ -139,6 +139,18 @@ class Plan(Protocol):
         """Raises StateError naming a parameter that is another object."""
         ...
 
+    def in_place(self, values: Callable[[], list[Any]]) -> AbstractContextManager[None]:
+        """Has the parameters hold other values inside a with statement; no step is taken there.
+
+        ``values`` gives an array for each parameter: its own where it is to stay as it is.
+        """
+        ...
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether they do."""
+        ...
+
     # Gradients
 
     def bind(self, gradients: Any) -> None:
@@ -226,6 +238,7 @@ class Engine(Protocol):
         table: npt.NDArray[np.float64],
         kept: Sequence[Mapping[str, Any]],
         containers: Sequence[_core.Entry],
+        copies: Sequence[Any],
     ) -> tuple[Plan, list[dict[str, Any]]]:
         """A plan over the parameters, and for each of them its state arrays by name."""
         ...

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .. import _core
+from .. import _core, foreign, trees
 from ..arguments import check_positive
 from ..engines import Engine, Plan
 from .loading import as_json
@@ -73,3 +73,86 @@ class Accumulator:
             arrays = self._engine.zeros_like(list(self._parameters.values()))
             self._plan.set_accumulators(arrays)
             self._arrays = arrays
+
+
+class Gradients:
+    """Gradients that wait for a step: bound ones, and sums of micro-batches."""
+
+    __slots__ = ()
+
+    _accumulator: Accumulator
+    _plan: Plan
+    _structure: trees.Structure
+
+    def bind(self, grads: Any) -> None:
+        """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.
+
+        They are checked now and kept alive; if one is refused, those bound before stay.
+        ``bind(None)`` lets go of them.
+        """
+        if grads is not None:
+            grads = self._structure.leaves(grads, "grads")
+        self._with_foreign(self._plan.bind, grads)
+
+    def accumulate(self, grads: Any, samples: float) -> Any:
+        """Adds the gradients of one micro-batch to those that the next ``step()`` uses.
+
+        ``step()`` divides the sum of ``samples * grads`` by all samples, so that micro-batches of
+        any sizes give the gradient of the whole batch, to rounding, and forgets the sum; also if
+        it skips the update for NaN or infinity. The arrays may be reused at once.
+
+        Args:
+            grads: the mean over the micro-batch, in the form of ``step``. None in place of an array
+                counts as zero; a parameter that has None in every micro-batch is left alone.
+            samples: how many examples (or tokens) the mean is over; a number from 2^-53 to 2^53.
+
+        Returns:
+            The squared norm of these gradients together, in double. It is taken in the same pass
+            over the memory and does not depend on threads, instruction set or split; infinite
+            where it is beyond double, which `GradientStatistics` then leaves out. With CuPy arrays
+            it is an array without shape, on the device.
+
+        Raises:
+            TypeError, ValueError, StateError: nothing was added.
+
+        Sums have the dtype of the parameters, in as much memory again, which the first call
+        allocates. Multiplied by their samples, float32 gradients must stay below 3.4e38.
+
+        Example:
+            >>> import numpy as np, fusestep as fs
+            >>> w = np.zeros(2)
+            >>> opt = fs.SGD(w, lr=1.0)
+            >>> opt.accumulate(np.array([3.0, 4.0]), samples=3)
+            25.0
+            >>> opt.accumulate(np.array([-1.0, 0.0]), samples=1)
+            1.0
+            >>> info = opt.step()
+            >>> w
+            array([-2., -3.])
+        """
+        grads = self._structure.leaves(grads, "grads")
+        return self._with_foreign(lambda taken: self._accumulator.add(taken, samples), grads)
+
+    def discard_accumulated(self) -> None:
+        """Forgets the gradients accumulated since the last step."""
+        self._plan.discard_accumulated()
+
+    @property
+    def accumulated(self) -> float:
+        """The samples accumulated since the last step; 0.0 if there are none."""
+        return self._plan.accumulated_samples
+
+    def _with_foreign(self, call: Callable[[Any], Any], grads: Sequence[Any] | None) -> Any:
+        """Calls with the gradients, or, where those of other libraries are refused, a view."""
+        try:
+            return call(grads)
+        except TypeError:
+            if (taken := self._taken(grads)) is None:
+                raise
+            return call(taken)
+
+    def _taken(self, grads: Sequence[Any] | None) -> list[Any] | None:
+        """The gradients with those of other libraries in NumPy's form; None if none is."""
+        if grads is None or not self._plan.takes_foreign:
+            return None
+        return foreign.take_gradients(self._structure.paths, grads)

@@ -34,7 +34,7 @@ class Adadelta(AdadeltaGroup, Optimizer, rule="adadelta"):
         p = p - lr * delta
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0; the paper has none, which is 1.
         rho: how much the averages keep, in [0, 1).
         eps: added in both roots, above 0. It decides how large the first steps are.

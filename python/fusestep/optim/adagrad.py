@@ -34,7 +34,7 @@ class Adagrad(AdagradGroup, Optimizer, rule="adagrad"):
         p = p - step * g / (sqrt(sum) + eps)           step = lr / (1 + (t - 1) * lr_decay)
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0.
         lr_decay: how fast the learning rate falls with the updates of a parameter, at least 0.
         eps: added to the root, above 0; see `Adam`.

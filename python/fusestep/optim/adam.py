@@ -53,7 +53,7 @@ class Adam(AdamGroup, Optimizer, rule="adam"):
         p = p - lr / c1 * m / (sqrt(v) / sqrt(c2) + eps)        c1 = 1 - beta1^t, c2 = 1 - beta2^t
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0.
         betas: how much the averages of the gradient and its square keep, each in [0, 1).
         eps: added to the root, above 0: an element whose gradients are all 0 divides by it. 1e-30

@@ -36,7 +36,7 @@ class Adamax(AdamaxGroup, Optimizer, rule="adamax"):
         p = p - lr / (1 - beta1^t) * m / u
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0.
         betas: how much the average of the gradient and the largest one keep, each in [0, 1).
         eps: above 0; see `Adam`.

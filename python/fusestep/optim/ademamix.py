@@ -41,7 +41,7 @@ class AdEMAMix(AdEMAMixGroup, Optimizer, rule="ademamix"):
         opt = fs.AdEMAMix(params, betas=(0.9, 0.999, beta3), alpha=alpha)
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0.
         betas: how much the average of the gradient, that of its square and the slow one of the
             gradient keep, each in [0, 1).

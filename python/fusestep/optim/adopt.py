@@ -38,7 +38,7 @@ class ADOPT(ADOPTGroup, Optimizer, rule="adopt"):
     Coupled weight decay also stands in the first ``g``.
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0.
         betas: how much the averages of ``u`` and the gradient's square keep, each in [0, 1).
         eps: the smallest divisor, above 0.

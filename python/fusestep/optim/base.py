@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import Signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from .. import _core, foreign, trees
 from ..arguments import check_named, check_positive, check_whole
@@ -15,6 +15,7 @@ from ..control.base import tell_unseen
 from ..engines import StepInfo, engine_for
 from ..gradients import GradientStatistics
 from ..memory import Changes, claimed
+from .accumulation import Gradients
 from .expressions import Expressions
 from .fields import (
     Argument,
@@ -27,12 +28,13 @@ from .fields import (
     signature_of,
 )
 from .groups import Group, divide, one_group
+from .outputs import Averages, Copies, Every, checked_copies
 from .parameters import Parameters
 from .saved import Saved
 from .settings import Place, Rule, Settings
 
 
-class Optimizer(Group, Parameters, Saved):
+class Optimizer(Group, Parameters, Saved, Gradients, Averages):
     """Updates parameters in place, all of them in one native call.
 
     Not used by itself: `SGD`, `Adam` and the others bring the rule. What stands here holds for all.
@@ -57,6 +59,17 @@ class Optimizer(Group, Parameters, Saved):
             parameters nor state nor counts of updates. Finite gradients are finite however large
             their squares and their sum: the norm is then taken of gradients scaled down, and is
             infinite only if it is itself beyond double.
+
+        ema: keeps an average of each parameter: ``a = a + (1 - ema) * (p - a)`` with the updated
+            ``p``, in the same pass over the memory; from 0 to 1. The first time, or with 0, ``a``
+            becomes ``p`` itself; 1 leaves it as it is. ``n / (n + 1)`` with ``n =
+            fusestep.expression.step`` is the mean of all so far (SWA). None: no average. See
+            `averaged`, and for evaluation `averaged_in_place`.
+        ema_every: how many updates of a parameter make one that its average takes in, at least 1:
+            with 10 the 10th, the 20th and so on.
+        copies: arrays to which updated parameters are written out in the same pass, by path, as in
+            ``{"dense1/w": array}``: float32 or float64, of the parameter's shape. Parameters that a
+            step does not update are not written, nor is anything before the first.
 
     A number that float32 makes 0 or infinite is refused where a parameter is float32: when it is
     set, or, for an expression, by the step that meets it, which then changes nothing.
@@ -84,6 +97,7 @@ class Optimizer(Group, Parameters, Saved):
         "__weakref__",
         "_accumulator",
         "_containers",
+        "_copied",
         "_division",
         "_engine",
         "_expressions",
@@ -105,6 +119,8 @@ class Optimizer(Group, Parameters, Saved):
     clip_norm: Limit = Limit(unset=math.nan)
     clip_value: Limit = Limit(unset=math.inf, float32=(2.0**-149, math.inf))
     nonfinite: AtNonFinite = AtNonFinite("propagate")
+    ema_every: Final[int] = Every.of(1)
+    copies: Copies = Copies()
 
     def __init_subclass__(
         cls, *, rule: str = "", fixed: Mapping[str, float] = MappingProxyType({}), **options: Any
@@ -135,7 +151,8 @@ class Optimizer(Group, Parameters, Saved):
             self._build({name: given.get(name, a.default) for name, a in arguments.items()})
 
     def _build(self, given: dict[str, Any]) -> None:
-        params, groups, nonfinite = (given.pop(name) for name in ("params", "groups", "nonfinite"))
+        names = "params", "groups", "nonfinite", "copies"
+        params, groups, nonfinite, copies = (given.pop(name) for name in names)
         division = divide(params, groups, self._declared.group_names)
         structure, leaves = trees.flatten(division.tree)
         containers = division.containers(params)
@@ -151,6 +168,7 @@ class Optimizer(Group, Parameters, Saved):
         self._engine = engine_for(leaves)
         self._index = self._match = None
         self._states = {}
+        self._copied = checked_copies(copies, structure.paths)
         for name, made in self._made(structure, leaves, division, containers, settings).items():
             setattr(self, name, made)
         self.nonfinite = nonfinite
@@ -210,21 +228,6 @@ class Optimizer(Group, Parameters, Saved):
                 raise
             return self._step(taken, clock, loss, grad_scale, statistics)
 
-    def _with_foreign(self, call: Callable[[Any], Any], grads: Sequence[Any] | None) -> Any:
-        """Calls with the gradients, or, where those of other libraries are refused, a view."""
-        try:
-            return call(grads)
-        except TypeError:
-            if (taken := self._taken(grads)) is None:
-                raise
-            return call(taken)
-
-    def _taken(self, grads: Sequence[Any] | None) -> list[Any] | None:
-        """The gradients with those of other libraries in NumPy's form; None if none is."""
-        if grads is None or not self._plan.takes_foreign:
-            return None
-        return foreign.take_gradients(self._structure.paths, grads)
-
     def _step(
         self,
         grads: Any,
@@ -265,16 +268,6 @@ class Optimizer(Group, Parameters, Saved):
 
             now, changes = self._expressions.before(clock, loss)
             return self._plan.step(grads, grad_scale, now, True, changes, learn)
-
-    def bind(self, grads: Any) -> None:
-        """Takes gradient arrays that later ``step()`` calls read: for loops that reuse the arrays.
-
-        They are checked now and kept alive; if one is refused, those bound before stay.
-        ``bind(None)`` lets go of them.
-        """
-        if grads is not None:
-            grads = self._structure.leaves(grads, "grads")
-        self._with_foreign(self._plan.bind, grads)
 
     def prepare_replays(
         self, steps: int, *, clocks: Sequence[Clock] | None = None, grad_scale: float = 1.0
@@ -321,54 +314,6 @@ class Optimizer(Group, Parameters, Saved):
             )
         self._plan.prepare_replays(count, clocks, grad_scale)
 
-    def accumulate(self, grads: Any, samples: float) -> Any:
-        """Adds the gradients of one micro-batch to those that the next ``step()`` uses.
-
-        ``step()`` divides the sum of ``samples * grads`` by all samples, so that micro-batches of
-        any sizes give the gradient of the whole batch, to rounding, and forgets the sum; also if
-        it skips the update for NaN or infinity. The arrays may be reused at once.
-
-        Args:
-            grads: the mean over the micro-batch, in the form of ``step``. None in place of an array
-                counts as zero; a parameter that has None in every micro-batch is left alone.
-            samples: how many examples (or tokens) the mean is over; a number from 2^-53 to 2^53.
-
-        Returns:
-            The squared norm of these gradients together, in double. It is taken in the same pass
-            over the memory and does not depend on threads, instruction set or split; infinite
-            where it is beyond double, which `GradientStatistics` then leaves out. With CuPy arrays
-            it is an array without shape, on the device.
-
-        Raises:
-            TypeError, ValueError, StateError: nothing was added.
-
-        Sums have the dtype of the parameters, in as much memory again, which the first call
-        allocates. Multiplied by their samples, float32 gradients must stay below 3.4e38.
-
-        Example:
-            >>> import numpy as np, fusestep as fs
-            >>> w = np.zeros(2)
-            >>> opt = fs.SGD(w, lr=1.0)
-            >>> opt.accumulate(np.array([3.0, 4.0]), samples=3)
-            25.0
-            >>> opt.accumulate(np.array([-1.0, 0.0]), samples=1)
-            1.0
-            >>> info = opt.step()
-            >>> w
-            array([-2., -3.])
-        """
-        grads = self._structure.leaves(grads, "grads")
-        return self._with_foreign(lambda taken: self._accumulator.add(taken, samples), grads)
-
-    def discard_accumulated(self) -> None:
-        """Forgets the gradients accumulated since the last step."""
-        self._plan.discard_accumulated()
-
-    @property
-    def accumulated(self) -> float:
-        """The samples accumulated since the last step; 0.0 if there are none."""
-        return self._plan.accumulated_samples
-
     @property
     def steps_attempted(self) -> int:
         """How many steps were taken, skipped ones included."""
@@ -391,7 +336,9 @@ class Optimizer(Group, Parameters, Saved):
         )
 
     def __repr__(self) -> str:
-        settings = self._settings.of(None).items()
-        shown = ", ".join(f"{name}={v!r}" for name, v in settings if v is not None)
+        settings = self._settings.of(None)
+        if settings["ema"] is None:
+            del settings["ema_every"]
+        shown = ", ".join(f"{name}={v!r}" for name, v in settings.items() if v is not None)
         groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
         return f"{type(self).__name__}({len(self._states)} parameters{groups}, {shown})"

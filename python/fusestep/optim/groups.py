@@ -10,6 +10,7 @@ import numpy as np
 from .. import trees
 from ..arguments import nearest
 from .fields import Declared, Scalar, flag, is_scheduled
+from .outputs import Decay
 from .settings import Settings
 
 
@@ -24,6 +25,7 @@ class Group(Declared):
 
     lr: Scalar = Scalar(1e-3)
     maximize: Final[bool] = flag(False)
+    ema: Decay = Decay()
 
     def __init__(
         self, settings: Settings, index: int, match: tuple[str, ...] | None, paths: tuple[str, ...]

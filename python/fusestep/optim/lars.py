@@ -44,7 +44,7 @@ class LARS(LARSGroup, Optimizer, rule="lars"):
     beyond 1e154 has an infinite square.
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0.
         momentum: at least 0. It may change later, but not from 0: the buffers would be missing.
         dampening: how much of the gradient the buffer leaves out, any finite number.

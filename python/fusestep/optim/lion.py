@@ -27,7 +27,7 @@ class Lion(LionGroup, Optimizer, rule="lion"):
         m = m + (1 - beta2) * (g - m)
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0: what every element moves by. The paper takes a third to a
             tenth of AdamW's, and a ``weight_decay`` that is larger by as much.
         betas: how much of the average the sign looks at, and how much the average keeps, each in

@@ -363,6 +363,7 @@ def _from_2(state: dict[str, Any]) -> dict[str, Any]:
         for values in (settings, *(group["settings"] for group in state["groups"])):
             if "decoupled" in values:
                 values["decoupled_weight_decay"] = values.pop("decoupled")
+        settings.update(ema=None, ema_every=1)
     except (AttributeError, KeyError, TypeError):
         raise ValueError("saved 2, and the rest is not in that form") from None
     return state

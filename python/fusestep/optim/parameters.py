@@ -20,6 +20,7 @@ class Parameters:
 
     _accumulator: Accumulator
     _containers: list[tuple[Any, Any, Any]]
+    _copied: dict[str, Any]
     _division: Division
     _engine: Engine
     _expressions: Expressions
@@ -143,6 +144,10 @@ class Parameters:
         """Goes on with one group more: checks all, then changes all at once."""
         plan = self._plan
         with plan.held():
+            if plan.is_in_place:
+                raise _core.StateError(
+                    "the parameters hold their averages: leave averaged_in_place() first"
+                )
             if plan.is_bound:
                 raise _core.StateError("gradients are bound: bind(None) first")
             if plan.accumulated_samples > 0:
@@ -199,6 +204,7 @@ class Parameters:
             settings.table,
             kept,
             containers,
+            [self._copied.get(path) for path in paths] if self._copied else [],
         )
         settings.expressions.attach(plan, settings.scheduled(), settings.table, state)
         parameters = dict(zip(paths, leaves, strict=True))

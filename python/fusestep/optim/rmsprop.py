@@ -41,7 +41,7 @@ class RMSprop(RMSpropGroup, Optimizer, rule="rmsprop"):
         p = p - lr * b
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0.
         alpha: how much the averages keep, in [0, 1); ``rho`` in Keras, ``decay`` in optax.
         eps: added to the root, above 0; see `Adam`.

@@ -35,7 +35,7 @@ class Rprop(RpropGroup, Optimizer, rule="rprop"):
     It is for gradients of the whole data set: the signs of small batches say little.
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: what ``step_size`` is before a parameter's first update, at least 0. Of no effect
             afterwards, as in torch: of a schedule only the value at that update counts.
         etas: ``eta_minus`` in [0, 1) and ``eta_plus``, at least 1.

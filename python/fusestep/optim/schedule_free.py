@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .. import trees
 from .adam import NO_ZERO
 from .base import Optimizer
 from .fields import Groups, Pair, Scalar
@@ -18,18 +17,11 @@ class _ScheduleFree(Optimizer):
 
     _beta1: ClassVar[str]  # the setting that has it, alone or first
 
-    @property
-    def averaged(self) -> Any:
-        """The average ``x`` in new arrays, in the nesting of the parameters, for evaluation.
-
-        ``x = y + (1 - 1 / beta1) * (z - y)`` with the ``beta1`` of the last step. Neither the
-        parameters nor their state change: training goes on with the same bits.
-        """
-        leaves = iter(self._averaged_leaves())
-        return trees.snapshot(self._division.tree, lambda _: next(leaves))
+    def _has_averages(self) -> bool:
+        return True
 
     def _averaged_leaves(self) -> list[Any]:
-        """The average of each parameter, as ``((z - y) * (1 - 1 / beta1)) + y``."""
+        """New arrays of ``((z - y) * (1 - 1 / beta1)) + y`` with the ``beta1`` of the last step."""
         with self._plan.held():
             factors = {path: self._factor(group) for group in self._groups for path in group.paths}
             averages = []
@@ -78,7 +70,7 @@ class ScheduleFreeSGD(ScheduleFreeSGDGroup, _ScheduleFree, rule="schedule_free_s
     where always ``y = momentum * x + (1 - momentum) * z``, and ``c`` is 0 as long as the sum is.
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0; a larger one than for SGD, and constant.
         momentum: how near to the average gradients are taken, between 0 and 1.
         weight_decay: at least 0; at ``y``.
@@ -130,7 +122,7 @@ class ScheduleFreeAdamW(ScheduleFreeAdamWGroup, _ScheduleFree, rule="schedule_fr
         u = g / (sqrt(v) / sqrt(1 - beta2^t) + eps) + weight_decay * y
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0; constant, up to ten times that of AdamW.
         betas: how near to the average gradients are taken, between 0 and 1, and how much the
             average of the gradient's square keeps, in [0, 1).

@@ -210,7 +210,8 @@ class Settings:
             for state in self._states_used(row):
                 if state not in self.states[group]:
                     raise _core.StateError(
-                        f"{name}={value!r}: built without a {state} buffer; build with {name} > 0"
+                        f"{name}={value!r}: built without {_an(state)} buffer; build with "
+                        f"{name} > 0"
                     )
             self.table[group] = row
 
@@ -257,6 +258,10 @@ class Settings:
             smallest=smallest,
             expected=expected,
         )
+
+
+def _an(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _float32_in_words(path: str, column: Column, sizes: tuple[float, float]) -> str:

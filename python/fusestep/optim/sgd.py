@@ -36,7 +36,7 @@ class SGD(SGDGroup, Optimizer, rule="sgd"):
     Without momentum the middle two lines fall away, and there is no buffer.
 
     Args:
-        params: the arrays to update; see `Optimizer` for this and the last five arguments.
+        params: the arrays to update; see `Optimizer` for this and those from ``maximize`` on.
         lr: learning rate, at least 0.
         momentum: at least 0. It may change later, but not from 0: the buffers would be missing.
         dampening: how much of the gradient the buffer leaves out, any finite number.

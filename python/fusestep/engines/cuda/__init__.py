@@ -27,6 +27,7 @@ def build(
     table: npt.NDArray[np.float64],
     kept: Sequence[Mapping[str, Any]],
     containers: Sequence[_core.Entry],
+    copies: Sequence[Any | None],
 ) -> tuple[_core.CudaPlan, list[dict[str, Any]]]:
     """What `fusestep.engines.cpu.build` does, for arrays of the current device."""
     cupy: Any = importlib.import_module("cupy")
@@ -45,6 +46,7 @@ def build(
         list(groups),
         table,
         list(containers),
+        list(copies),
     )
     return plan, states
 

@@ -106,6 +106,10 @@ class Launcher:
             for array, v in arrays
         ]
 
+    def kept(self, arrays: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """What destinations hold now, as pairs that `write` takes."""
+        return [(array, array.copy()) for array, _ in arrays]
+
     def write(self, staged: Sequence[tuple[Any, Any]]) -> None:
         """Queues the copying of what is staged."""
         for array, values in staged:
