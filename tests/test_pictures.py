@@ -12,6 +12,7 @@ import pytest
 import fusestep as fs
 from fusestep import gallery, schedules
 from fusestep.expression import function, parse, samples
+from tables.preset_rows import CONTROLS
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 LR = schedules.warmup_cosine(peak=1e-3, warmup=500, total=10_000)
@@ -71,6 +72,17 @@ def test_the_gallery_has_every_curve() -> None:
         assert np.isfinite(parse(text)(np.arange(120))).all()
 
 
+def test_the_gallery_has_every_preset_that_does_not_follow_the_loss() -> None:
+    presets = schedules.presets
+    for peer in presets.__all__:
+        names = {call.partition("(")[0] for call in gallery.PEERS[peer]}
+        every = {*getattr(presets, peer).__all__}
+        assert names == {name for name in every if f"{peer}.{name}" not in CONTROLS}
+        for call in gallery.PEERS[peer]:
+            values = parse(f"presets.{peer}.{call}")(np.arange(120))
+            assert ((values >= 0) & (values <= 1)).all()
+
+
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fusestep", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
@@ -78,7 +90,8 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_line_draws_expressions_and_the_gallery(tmp_path: Path) -> None:
     one = "warmup_cosine(peak=1e-3, warmup=500, total=10000)"
-    for arguments in ([one, "cosine(1e-3, length=9000)", "--steps", "12000"], ["--all"]):
+    preset = "presets.timm.CosineLRScheduler(0.1, t_initial=300, warmup_t=5)"
+    for arguments in ([preset], [one, "cosine(1e-3, length=9000)", "--steps", "12000"], ["--all"]):
         done = run("plot", *arguments, "-o", "picture.png", folder=tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (0, "wrote picture.png\n", "")
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -182,8 +182,8 @@ def CosineDecayRestarts(
     """Half cosine waves, one after another.
 
     ``initial_learning_rate * (alpha + (1 - alpha) * m_mul^i * (1 + cos(pi x)) / 2)`` with x the
-    fraction of cycle i that has passed. Keras finds the cycle with a rounded logarithm, and misses
-    restarts in float32.
+    fraction of cycle i that has passed. Keras finds the cycle with a rounded logarithm, and in
+    float32 misses some restarts, as that at 5 of ``first_decay_steps=2, t_mul=1.5``.
 
     Args:
         initial_learning_rate, alpha: any finite numbers.

@@ -100,7 +100,8 @@ def CosineLRScheduler(
     """Cosine waves from ``base`` to ``lr_min``, which is held after ``cycle_limit`` of them.
 
     ``lr_min + (top - lr_min) * (1 + cos(pi x^k_decay)) / 2`` with x the fraction of the cycle that
-    has passed. timm finds the cycle with a rounded logarithm and so misses some restarts.
+    has passed. timm finds the cycle with a rounded logarithm and misses some restarts, as that at
+    121 of ``t_initial=1, cycle_mul=3``.
 
     Args:
         base: any finite number; the top of cycle i is ``base * cycle_decay^i``.

@@ -147,7 +147,7 @@ def CosineAnnealingLR(base: float, T_max: float, eta_min: float = 0.0) -> Expres
     """Half a cosine wave from ``base`` to ``eta_min``, which rises again after ``T_max``.
 
     ``eta_min + (base - eta_min) * (1 + cos(pi t / T_max)) / 2``. torch computes each value from the
-    one before, and rounds away from its own formula by up to 1e-13 of ``base`` in some periods.
+    one before and drifts from its formula: by 6e-13 of ``base`` in 100 periods of 20 updates.
 
     Args:
         base, eta_min: any finite numbers.
