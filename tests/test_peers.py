@@ -47,7 +47,7 @@ NOT_IN_TORCH = ("eps_in_sqrt", "lr_in_momentum")
 INITIAL = "initial_accumulator_value"
 EPS_MODES = {"adamax": "max", "radam": "hat"}
 # what torch's Adam and AdamW do not have
-OPTIONS_OF_TIMM = {"nesterov", "cautious", "update_clip", "cautious_decay", "decay_by"}
+OPTIONS_OF_TIMM = {"nesterov", "cautious", "update_clip", "cautious_decay", "decay_by", "max_lr"}
 
 
 def in_torch(row: Row) -> tuple[str, dict[str, Any]] | None:
@@ -67,6 +67,8 @@ def in_torch(row: Row) -> tuple[str, dict[str, Any]] | None:
     left_out = {"eps_mode", "bias_correction", *NOT_IN_TORCH}
     if row.rule != "adagrad":
         left_out.add(INITIAL)
+    if row.rule == "adam":
+        left_out |= OPTIONS_OF_TIMM
     if row.rule not in ("nadam", "radam"):
         left_out.add("decoupled_weight_decay")
     options = {name: value for name, value in h.items() if name not in left_out}
