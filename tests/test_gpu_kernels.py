@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from emulation.cuda import Driver
+from fusestep import _core
 from tables import device_model, oracle, registry
 from tables.device_model import (
     CSRC,
@@ -74,7 +75,8 @@ def test_an_update_has_the_bits_of_the_oracle(
     full = {**row.full, "maximize": False}
     expected = oracle.Oracle(row.rule, full, params)
     names = oracle.states(row.rule, full)
-    model = Model(params, states=len(names), offset=offset)
+    declared = [state[0] for state in _core.rules()[row.rule].states]
+    model = Model(params, states=[declared.index(name) for name in names], offset=offset)
     scale, limit = (3.0 if treatment == 2 else 1.0), (40.0 if treatment else np.inf)
     sign = -1.0 if treatment == 1 else 1.0
     for number in (1, 2, 3):

@@ -137,16 +137,23 @@ def pointers(arrays: Sequence[Any]) -> Any:
 
 
 class Model:
-    """Leaves on a device, and what the kernels are given for them."""
+    """Leaves on a device, and what the kernels are given for them.
+
+    ``states`` are the places of those that are used among all states of the rule.
+    """
 
     def __init__(
-        self, params: Sequence[Array], states: int = 0, offset: int = 0, accumulates: bool = False
+        self,
+        params: Sequence[Array],
+        states: Sequence[int] = (),
+        offset: int = 0,
+        accumulates: bool = False,
     ) -> None:
         self.sizes = [p.size for p in params]
         self.total = sum(self.sizes)
         self.params = [on_device(p, offset) for p in params]
         zeros = [np.zeros_like(p) for p in params]
-        self.states = [[on_device(z, offset) for _ in range(states)] for z in zeros]
+        self.states = [[on_device(z, offset) for _ in states] for z in zeros]
         self.accumulators = [on_device(z, offset) if accumulates else None for z in zeros]
         self.holds = np.zeros(len(params), np.uint8)
         self.offset = offset
@@ -155,7 +162,7 @@ class Model:
             leaves, self.params, self.states, self.accumulators, strict=True
         ):
             leaf["parameter"] = p.data.ptr
-            leaf["state"][:states] = [s.data.ptr for s in state]
+            leaf["state"][list(states)] = [s.data.ptr for s in state]
             leaf["accumulator"] = 0 if held is None else held.data.ptr
             leaf["begin"], leaf["size"], leaf["type"] = begin, p.size, p.dtype == np.float64
             begin += p.size
