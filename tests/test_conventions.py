@@ -177,20 +177,41 @@ def test_the_first_step_of_rprop_is_the_first_one_which_optax_takes_late(double_
     assert w.tolist() == [-0.5, 0.5]
 
 
-def test_a_variance_that_rounding_brings_below_0_is_0_which_torch_makes_nan() -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    gradient = np.linspace(0.1, 3.0, 1000, dtype=np.float32)
-    params = np.zeros_like(gradient)
-    tensor = torch.zeros(1000, requires_grad=True)
-    tensor.grad = torch.from_numpy(gradient)
-    ours = fs.RMSprop(params, lr=1e-8, alpha=0.5, centered=True)
-    theirs = torch.optim.RMSprop([tensor], lr=1e-8, alpha=0.5, centered=True)
-    below = np.zeros(1000, bool)
+CONSTANT = np.linspace(100.0, 3000.0, 1000, dtype=np.float32)
+CENTRED = {"alpha": 0.5, "centered": True}
+
+
+def centred_steps(**options: Any) -> Array:
+    """Fifty steps of one gradient, whose variance is 0, to rounding; some of it falls below."""
+    w, below = np.zeros_like(CONSTANT), np.zeros(CONSTANT.shape, bool)
+    opt = fs.RMSprop(w, lr=1e-8, **CENTRED, **options)
     for _ in range(50):
-        ours.step(gradient)
-        theirs.step()
-        state = ours.state[""]
+        opt.step(CONSTANT)
+        state = opt.state[""]
         below |= state["v"] < state["m"] * state["m"]
     assert below.any()
-    assert np.isfinite(params).all()
+    return w
+
+
+def test_a_variance_that_rounding_brings_below_0_is_0_and_nan_in_torch() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    tensor = torch.zeros(1000, requires_grad=True)
+    tensor.grad = torch.from_numpy(CONSTANT)
+    theirs = torch.optim.RMSprop([tensor], lr=1e-8, **CENTRED)
+    for _ in range(50):
+        theirs.step()
     assert tensor.isnan().any()
+    assert np.isfinite(centred_steps()).all()
+
+
+def test_a_variance_that_rounding_brings_below_0_is_0_and_nan_in_optax(double_jax: Any) -> None:
+    import optax
+
+    transform = optax.rmsprop(1e-8, decay=0.5, centered=True)
+    tree = double_jax.numpy.zeros(1000, np.float32)
+    state = transform.init(tree)
+    for _ in range(50):
+        updates, state = transform.update(double_jax.numpy.asarray(CONSTANT), state, tree)
+        tree = optax.apply_updates(tree, updates)
+    assert np.isnan(np.asarray(tree)).any()
+    assert np.isfinite(centred_steps(eps_in_sqrt=True, lr_in_momentum=True)).all()

@@ -11,7 +11,7 @@ import pytest
 
 from emulation.cuda import Driver
 from fusestep import _core
-from tables import device_model, oracle, registry
+from tables import device_model, norms, oracle, registry
 from tables.device_model import (
     CSRC,
     ENTRY,
@@ -116,7 +116,7 @@ def test_an_update_has_the_bits_of_the_oracle(
 
 
 def test_a_table_has_a_row_for_each_update_and_a_case_that_is_not_compiled_does_nothing() -> None:
-    row = registry.Row("sgd", registry.fs.SGD, registry._SGD, {"lr": 0.5})
+    row = registry.Row("sgd", registry.fs.SGD, registry.defaults.SGD, {"lr": 0.5})
     params = [np.ones(5, np.float32), np.ones(3, np.float32)]
     scalars, variant = device_model.prepared(row, np.float32, 1)
     number = device_model.case(np.float32, 0, variant)
@@ -145,10 +145,10 @@ def test_a_sum_of_squares_has_the_bits_of_the_oracle(
         values(rng, size, kind) for size, kind in zip(sizes, kinds, strict=True)
     ]
     model = Model([g for g in grads if g is not None])
-    assert model.sum(grads) == oracle.squared_norm(grads, sizes)
+    assert model.sum(grads) == norms.squared_norm(grads, sizes)
     for i in range(0, len(grads), 3):
         grads[i] = None
-    assert model.sum(grads) == oracle.squared_norm(grads, sizes)
+    assert model.sum(grads) == norms.squared_norm(grads, sizes)
 
 
 def test_sums_of_many_blocks_are_added_level_by_level() -> None:
@@ -156,7 +156,7 @@ def test_sums_of_many_blocks_are_added_level_by_level() -> None:
     rng = np.random.default_rng(3)
     grads: list[Array | None] = [values(rng, size, np.float32) for size in sizes]
     model = Model([g for g in grads if g is not None])
-    assert model.sum(grads) == oracle.squared_norm(grads, sizes)
+    assert model.sum(grads) == norms.squared_norm(grads, sizes)
     optimizer = registry.fs.SGD([np.zeros_like(g) for g in grads], lr=0.0, clip_norm=math.inf)
     assert optimizer.step(grads).grad_norm == math.sqrt(model.sum(grads))
 
@@ -180,9 +180,9 @@ def test_gradients_are_accumulated_on_the_way(cupy: Any, offset: int) -> None:
         grads[absent] = None
         found = model.sum(grads, weight, weighted_sum=total.data.ptr)
         model.holds |= np.array([g is not None for g in grads])
-        held = oracle.accumulate(held, grads, weight)
-        expected += weight * oracle.squared_norm(grads, sizes)
-        assert found == oracle.squared_norm(grads, sizes)
+        held = norms.accumulate(held, grads, weight)
+        expected += weight * norms.squared_norm(grads, sizes)
+        assert found == norms.squared_norm(grads, sizes)
     assert float(total[0]) == expected
     for array, want in zip(model.accumulators, held, strict=True):
         np.testing.assert_array_equal(bits(array.get()), bits(want))

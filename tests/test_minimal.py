@@ -45,7 +45,8 @@ def assert_same_bits(left: dict[str, Any], right: dict[str, Any]) -> None:
 def test_a_step_goes_down_and_reports_its_learning_rate(optimizer: Any, dtype: Any) -> None:
     params = {"a": np.linspace(1, 2, 70_001, dtype=dtype), "b": [np.full((3, 5), -1, dtype)]}
     opt = optimizer(params, lr=0.125)
-    info = opt.step({"a": params["a"].copy(), "b": [params["b"][0].copy()]})
+    for _ in range(2):  # the first update of ADOPT only takes the size of the gradient
+        info = opt.step({"a": params["a"].copy(), "b": [params["b"][0].copy()]})
     assert info.applied
     assert info.lr == 0.125
     assert info.grad_norm is None

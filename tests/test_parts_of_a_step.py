@@ -14,7 +14,7 @@ import fusestep as fs
 from fusestep import schedules
 from fusestep.engines import Plan, StepInfo
 from tables.models import Array, arrays, assert_same_bits
-from tables.oracle import grad_norm, squared_norm
+from tables.norms import grad_norm, squared_norm
 from tables.registry import ROWS, Row
 
 BLOCK = 1024

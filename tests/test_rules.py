@@ -9,7 +9,8 @@ import pytest
 
 import fusestep as fs
 from tables.models import DTYPES, SIZES, Array, arrays, assert_same_bits
-from tables.oracle import Oracle, grad_norm
+from tables.norms import grad_norm
+from tables.oracle import Oracle
 from tables.registry import ROWS, Row
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)

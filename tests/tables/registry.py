@@ -7,154 +7,7 @@ from typing import Any
 
 import fusestep as fs
 
-_SGD = {
-    "lr": 1e-3,
-    "momentum": 0.0,
-    "dampening": 0.0,
-    "nesterov": False,
-    "weight_decay": 0.0,
-    "decoupled_weight_decay": False,
-    "maximize": False,
-}
-_ADAM = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.0,
-    "amsgrad": False,
-    "bias_correction": True,
-    "eps_mode": "after",
-    "maximize": False,
-}
-_FAMILY = _ADAM.copy()
-_ADAM |= {"nesterov": False, "cautious": False, "update_clip": None}
-_ADAMW = {
-    **_ADAM,
-    "weight_decay": 0.01,
-    "cautious_decay": False,
-    "decay_by": "lr",
-    "max_lr": None,
-}
-_BELIEF = {**_FAMILY, "eps": 1e-16, "eps_root": 1e-16, "decoupled_weight_decay": False}
-_NADAM = {
-    "lr": 2e-3,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.0,
-    "momentum_decay": 4e-3,
-    "decoupled_weight_decay": False,
-    "maximize": False,
-}
-_RADAM = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.0,
-    "decoupled_weight_decay": False,
-    "eps_mode": "hat",
-    "maximize": False,
-}
-_ADOPT = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.9999),
-    "eps": 1e-6,
-    "weight_decay": 0.0,
-    "clip_exp": 0.25,
-    "decoupled_weight_decay": False,
-    "maximize": False,
-}
-_ADEMAMIX = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.999, 0.9999),
-    "alpha": 5.0,
-    "eps": 1e-8,
-    "weight_decay": 0.01,
-    "maximize": False,
-}
-_SCHEDULE_FREE = {
-    "weight_decay": 0.0,
-    "warmup_steps": 0.0,
-    "r": 0.0,
-    "weight_lr_power": 2.0,
-    "maximize": False,
-}
-_SCHEDULE_FREE_SGD = {"lr": 1.0, "momentum": 0.9, **_SCHEDULE_FREE}
-_SCHEDULE_FREE_ADAMW = {"lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8, **_SCHEDULE_FREE}
-_LION = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0, "maximize": False}
-_RMSPROP = {
-    "lr": 1e-2,
-    "alpha": 0.99,
-    "eps": 1e-8,
-    "weight_decay": 0.0,
-    "momentum": 0.0,
-    "centered": False,
-    "eps_in_sqrt": False,
-    "lr_in_momentum": False,
-    "initial_accumulator_value": 0.0,
-    "decoupled_weight_decay": False,
-    "maximize": False,
-}
-_ADAGRAD = {
-    "lr": 1e-2,
-    "lr_decay": 0.0,
-    "eps": 1e-10,
-    "weight_decay": 0.0,
-    "eps_in_sqrt": False,
-    "initial_accumulator_value": 0.0,
-    "decoupled_weight_decay": False,
-    "maximize": False,
-}
-_ADAMAX = {
-    "lr": 2e-3,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.0,
-    "eps_mode": "max",
-    "decoupled_weight_decay": False,
-    "maximize": False,
-}
-_ADADELTA = {
-    "lr": 1.0,
-    "rho": 0.9,
-    "eps": 1e-6,
-    "weight_decay": 0.0,
-    "decoupled_weight_decay": False,
-    "maximize": False,
-}
-_RPROP = {"lr": 1e-2, "etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0), "maximize": False}
-_LAMB = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.999),
-    "eps": 1e-6,
-    "weight_decay": 0.01,
-    "bias_correction": True,
-    "grad_averaging": True,
-    "adam_w_mode": True,
-    "always_adapt": False,
-    "trust_clip": False,
-    "maximize": False,
-}
-_LARS = {
-    "lr": 1.0,
-    "momentum": 0.0,
-    "dampening": 0.0,
-    "nesterov": False,
-    "weight_decay": 0.0,
-    "trust_coefficient": 1e-3,
-    "eps": 1e-8,
-    "trust_clip": False,
-    "always_adapt": False,
-    "maximize": False,
-}
-_STABLE = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.99),
-    "eps": 1e-6,
-    "weight_decay": 0.01,
-    "decay_by": "lr",
-    "max_lr": None,
-    "maximize": False,
-}
+from . import defaults
 
 # settings that a class decides for its user, and the oracle has to be told
 _DECIDED = {"Adam": {"decoupled_weight_decay": False}, "AdamW": {"decoupled_weight_decay": True}}
@@ -193,7 +46,7 @@ ROWS: list[Row] = [
     *_rows(
         "sgd",
         fs.SGD,
-        _SGD,
+        defaults.SGD,
         {"lr": 0.3, "weight_decay": 0.1},
         {"lr": 0.3, "weight_decay": 0.1, "decoupled_weight_decay": True},
         {"lr": 0.1, "momentum": 0.9},
@@ -212,7 +65,7 @@ ROWS: list[Row] = [
     *_rows(
         "adam",
         fs.Adam,
-        _ADAM,
+        defaults.ADAM,
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1},
         {"lr": 0.02, "amsgrad": True},
         {"lr": 0.02, "amsgrad": True, "weight_decay": 0.1, "maximize": True},
@@ -228,7 +81,7 @@ ROWS: list[Row] = [
     *_rows(
         "adam",
         fs.AdamW,
-        _ADAMW,
+        defaults.ADAMW,
         {"lr": 0.02, "weight_decay": 0.3, "betas": (0.0, 0.5)},
         {"lr": 0.02, "weight_decay": 0.3, "amsgrad": True, "eps_mode": "hat"},
         {"lr": 0.02, "weight_decay": 0.3, "maximize": True, "bias_correction": False},
@@ -250,7 +103,7 @@ ROWS: list[Row] = [
     *_rows(
         "adabelief",
         fs.AdaBelief,
-        _BELIEF,
+        defaults.BELIEF,
         {"lr": 0.02, "weight_decay": 0.1, "eps": 1e-8, "eps_root": 1e-12},
         {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True, "amsgrad": True},
         {"lr": 0.02, "bias_correction": False, "eps": 1e-8, "eps_root": 0.0, "maximize": True},
@@ -259,7 +112,7 @@ ROWS: list[Row] = [
     *_rows(
         "nadam",
         fs.NAdam,
-        _NADAM,
+        defaults.NADAM,
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1, "momentum_decay": 0.3},
         {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-3},
         {"lr": 0.02, "momentum_decay": 1.0, "weight_decay": 0.1, "maximize": True},
@@ -268,7 +121,7 @@ ROWS: list[Row] = [
     *_rows(
         "radam",
         fs.RAdam,
-        _RADAM,
+        defaults.RADAM,
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1, "eps": 1e-3},
         {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
         {"lr": 0.02, "eps_mode": "after", "betas": (0.5, 0.9), "weight_decay": 0.1},
@@ -277,7 +130,7 @@ ROWS: list[Row] = [
     *_rows(
         "adopt",
         fs.ADOPT,
-        _ADOPT,
+        defaults.ADOPT,
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1, "clip_exp": 0.333},
         {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-2},
         {"lr": 0.02, "clip_exp": None, "betas": (0.5, 0.99), "maximize": True},
@@ -286,7 +139,7 @@ ROWS: list[Row] = [
     *_rows(
         "ademamix",
         fs.AdEMAMix,
-        _ADEMAMIX,
+        defaults.ADEMAMIX,
         {"lr": 0.02, "betas": (0.8, 0.95, 0.99), "alpha": 2.0, "eps": 1e-3},
         {"lr": 0.02, "betas": (0.5, 0.9, 0.0), "weight_decay": 0.3, "maximize": True},
         {"lr": 0.02, "alpha": 0.0, "weight_decay": 0.0},
@@ -294,7 +147,7 @@ ROWS: list[Row] = [
     *_rows(
         "schedule_free_sgd",
         fs.ScheduleFreeSGD,
-        _SCHEDULE_FREE_SGD,
+        defaults.SCHEDULE_FREE_SGD,
         {"lr": 0.3, "momentum": 0.7, "weight_decay": 0.1, "warmup_steps": 4.0},
         {"lr": 0.3, "r": 0.5, "weight_lr_power": 1.5, "weight_decay": 0.02, "maximize": True},
         {"lr": 0.3, "warmup_steps": 3.0, "weight_lr_power": 0.0, "r": 2.0},
@@ -302,21 +155,21 @@ ROWS: list[Row] = [
     *_rows(
         "schedule_free_adamw",
         fs.ScheduleFreeAdamW,
-        _SCHEDULE_FREE_ADAMW,
+        defaults.SCHEDULE_FREE_ADAMW,
         {"lr": 0.02, "betas": (0.7, 0.95), "weight_decay": 0.1, "warmup_steps": 4.0, "eps": 1e-3},
         {"lr": 0.02, "r": 0.5, "weight_lr_power": 1.5, "weight_decay": 0.1, "maximize": True},
     ),
     *_rows(
         "lion",
         fs.Lion,
-        _LION,
+        defaults.LION,
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.3},
         {"lr": 0.02, "betas": (0.0, 0.0), "weight_decay": 0.1, "maximize": True},
     ),
     *_rows(
         "rmsprop",
         fs.RMSprop,
-        _RMSPROP,
+        defaults.RMSPROP,
         {"lr": 0.02, "alpha": 0.9, "weight_decay": 0.1},
         {"lr": 0.02, "centered": True, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
         {"lr": 0.02, "momentum": 0.7, "weight_decay": 0.1},
@@ -339,7 +192,7 @@ ROWS: list[Row] = [
     *_rows(
         "adagrad",
         fs.Adagrad,
-        _ADAGRAD,
+        defaults.ADAGRAD,
         {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "eps": 1e-3},
         {"lr": 0.1, "eps_in_sqrt": True, "initial_accumulator_value": 0.1, "maximize": True},
         {"lr": 0.1, "lr_decay": 0.5, "weight_decay": 0.1, "decoupled_weight_decay": True},
@@ -347,7 +200,7 @@ ROWS: list[Row] = [
     *_rows(
         "adamax",
         fs.Adamax,
-        _ADAMAX,
+        defaults.ADAMAX,
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1, "eps": 1e-3},
         {"lr": 0.02, "eps_mode": "after", "weight_decay": 0.1, "maximize": True},
         {"lr": 0.02, "betas": (0.0, 0.5), "weight_decay": 0.1, "decoupled_weight_decay": True},
@@ -355,21 +208,21 @@ ROWS: list[Row] = [
     *_rows(
         "adadelta",
         fs.Adadelta,
-        _ADADELTA,
+        defaults.ADADELTA,
         {"lr": 0.5, "rho": 0.95, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
         {"lr": 0.5, "rho": 0.5, "weight_decay": 0.1, "decoupled_weight_decay": True},
     ),
     *_rows(
         "rprop",
         fs.Rprop,
-        _RPROP,
+        defaults.RPROP,
         {"lr": 0.1, "etas": (0.25, 1.5), "step_sizes": (0.01, 0.2)},
         {"lr": 0.1, "etas": (0.7, 1.3), "maximize": True},
     ),
     *_rows(
         "lamb",
         fs.LAMB,
-        _LAMB,
+        defaults.LAMB,
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.3, "eps": 1e-3},
         {"lr": 0.02, "weight_decay": 0.0},
         {"lr": 0.02, "bias_correction": False, "weight_decay": 0.1, "maximize": True},
@@ -380,7 +233,7 @@ ROWS: list[Row] = [
     *_rows(
         "lars",
         fs.LARS,
-        _LARS,
+        defaults.LARS,
         {"lr": 0.5, "weight_decay": 0.1, "trust_coefficient": 0.02, "eps": 0.3},
         {"lr": 0.2, "momentum": 0.9, "dampening": 0.85, "weight_decay": 0.1},
         {"lr": 0.2, "momentum": 0.7, "nesterov": True, "trust_clip": True, "weight_decay": 0.1},
@@ -390,7 +243,7 @@ ROWS: list[Row] = [
     *_rows(
         "stable_adamw",
         fs.StableAdamW,
-        _STABLE,
+        defaults.STABLE,
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.3, "eps": 1e-3, "maximize": True},
         {
             "lr": 0.02,
