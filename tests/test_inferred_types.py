@@ -24,6 +24,15 @@ assert_type([step, epoch, pi, clip(step, 1, 2), where(step < 3, 1, 2)], list[E])
 assert_type(function(abs), E)
 assert_type(parse("step"), E)
 assert_type(from_json("{}", functions={"f": abs}, like=step), E)
+presets = schedules.presets
+assert_type(presets.torch.CosineAnnealingLR(0.1, T_max=3), E)
+assert_type(presets.torch.LambdaLR(0.1, lambda t: 1 / (1 + t)) * presets.keras.CosineDecay(1, 2), E)
+assert_type(presets.torch.SequentialLR([presets.timm.StepLRScheduler(1, 2), 0.1], [3]), E)
+assert_type(presets.optax.piecewise_constant_schedule(0.1, {3: 0.5}), E)
+assert_type(presets.optax.sgdr_schedule([{"init_value": 0, "peak_value": 1}]), E)
+assert_type(presets.torch.ReduceLROnPlateau(0.1), control.Plateau)
+assert_type(presets.transformers.GreedyLR(0.1) * 2, E)
+assert_type(presets.averages.torch_swa(), E)
 lr = schedules.linear(1, 0, length=3)
 lr = lr * 2
 lr = schedules.step(1, 0.5, every=2, by="samples")
@@ -36,6 +45,9 @@ WRONG = [
     'schedules.wsd(1, 2, 3, 4, shape="sine")',
     'schedules.interpolate([(0, 1), (1, 2)], kind="spline")',
     'schedules.random(0, 1, distribution="normal")',
+    'presets.torch.OneCycleLR(1, anneal_strategy="cosine")',
+    "presets.torch.StepLR(1)",
+    'presets.transformers.get_wsd_schedule(1, 2, 3, decay_type="sine")',
     'step.by("day")',
     'step.plot(3, by="day")',
 ]

@@ -43,11 +43,12 @@ _KINDS = {
     "warmup_min_ratio cos_min_ratio min_decay beta min_value ema_momentum min_lr": PART,
     "num_warmup_steps num_decay_steps num_stable_steps anneal_epochs patience": COUNT,
     "cooldown update_after_step cycle_first_stair_count cycle_second_stair_count": COUNT,
+    "warmup reset_start": COUNT,
     "total_steps epochs steps_per_epoch T_mult cycle_limit warmup_num_steps": LENGTH,
-    "total_num_steps lr_range_test_step_size num_training_steps": LENGTH,
+    "total_num_steps lr_range_test_step_size num_training_steps window_size": LENGTH,
     "mode scale_mode anneal_strategy threshold_mode warmup_type decay_type": CHOICE,
     "interpolate_type": CHOICE,
-    "three_phase warmup_prefix staircase cycle lr_range_test_staircase": FLAG,
+    "smooth three_phase warmup_prefix staircase cycle lr_range_test_staircase": FLAG,
     "use_num_updates use_ema_warmup use_warmup": FLAG,
     "cycle_mul t_mul": [*LEAST_0, 0.5, 1.001],
     "pct_start pct_final": [*LEAST_0, 0.0, 1.0, 1.5],
@@ -69,6 +70,10 @@ SPECIAL: dict[str, list[Any]] = {
     "torch.ChainedScheduler.base": ABOVE_0,
     "torch.ReduceLROnPlateau.base": ABOVE_0,
     "torch.ReduceLROnPlateau.factor": [*PART, 0.0, 1.0],
+    "transformers.GreedyLR.base": ABOVE_0,
+    "transformers.GreedyLR.factor": [*PART, 0.0, 1.0],
+    "transformers.GreedyLR.min_lr": LEAST_0,
+    "transformers.GreedyLR.max_lr": [*LEAST_0, 1e-4],
     "transformers.get_reduce_on_plateau_schedule.base": ABOVE_0,
     "transformers.get_reduce_on_plateau_schedule.factor": [*PART, 0.0, 1.0],
     "transformers.get_cosine_with_min_lr_schedule_with_warmup.base": ABOVE_0,
@@ -99,6 +104,11 @@ def bad_values(name: str, argument: str) -> list[Any]:
     return given(values) if default is None else values
 
 
+def prefix(name: str) -> str:
+    """What an error begins with; a class does not name itself."""
+    return "" if isinstance(preset(name), type) else rf"presets\.{name}: "
+
+
 CASES = [(name, a) for name in NAMES for a in inspect.signature(preset(name)).parameters]
 
 
@@ -113,12 +123,12 @@ def test_a_bad_argument_is_refused_by_name(name: str, argument: str) -> None:
         try:
             accepted.append((bad, preset(name)(**{**good, argument: bad})))
         except (TypeError, ValueError) as error:
-            if not re.search(rf"^presets\.{name}: .*\b{argument}\b", str(error)):
+            if not re.search(rf"^{prefix(name)}.*\b{argument}\b", str(error)):
                 unnamed.append((bad, str(error)))
     assert (accepted, unnamed) == ([], [])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_argument_that_there_is_not_is_refused(name: str) -> None:
-    with pytest.raises(TypeError, match=rf"^presets\.{name} has no argument 'last_epoch'"):
+    with pytest.raises(TypeError, match=r"^[\w.]+ has no argument 'last_epoch'"):
         preset(name)(last_epoch=-1)

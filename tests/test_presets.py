@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,63 @@ def test_plateau_follows_that_of_torch() -> None:
             theirs.step(loss)
             ours.observe(loss)
             assert ours.value == optimizer.param_groups[0]["lr"], options
+
+
+def test_greedy_follows_that_of_transformers() -> None:
+    theirs_of = imported("transformers.optimization").GreedyLR
+    random = np.random.default_rng(0)
+    lowered = raised = anew = 0
+    for _ in range(200):
+        options: dict[str, Any] = {
+            "mode": str(random.choice(["min", "max"])),
+            "factor": float(random.choice([0.3, 0.5, 0.9])),
+            "patience": int(random.integers(0, 4)),
+            "threshold": float(random.choice([0.0, 1e-4, 0.05])),
+            "threshold_mode": str(random.choice(["rel", "abs"])),
+            "cooldown": int(random.integers(0, 3)),
+            "warmup": int(random.integers(0, 3)),
+            "min_lr": float(random.choice([0.0, 0.1, 0.5])),
+            "max_lr": float(random.choice([0.5, 1.0])),
+            "eps": float(random.choice([1e-8, 1e-2])),
+            "smooth": bool(random.integers(0, 2)),
+            "window_size": int(random.integers(1, 6)),
+            "reset_start": int(random.integers(0, 4)),
+        }
+        optimizer = optimizer_with(0.3)
+        theirs = theirs_of(optimizer, **options)
+        ours = presets.transformers.GreedyLR(0.3, **options)
+        losses = np.cumprod(random.choice([0.9, 1.0, 1.1, 1.001], size=100)).round(4)
+        if not options["smooth"]:  # where it would be NaN for ever
+            losses[random.random(100) < 0.03] = np.nan
+        before = 0.3
+        for loss in losses.tolist():
+            theirs.step(loss)
+            ours.observe(loss)
+            assert ours.value == optimizer.param_groups[0]["lr"], options
+            lowered, raised = lowered + (ours.value < before), raised + (ours.value > before)
+            anew += before < ours.value == 0.3
+            before = ours.value
+        again = presets.transformers.GreedyLR(0.3, **options)
+        again.load_state_dict(ours.state_dict())
+        assert again.state_dict() == ours.state_dict()
+    assert min(lowered, raised, anew) > 100
+
+
+def test_greedy_is_written_copied_and_drives_an_optimizer() -> None:
+    lr = presets.transformers.GreedyLR(0.5, factor=0.5, patience=0, smooth=True)
+    text = "presets.transformers.GreedyLR(base=0.5, factor=0.5, patience=0, smooth=True)"
+    assert repr(lr) == text
+    assert fe.parse(text) == fe.from_json(lr.to_json()) == lr
+    opt = fs.SGD(np.ones(3), lr=2 * lr)
+    for loss in (1.0, 2.0, 3.0):
+        opt.step(np.ones(3), loss=loss)
+    assert lr.value == 0.25  # up at the first loss, then down twice
+    assert pickle.loads(pickle.dumps(lr)).state_dict() == lr.state_dict()
+    state = lr.state_dict()
+    for key, bad in (("recent", [1.0] * 51), ("left", 501), ("value", 2.0), ("bad", 1)):
+        with pytest.raises(fs.StateError, match=key):
+            lr.load_state_dict({**state, key: bad})
+    assert lr.state_dict() == state
 
 
 def test_plateau_drives_an_optimizer_and_is_saved() -> None:

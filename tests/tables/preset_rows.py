@@ -348,4 +348,8 @@ ROWS += [
     Row("averages.keras", ema_momentum=0.9),
 ]
 # those that follow the loss
-CONTROLS = {"torch.ReduceLROnPlateau", "transformers.get_reduce_on_plateau_schedule"}
+CONTROLS = {
+    "torch.ReduceLROnPlateau",
+    "transformers.GreedyLR",
+    "transformers.get_reduce_on_plateau_schedule",
+}

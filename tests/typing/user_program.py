@@ -68,6 +68,7 @@ def main() -> None:
 
     opt.lr = 1e-3 * opt.schedules["lr"]
     opt.lr = lambda t: 1e-3 / (t + 1)
+    opt.lr = schedules.presets.timm.CosineLRScheduler(1e-3, t_initial=100, warmup_t=5)
     opt.weight_decay = schedules.constant(0.1)
     opt.betas = (0.8, schedules.constant(0.9))
     opt.clip_norm = None

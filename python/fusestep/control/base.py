@@ -46,6 +46,7 @@ class Control(Remembering, Named):
 
     __slots__ = ("_cell", "_first", "_memory", "_owners", "_waits")
     _remembers = True
+    _room = ""  # what goes before its name in text
 
     _memory: ControlMemory
     _first: ControlMemory
@@ -70,7 +71,8 @@ class Control(Remembering, Named):
         self._remember(first)
         self._waits = None
         given = {name: as_python(value) for name, value in arguments.items()}
-        call = Call(type(self).__name__, given, defaults_of(type(self)))
+        name = f"{self._room}{type(self).__name__}"
+        call = Call(name, given, defaults_of(type(self)))
         super().__init__(call, self._cell if body is None else body)
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from ...arguments import check_number
+from ...control import Control
 from ...expression import Expression, function, maximum
 from ...expression.nodes import constant_or_expression, expression
 from ...expression.traversal import substituted
@@ -14,6 +15,7 @@ from ..pieces import sequence
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=Expression)
+K = TypeVar("K", bound=Control)
 Factor: TypeAlias = Expression | Callable[[Any], float] | float
 
 
@@ -27,6 +29,13 @@ def control_preset(build: Callable[P, C]) -> Callable[P, C]:
     name = f"{_room_of(build)}{build.__name__}"
     VOCABULARY[name] = call = remembering(build, lambda control, _: control, name)
     return call
+
+
+def control_class(kind: type[K]) -> type[K]:
+    """Likewise where a control is a preset."""
+    kind._room = _room_of(kind)
+    VOCABULARY[f"{kind._room}{kind.__name__}"] = kind
+    return kind
 
 
 def _room_of(build: Callable[..., Any]) -> str:

@@ -1,43 +1,20 @@
-"""The schedules of Hugging Face transformers 5.24, by their functions.
-
-Where there is a warm-up, the rate of update 0 is 0. A total includes the warm-up.
-"""
+"""Those that are a formula of the step."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from ...arguments import (
+from ....arguments import (
     check_choice,
     check_finite,
     check_number,
     check_positive,
     check_whole,
 )
-from ...control import Plateau
-from ...expression import Expression, sqrt, step, where
-from ...expression.nodes import expression
-from .. import decays, pieces, ramps, warmups
-from . import torch
-from .base import after, control_preset, preset
-
-__all__ = [
-    "get_constant_schedule",
-    "get_constant_schedule_with_warmup",
-    "get_cosine_schedule_with_warmup",
-    "get_cosine_with_hard_restarts_schedule_with_warmup",
-    "get_cosine_with_min_lr_schedule_with_warmup",
-    "get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
-    "get_inverse_sqrt_schedule",
-    "get_linear_schedule_with_warmup",
-    "get_polynomial_decay_schedule_with_warmup",
-    "get_reduce_on_plateau_schedule",
-    "get_wsd_schedule",
-]
-
-
-def __dir__() -> list[str]:
-    return __all__
+from ....expression import Expression, sqrt, step, where
+from ....expression.nodes import expression
+from ... import decays, pieces, ramps, warmups
+from ..base import after, preset
 
 
 def _lengths(num_warmup_steps: int, num_training_steps: int) -> tuple[int, int]:
@@ -362,30 +339,3 @@ def get_wsd_schedule(
         sum(n for n, _ in phases[: k + 1]) for k, (length, _) in enumerate(phases) if length > 0
     ]
     return begin * pieces.sequence([*curves, expression(least)], at=ends)
-
-
-@control_preset
-def get_reduce_on_plateau_schedule(
-    base: float,
-    mode: Literal["min", "max"] = "min",
-    factor: float = 0.1,
-    patience: int = 10,
-    threshold: float = 1e-4,
-    threshold_mode: Literal["rel", "abs"] = "rel",
-    cooldown: int = 0,
-    min_lr: float = 0.0,
-    eps: float = 1e-8,
-) -> Plateau:
-    """`presets.torch.ReduceLROnPlateau`, with its arguments.
-
-    Args:
-        base, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps: see there.
-
-    Example:
-        >>> from fusestep.schedules import presets
-        >>> presets.transformers.get_reduce_on_plateau_schedule(0.5).value
-        0.5
-    """
-    return torch.ReduceLROnPlateau(
-        base, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps
-    )
