@@ -81,6 +81,7 @@ TORCH: list[tuple[Any, dict[str, Any], str, str, dict[str, Any]]] = [
         {"lr_in_momentum": False, "momentum": 0.8, "decoupled_decay": True},
     ),
     (fs.Lion, {"betas": BETAS}, "timm.optim", "Lion", {"betas": BETAS, "foreach": False}),
+    (fs.Lion, {"cautious": True}, "timm.optim", "Lion", {"caution": True, "foreach": False}),
     (fs.Lion, {}, "lion_pytorch", "Lion", {}),
 ]
 

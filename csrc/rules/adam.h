@@ -1,10 +1,9 @@
 // The Adam family. Adam: Kingma and Ba 2015; decoupled decay: Loshchilov and Hutter 2019;
 // AMSGrad: Reddi et al. 2018; AdaBelief: Zhuang et al. 2020. Options of Adam, with timm's
-// conventions: Nesterov: Dozat 2016; the cautious step: Liang et al. 2024; the clipped update:
-// Wortsman et al. 2023; decay by the square of the rate: Defazio 2025. Cautious decay: Chen et al.
-// 2025.
+// conventions: Nesterov: Dozat 2016; the clipped update: Wortsman et al. 2023; decay by the square
+// of the rate: Defazio 2025. Cautious decay: Chen et al. 2025.
 #pragma once
-#include "rule.h"
+#include "cautious.h"
 
 namespace fusestep {
 
@@ -204,7 +203,7 @@ struct AdamFamily : RuleDefaults {
         average<variant>(s, g, state);
         const double ratio = static_cast<double>(g / divisor<variant>(s, state));
         terms[kSquaredRatio] = ratio * ratio;
-        terms[kAgreeing] = momentum(s, g, state[kM]) * g > T(0) ? 1.0 : 0.0;
+        terms[kAgreeing] = agree(momentum(s, g, state[kM]), g) ? 1.0 : 0.0;
     }
 
     template <class T>
@@ -217,11 +216,7 @@ struct AdamFamily : RuleDefaults {
             // not where it is NaN, which stays in its element
             if (excess > 1.0) step = step / excess;
         }
-        if (s.cautious != T(0)) {
-            const double fewest = 1e-3 * size;
-            const double agreeing = sums[kAgreeing] > fewest ? sums[kAgreeing] : fewest;
-            step = step * (size / agreeing);
-        }
+        if (s.cautious != T(0)) step = step * cautious_scale(sums[kAgreeing], size);
         return {static_cast<T>(step)};
     }
 
@@ -233,7 +228,7 @@ struct AdamFamily : RuleDefaults {
         const T u = step * m / divisor<variant>(s, state);
         p = p * (towards_zero ? s.shrink : s.shrink_elsewhere);
         if constexpr ((variant & kTwoPasses) == kTwoPasses) {
-            const bool takes_part = (s.cautious == T(0)) | (m * g > T(0));
+            const bool takes_part = (s.cautious == T(0)) | agree(m, g);
             p = p - (takes_part ? u : T(0));
         } else {
             p = p - u;

@@ -75,7 +75,13 @@ SCHEDULE_FREE = {
 }
 SCHEDULE_FREE_SGD = {"lr": 1.0, "momentum": 0.9, **SCHEDULE_FREE}
 SCHEDULE_FREE_ADAMW = {"lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8, **SCHEDULE_FREE}
-LION = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0, "maximize": False}
+LION = {
+    "lr": 1e-4,
+    "betas": (0.9, 0.99),
+    "weight_decay": 0.0,
+    "cautious": False,
+    "maximize": False,
+}
 RMSPROP = {
     "lr": 1e-2,
     "alpha": 0.99,

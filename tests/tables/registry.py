@@ -165,6 +165,7 @@ ROWS: list[Row] = [
         defaults.LION,
         {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.3},
         {"lr": 0.02, "betas": (0.0, 0.0), "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.02, "weight_decay": 0.3, "cautious": True},
     ),
     *_rows(
         "rmsprop",
@@ -238,7 +239,13 @@ ROWS: list[Row] = [
         {"lr": 0.2, "momentum": 0.9, "dampening": 0.85, "weight_decay": 0.1},
         {"lr": 0.2, "momentum": 0.7, "nesterov": True, "trust_clip": True, "weight_decay": 0.1},
         {"lr": 2e-4, "weight_decay": 0.1, "trust_clip": True},
-        {"lr": 0.2, "momentum": 0.7, "always_adapt": True, "maximize": True},
+        {
+            "lr": 0.2,
+            "momentum": 0.7,
+            "always_adapt": True,
+            "trust_coefficient": 0.5,
+            "maximize": True,
+        },
     ),
     *_rows(
         "stable_adamw",

@@ -26,7 +26,12 @@ def lion(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:
     p, g = decayed(h, True, p, g)
     m = state["m"]
     state["m"] = m + real(1.0 - beta2) * (g - m)
-    return p - real(h["lr"]) * _sign(m + real(1.0 - beta1) * (g - m))
+    u = _sign(m + real(1.0 - beta1) * (g - m))
+    if not h["cautious"] or g.size == 0:
+        return p - real(h["lr"]) * u
+    keeps = u * g > 0
+    scale = g.size / max(float(np.count_nonzero(keeps)), 1e-3 * g.size)
+    return p - np.where(keeps, real(np.float64(real(h["lr"])) * scale) * u, real(0))
 
 
 def rmsprop(h: dict[str, Any], t: int, p: Array, g: Array, state: State) -> Array:

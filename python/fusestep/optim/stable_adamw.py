@@ -62,7 +62,7 @@ class StableAdamW(StableAdamWGroup, Optimizer, rule="stable_adamw"):
         >>> for g in (1.0, 1.0, 10.0):                  # the last one is a surprise
         ...     info = opt.step(np.array([g, -g]))
         >>> w.round(4)
-        array([0.7404, 2.2596])
+        array([0.7568, 2.2432])
 
     Source: Wortsman et al., "Stable and low-precision training for large-scale vision-language
     models", 2023, with the conventions of torch-optimi.
