@@ -62,7 +62,7 @@ void CudaPlan::refuse_capture(const std::string& call) {
 // Replays would update what the parameters hold now: they are invalidated.
 void CudaPlan::put_in_place(const py::object& values) {
     const Hold hold({}, *this);
-    if (launcher_.enter()) throw StateError("averaged_in_place: not while a stream is capturing");
+    refuse_capture("averaged_in_place");
     let_host_count();
     const py::list given = values();  // which may ask the plan
     const Busy busy(*this);

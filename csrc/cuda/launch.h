@@ -17,7 +17,7 @@ constexpr unsigned kChunk = 4096;         // elements that a thread block update
 constexpr unsigned kInlineEntries = 8;    // more of them go to memory
 constexpr unsigned kCollectThreads = 64;  // one for each lane of a chunk
 constexpr unsigned kBlocksPerGroup = 16;  // blocks of a sum that one thread block takes
-constexpr unsigned kMostColumns = 64;     // of a launch, whose struct must stay below 4096 bytes
+constexpr unsigned kMostColumns = 64;     // of a launch
 
 // One parameter. Written once, when the optimizer is built; the accumulator when it is needed.
 struct Leaf {
@@ -160,6 +160,10 @@ struct PlacesLaunch {
     unsigned long long rows;
     unsigned long long* places;
 };
+
+static_assert(sizeof(UpdateLaunch) <= 4096 && sizeof(SumLaunch) <= 4096 &&
+                  sizeof(GatherLaunch) <= 4096,
+              "a kernel takes so many bytes by value");
 
 }  // namespace device
 }  // namespace fusestep
