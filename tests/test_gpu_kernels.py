@@ -76,7 +76,8 @@ def test_an_update_has_the_bits_of_the_oracle(
     expected = oracle.Oracle(row.rule, full, params)
     names = oracle.states(row.rule, full)
     declared = [state[0] for state in _core.rules()[row.rule].states]
-    model = Model(params, states=[declared.index(name) for name in names], offset=offset)
+    begun = {declared.index(name): [state[name] for state in expected.state] for name in names}
+    model = Model(params, states=begun, offset=offset)
     scale, limit = (3.0 if treatment == 2 else 1.0), (40.0 if treatment else np.inf)
     sign = -1.0 if treatment == 1 else 1.0
     for number in (1, 2, 3):

@@ -122,8 +122,9 @@ def test_every_optimizer_finds_the_minimum_of_a_parabola(row: Row) -> None:
     sign = -1.0 if row.full["maximize"] else 1.0
     w = np.array([1.0, -2.0, 3.0])
     target = np.array([0.5, 0.25, -1.0])
-    # a sum of squares only grows, and steps as large as the last ones begin small
-    lr = {"adagrad": 0.5, "adadelta": 5.0}.get(row.rule, 0.02)
+    # a sum of squares only grows, steps as large as the last ones begin small, and the parameter is
+    # a thousand times as long as the step that LARS takes
+    lr = {"adagrad": 0.5, "adadelta": 5.0, "lars": 0.5}.get(row.rule, 0.02)
     without = {name: 0.0 for name in ("weight_decay", "lr_decay") if name in row.full}
     opt = row.build(w, lr=lr, **without)
     for step in range(6000):

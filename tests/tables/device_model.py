@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -139,13 +140,13 @@ def pointers(arrays: Sequence[Any]) -> Any:
 class Model:
     """Leaves on a device, and what the kernels are given for them.
 
-    ``states`` are the places of those that are used among all states of the rule.
+    ``states`` has the arrays of each state that is used, by its place among those of the rule.
     """
 
     def __init__(
         self,
         params: Sequence[Array],
-        states: Sequence[int] = (),
+        states: Mapping[int, Sequence[Array]] = MappingProxyType({}),
         offset: int = 0,
         accumulates: bool = False,
     ) -> None:
@@ -153,7 +154,9 @@ class Model:
         self.total = sum(self.sizes)
         self.params = [on_device(p, offset) for p in params]
         zeros = [np.zeros_like(p) for p in params]
-        self.states = [[on_device(z, offset) for _ in states] for z in zeros]
+        self.states = [
+            [on_device(arrays[i], offset) for arrays in states.values()] for i in range(len(params))
+        ]
         self.accumulators = [on_device(z, offset) if accumulates else None for z in zeros]
         self.holds = np.zeros(len(params), np.uint8)
         self.offset = offset
