@@ -41,7 +41,8 @@ class Lion(LionGroup, Optimizer, rule="lion"):
             array's ``n`` elements move. Goes twice over each array.
 
     One state array, 20 bytes moved for a float32 parameter, 28 if cautious. An element whose
-    gradients are all 0 stays where it is. An infinite gradient makes its element NaN at the next update.
+    gradients are all 0 stays where it is. An infinite gradient makes its element NaN at the next
+    update.
 
     Example:
         >>> import numpy as np, fusestep as fs
