@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 class Decay(Limit):
     """How much the average of a parameter keeps, a number or an expression; None: no average."""
 
-    is_global = False
-
     def __init__(self) -> None:
-        super().__init__(unset=0.0, float32=None)
+        super().__init__(unset=0.0, is_global=False)
 
     def numbers(self, value: Any) -> dict[str, Any]:
         return {**super().numbers(value), "averages": float(value is not None)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .adam import NO_ZERO
@@ -16,6 +17,13 @@ class _ScheduleFree(Optimizer):
     __slots__ = ()
 
     _beta1: ClassVar[str]  # the setting that has it, alone or first
+
+    def _check_together(self, settings: Mapping[str, Any]) -> None:
+        super()._check_together(settings)
+        if settings["ema"] is not None:
+            raise ValueError(
+                f"ema must be None, not {settings['ema']!r}: {type(self).__name__} averages itself"
+            )
 
     def _has_averages(self) -> bool:
         return True
