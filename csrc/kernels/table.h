@@ -28,8 +28,8 @@ using Update = void (*)(const void* scalars, const void* gradient_scalars, size_
                         void* parameter, const void* gradient, void* const* state,
                         const void* factors);
 
-// The first pass of variants with sums, over n elements from the beginning of a block on. Sum j of the
-// terms of block b goes to sums[j * stride + b].
+// The first pass of variants with sums, over n elements from the beginning of a block on. Sum j of
+// the terms of block b goes to sums[j * stride + b].
 using Collect = void (*)(const void* scalars, const void* gradient_scalars, size_t n,
                          const void* parameter, const void* gradient, void* const* state,
                          size_t stride, double* sums);
