@@ -112,6 +112,21 @@ def test_the_average_takes_the_beta_of_the_last_step() -> None:
 
 
 @both
+def test_the_average_stays_the_same_while_the_parameters_hold_it(optimizer: Any) -> None:
+    params = {"a": np.array([1.0, -2.0]), "b": np.ones(3, np.float32)}
+    opt = optimizer(params, lr=0.25)
+    for _ in range(3):
+        opt.step({path: p.copy() for path, p in params.items()})
+    y, x = {path: p.copy() for path, p in params.items()}, opt.averaged
+    with opt.averaged_in_place():
+        assert_same_bits(list(params.values()), list(x.values()))
+        assert_same_bits(list(opt.averaged.values()), list(x.values()))
+        assert not np.may_share_memory(opt.averaged["a"], params["a"])
+    assert_same_bits(list(params.values()), list(y.values()))
+    assert_same_bits(list(opt.averaged.values()), list(x.values()))
+
+
+@both
 def test_what_is_kept_is_of_the_rates_that_were_used(optimizer: Any) -> None:
     params = arrays((7, 65), np.float64, 0)
     row = next(r for r in SCHEDULE_FREE if r.optimizer is optimizer and "r" in r.options)

@@ -31,6 +31,8 @@ class _ScheduleFree(Optimizer):
     def _averaged_leaves(self) -> list[Any]:
         """New arrays of ``((z - y) * (1 - 1 / beta1)) + y`` with the ``beta1`` of the last step."""
         with self._plan.held():
+            if self._plan.is_in_place:  # the parameters hold it already
+                return [x.copy() for x in self._parameters.values()]
             factors = {path: self._factor(group) for group in self._groups for path in group.paths}
             averages = []
             for path, y in self._parameters.items():
@@ -66,7 +68,8 @@ class ScheduleFreeSGD(ScheduleFreeSGDGroup, _ScheduleFree, rule="schedule_free_s
 
     The parameter holds ``y``, where gradients are taken; ``z``, which begins as a copy of it, takes
     the steps of SGD; what is trained is the average ``x`` of all ``z``: evaluate with
-    ``opt.averaged``. For update number ``t`` of a parameter with gradient ``g``::
+    ``opt.averaged``, or inside ``with opt.averaged_in_place()``. For update number ``t`` of a
+    parameter with gradient ``g``::
 
         rate = lr * min(1, t / warmup_steps),    lr_max = max(lr_max, rate)
         w = t^r * lr_max^weight_lr_power,        weight_sum = weight_sum + w,  c = w / weight_sum
