@@ -50,7 +50,7 @@ IMPORTS: dict[str, set[str]] = {
     "cuda": set(),
     "engines": {"_core", "cuda"},
     "expression": {"_core", "arguments", "clock"},
-    "schedules": {"trees", "arguments", "clock", "expression", "control"},
+    "schedules": {"trees", "arguments", "clock", "expression", "control", "saved_state"},
     "memory": {"_core", "expression", "saved_state"},
     "control": {"_core", "arguments", "clock", "expression", "memory", "saved_state"},
     "gradients": {"_core", "arguments", "clock", "expression", "memory", "renamed", "saved_state"},
