@@ -12,16 +12,14 @@ from fusestep import _core
 from fusestep.engines import cpu, states
 from fusestep.engines.states import first_value, new_states
 
-COLUMNS = (("lr", 0.0, 1.0, False, False), ("initial_step", 0.0, 1.0, False, False))
+COLUMNS = (("lr", 0.0, 1.0, False, False),)
 STATES = (
     ("sum", 0.5, False, "element"),
-    ("step", "initial_step", False, "element"),
     ("copy", None, False, "element"),
     ("scale", 2.0, True, "tensor"),
     ("row", 0.0, False, "row"),
     ("column", 0.0, True, "column"),
 )
-TABLE = np.array([[1.0, 0.25], [1.0, 0.125]])
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +31,7 @@ def a_rule_with_all_kinds_of_state(monkeypatch: pytest.MonkeyPatch) -> None:
 def built(parameters: list[Any], groups: list[int], kept: Any = None) -> list[dict[str, Any]]:
     used = [[state[0] for state in STATES], ["sum"]]
     kept = kept or [{}] * len(parameters)
-    return new_states("made", parameters, groups, used, TABLE, cpu.zeros, kept)
+    return new_states("made", parameters, groups, used, cpu.zeros, kept)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +52,12 @@ def test_arrays_have_the_shapes_types_and_first_values_of_the_table(
     (state,) = built([p], [0])
     assert {name: (a.shape, a.dtype) for name, a in state.items()} == {
         "sum": (shape, np.float32),
-        "step": (shape, np.float32),
         "copy": (shape, np.float32),
         "scale": ((), np.float64),
         "row": (row, np.float32),
         "column": (column, np.float64),
     }
     assert (state["sum"] == 0.5).all()
-    assert (state["step"] == 0.25).all()
     assert (state["copy"] == p).all()
     assert not np.may_share_memory(state["copy"], p)
     assert state["scale"] == 2.0
@@ -77,10 +73,9 @@ def test_each_group_has_the_arrays_that_it_asks_for_and_keeps_those_it_has() -> 
     assert b["sum"] is first
 
 
-def test_a_first_value_may_be_that_of_a_setting() -> None:
-    assert first_value("made", "step", TABLE[1]) == 0.125
-    assert first_value("made", "sum", TABLE[1]) == 0.5
-    assert first_value("made", "copy", TABLE[1]) is None
+def test_a_first_value_is_a_number_or_the_parameter() -> None:
+    assert first_value("made", "sum") == 0.5
+    assert first_value("made", "copy") is None
 
 
 def plan(held: dict[str, Any], p: Any, rule: str = "adam") -> _core.CpuPlan:

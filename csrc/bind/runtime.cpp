@@ -92,15 +92,9 @@ py::dict build_info() {
 
 constexpr const char* kExtents[] = {"element", "tensor", "row", "column"};
 
-py::object initial_of(const Initial& initial, const RuleEntry& rule) {
-    switch (initial.kind) {
-        case Initial::kColumn:
-            return py::str(rule.column[initial.column].name);
-        case Initial::kParameter:
-            return py::none();
-        default:
-            return py::float_(initial.number);
-    }
+py::object initial_of(const Initial& initial) {
+    if (initial.is_parameter) return py::none();
+    return py::float_(initial.number);
 }
 
 py::dict rules() {
@@ -118,7 +112,7 @@ py::dict rules() {
         py::list states;
         for (int i = 0; i < rule.all_states(); ++i) {
             const State& state = rule.state_at(i);
-            states.append(py::make_tuple(state.name, initial_of(state.initial, rule),
+            states.append(py::make_tuple(state.name, initial_of(state.initial),
                                          state.type == StateType::kDouble,
                                          kExtents[static_cast<int>(state.extent)]));
         }

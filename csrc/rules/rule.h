@@ -66,17 +66,15 @@ constexpr Column choice(const char* name, int choices) {
 }
 constexpr Column flag(const char* name) { return {name, 0.0, 1.0, false, true}; }
 
-// What an array of state holds before the first update.
+// What an array of state holds before the first update. What a hyper-parameter says is added by
+// the first update instead, which has its scheduled value.
 struct Initial {
-    enum Kind : int { kNumber, kColumn, kParameter } kind;
-    double number;  // of kNumber
-    int column;     // of kColumn: a hyper-parameter as it is when the array is made
+    double number;
+    bool is_parameter;  // the parameter's own elements
 };
 
-constexpr Initial zeros() { return {Initial::kNumber, 0.0, 0}; }
-constexpr Initial filled(double number) { return {Initial::kNumber, number, 0}; }
-constexpr Initial from_column(int column) { return {Initial::kColumn, 0.0, column}; }
-constexpr Initial from_parameter() { return {Initial::kParameter, 0.0, 0}; }
+constexpr Initial filled(double number) { return {number, false}; }
+constexpr Initial from_parameter() { return {0.0, true}; }
 
 enum class StateType : int { kParameters, kDouble };
 
@@ -93,7 +91,7 @@ struct State {
     Extent extent;
 };
 
-constexpr State state(const char* name, Initial initial = zeros(),
+constexpr State state(const char* name, Initial initial = filled(0.0),
                       StateType type = StateType::kParameters, Extent extent = Extent::kElement) {
     return {name, initial, type, extent};
 }

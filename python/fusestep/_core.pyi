@@ -8,10 +8,10 @@ from _typeshed import structseq
 # name, lower bound, upper bound, whether the upper bound is excluded, whether it is a flag
 Column: TypeAlias = tuple[str, float, float, bool, bool]
 
-# name; what it holds at first: a number, the name of a hyper-parameter, or None for the parameter's
-# own elements; whether it is of float64 for any parameter; what each of its elements belongs to: an
-# "element" of the parameter, all of the "tensor", a "row" or a "column"
-State: TypeAlias = tuple[str, float | str | None, bool, str]
+# name; what it holds at first: a number, or None for the parameter's own elements; whether it is
+# of float64 for any parameter; what each of its elements belongs to: an "element" of the
+# parameter, all of the "tensor", a "row" or a "column"
+State: TypeAlias = tuple[str, float | None, bool, str]
 
 # name, first value, lower bound, upper bound
 Value: TypeAlias = tuple[str, float, float, float]

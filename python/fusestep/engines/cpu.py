@@ -38,7 +38,7 @@ def build(
     """
     parameters = list(parameters)
     _core.check_parameters(list(paths), parameters)
-    states = new_states(rule, parameters, groups, used, table, zeros, kept)
+    states = new_states(rule, parameters, groups, used, zeros, kept)
     plan = _core.CpuPlan(
         rule,
         list(paths),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _core
 
@@ -20,15 +19,13 @@ def new_states(
     parameters: Sequence[Any],
     groups: Sequence[int],
     used: Sequence[Collection[str]],
-    table: npt.NDArray[np.float64],
     zeros: Callable[[Sequence[Form]], Sequence[Any]],
     kept: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """For each parameter its state arrays by name; those of one name side by side.
 
     ``groups`` holds the group of each parameter, ``used`` the names of the state arrays that each
-    group asks for, ``table`` its hyper-parameters, ``kept`` the arrays that each parameter has
-    already.
+    group asks for, ``kept`` the arrays that each parameter has already.
     """
     states = [dict(arrays) for arrays in kept]
     for name, _, in_double, extent in _RULES[rule].states:
@@ -39,24 +36,17 @@ def new_states(
             (_shape(extent, p.shape), np.dtype(np.float64) if in_double else p.dtype)
             for p in (parameters[i] for i in owners)
         ]
+        first = first_value(rule, name)
         for i, array in zip(owners, zeros(forms), strict=True):
-            first = first_value(rule, name, table[groups[i]])
             if first != 0:
                 array[...] = parameters[i] if first is None else first
             states[i][name] = array
     return states
 
 
-def first_value(rule: str, name: str, hyper: npt.NDArray[np.float64]) -> float | None:
-    """What a state array holds before the first update; None for the parameter's own elements.
-
-    ``hyper`` is the row of the parameter's group in the table of hyper-parameters.
-    """
-    columns, states, _, _ = _RULES[rule]
-    initial = next(state[1] for state in states if state[0] == name)
-    if isinstance(initial, str):
-        return float(hyper[[column[0] for column in columns].index(initial)])
-    return initial
+def first_value(rule: str, name: str) -> float | None:
+    """What a state array holds before the first update; None for the parameter's own elements."""
+    return next(state[1] for state in _RULES[rule].states if state[0] == name)
 
 
 def _shape(extent: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -152,14 +152,12 @@ class Saved:
 
     def _copies(self, saved: Mapping[tuple[str, str], Any]) -> list[tuple[Any, Any]]:
         """State arrays and what they take over: saved ones, or as they begin; None for zeros."""
-        table = self._plan.settings
-        rows = {path: table[g] for g, group in enumerate(self._groups) for path in group.paths}
         pairs = []
         for path, arrays in self._states.items():
             for name, array in arrays.items():
                 source = saved.get((path, name))
                 if source is None:
-                    first = first_value(self._rule, name, rows[path])
+                    first = first_value(self._rule, name)
                     if first is None:
                         source = self._engine.to_numpy(self._parameters[path])
                     elif first != 0:

@@ -35,7 +35,7 @@ def build(
     kind = (cupy.ndarray, device)
     parameters = list(parameters)
     _core.check_device_parameters(*kind, list(paths), parameters)
-    states = new_states(rule, parameters, groups, used, table, zeros, kept)
+    states = new_states(rule, parameters, groups, used, zeros, kept)
     plan = _core.CudaPlan(
         functools.partial(Launcher, cupy, device),
         *kind,
