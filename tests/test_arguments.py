@@ -46,8 +46,8 @@ UNKNOWN: list[tuple[type[fs.Optimizer], dict[str, Any], str]] = [
         fs.SGD,
         {"foreach": True},
         "SGD has no argument 'foreach'; known are params, lr, momentum, dampening, nesterov, "
-        "weight_decay, decoupled_weight_decay, maximize, ema, groups, clip_norm, clip_value, "
-        "nonfinite, ema_every, copies",
+        "weight_decay, decoupled_weight_decay, maximize, ema, agc, agc_eps, agc_axis, groups, "
+        "clip_norm, clip_value, nonfinite, ema_every, copies",
     ),
 ]
 

@@ -250,6 +250,7 @@ Plan CheckedPlan::make_plan(const std::string& rule, const py::list& states,
     const std::size_t columns = static_cast<std::size_t>(entry->columns + kCommonColumns);
     std::vector<Leaf> leaves(paths_.size());
     std::vector<Output> outputs = check_copies();
+    std::vector<Units> units;
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         const ArrayView& view = views_[i];
         leaves[i].parameter = view.data;
@@ -260,12 +261,16 @@ Plan CheckedPlan::make_plan(const std::string& rule, const py::list& states,
         const std::vector<void*> state =
             check_states(i, *entry, states[i].cast<py::dict>(), entry->states_used(hyper));
         std::copy_n(state.begin(), entry->states, leaves[i].state);
+        if (hyper[entry->columns + kAgc] != 0.0) {
+            units.resize(leaves.size());
+            units[i] = units_of(i, hyper[entry->columns + kAgcAxis]);
+        }
         if (state.back() == nullptr) continue;
         outputs.resize(leaves.size());
         outputs[i].average = state.back();
     }
     return Plan(*entry, std::move(leaves), static_cast<int>(table_.size() / columns), table_.data(),
-                std::move(outputs));
+                std::move(outputs), std::move(units));
 }
 
 // Checks one gradient per parameter, None allowed, and remembers where they are. Returns the

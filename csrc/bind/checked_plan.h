@@ -134,6 +134,8 @@ class CheckedPlan {
                         const std::optional<SquaredNorm>& squared_norm = {}) const;
     // None, the sum of squares, or a pair: that of multiplied gradients, and the factor.
     static std::optional<SquaredNorm> read_squared_norm(py::handle given);
+    // Throws StateError where a step can't be updated in parts.
+    void require_parts() const;
     // A step that is prepared and will be updated in parts, with changes to make after the last.
     void go_on_in_parts(Step step, Changes changes);
     // Updates elements of a step that is prepared, as Plan::update does.
@@ -193,6 +195,8 @@ class CheckedPlan {
     static std::size_t state_bytes(const State& state, const ArrayView& parameter);
     std::vector<double> read_values(const Values& values) const;
     void require_whole() const;
+    Units units_of(std::size_t i, double axis) const;
+    void require_units(const std::vector<double>& table) const;
     MemoryMap written(const std::vector<ArrayView>& views) const;
     std::string state_name(std::size_t i, int k) const;
     std::string copy_name(std::size_t i) const { return "copies['" + paths_[i] + "']"; }

@@ -121,6 +121,7 @@ class CpuPlan : public CheckedPlan {
     py::object begin_parts(py::handle gradients, double grad_scale, py::handle clock,
                            bool take_norm, py::handle changes, py::handle squared_norm) {
         const Busy busy(*this);
+        require_parts();
         Changes attributes(changes);
         const std::optional<Clock> now = read_clock(clock);
         Step step = begin_step(gradients, grad_scale);

@@ -25,6 +25,12 @@ py::array as_struct(T& value, const py::object& owner) {
     return py::array(py::dtype("V" + std::to_string(sizeof(T))), {1}, {}, &value, owner);
 }
 
+// That a thread block measures: whole units where they are columns, side by side, or short.
+std::size_t units_together(const Units& units) {
+    const bool are_columns = units.inner == 1 && units.count > 1;
+    return are_columns || unit_size(units) <= kBlock ? device::kUnitSlots : 1;
+}
+
 template <class T>
 const unsigned char* bytes_of(const std::vector<T>& table) {
     return reinterpret_cast<const unsigned char*>(table.data());
@@ -46,6 +52,13 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     begins_.push_back(begin);
     chunk_begins_.push_back(chunks);
     tensor_sums *= static_cast<std::size_t>(plan.rule().sums);
+    std::size_t units = 0, unit_chunks = 0;
+    for (std::size_t i = 0; i < plan.units().size(); ++i) {
+        const auto count = static_cast<std::size_t>(plan.units()[i].count);
+        units += count;
+        if (plan.leaves()[i].size == 0) continue;
+        unit_chunks += divide_up(count, units_together(plan.units()[i]));
+    }
     // room for the sums of all levels, and counters for their groups
     const std::size_t blocks = std::max<std::size_t>(1, divide_up(total, kBlock));
     std::size_t sums = blocks, level = blocks, groups = 0;
@@ -69,6 +82,9 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     tensor_sums_ = reserve(tensor_sums * sizeof(double));
     factors_ = reserve(plan.rule().sums > 0 ? leaf_count * kFactorBytes : 0);
 
+    unit_chunks_ = reserve(unit_chunks * sizeof(device::Chunk));
+    unit_factors_ = reserve(units * sizeof(double));
+
     object_ = make(plan.rule().type, size_, (kReports + 1) * sizeof(device::Report));
     memory_ = object_.attr("address").cast<std::uintptr_t>();
     reports_ = object_.attr("reports").cast<std::uintptr_t>();
@@ -85,6 +101,7 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     update.leaves = sum.leaves = at<device::Leaf>(leaves_);
     update.gradients = sum.gradients = at<const void*>(gradients_at_);
     update.sums = at<double>(tensor_sums_);
+    update.unit_chunks = at<device::Chunk>(unit_chunks_);
     update.factors = at<unsigned char>(factors_);
     sum.holds = at<unsigned char>(holds_);
     sum.leaf_count = leaf_count;
@@ -98,6 +115,9 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     const std::size_t sum_grid = divide_up(blocks, device::kBlocksPerGroup);
     update_struct_ = as_struct(launches_->update, owner);
     set_range(0, total, false);
+    if (unit_chunks > 0) {
+        units_ = py::make_tuple("fusestep_units", unit_chunks, device::kThreads, update_struct_);
+    }
     sum_ = py::make_tuple("fusestep_sum", sum_grid, device::kThreads,
                           as_struct(launches_->sum, owner));
     second_sum_ = py::make_tuple("fusestep_sum", sum_grid, device::kThreads,
@@ -110,6 +130,7 @@ CudaLauncher::CudaLauncher(const py::object& make, const Plan& plan) {
     enter();
     upload_leaves(plan);
     upload_chunks(plan);
+    upload_unit_chunks(plan);
     run();
 }
 
@@ -177,6 +198,10 @@ void CudaLauncher::compile(const std::set<unsigned>& cases, bool sums, bool coll
     if (collects || has_collect_) {
         compile_("collect.cu", py::make_tuple("fusestep_collect", "fusestep_combine"), listed);
     }
+    if (!units_.empty() && !has_units_) {
+        compile_("units.cu", py::make_tuple("fusestep_units"), py::tuple());
+        has_units_ = true;
+    }
     if (!has_all) compile_("update.cu", py::make_tuple("fusestep_update"), listed);
     has_collect_ |= collects;
     compiled_.swap(wanted);
@@ -191,6 +216,7 @@ void CudaLauncher::upload_leaves(const Plan& plan) {
     std::vector<device::Leaf> table;
     const auto sums = static_cast<unsigned long long>(plan.rule().sums);
     unsigned long long begin = 0, sums_begin = 0;
+    std::size_t unit_factors_begin = 0;
     for (std::size_t i = 0; i < plan.leaves().size(); ++i) {
         const Leaf& leaf = plan.leaves()[i];
         device::Leaf entry = {};
@@ -207,6 +233,12 @@ void CudaLauncher::upload_leaves(const Plan& plan) {
         entry.size = leaf.size;
         entry.type = leaf.type;
         entry.sums = sums_begin;
+        if (!plan.units().empty()) {
+            entry.units = plan.units()[i];
+            entry.units_together = units_together(entry.units);
+            entry.unit_factors = at<double>(unit_factors_) + unit_factors_begin;
+            unit_factors_begin += static_cast<std::size_t>(entry.units.count);
+        }
         table.push_back(entry);
         begin += leaf.size;
         sums_begin += sums * divide_up(leaf.size, kBlock);
@@ -223,6 +255,20 @@ void CudaLauncher::upload_chunks(const Plan& plan) {
         }
     }
     queue_upload(chunks_, table);
+}
+
+void CudaLauncher::upload_unit_chunks(const Plan& plan) {
+    std::vector<device::Chunk> table;
+    for (std::size_t i = 0; i < plan.units().size(); ++i) {
+        if (plan.leaves()[i].size == 0) continue;
+        const Units& units = plan.units()[i];
+        const std::size_t count =
+            divide_up(static_cast<std::size_t>(units.count), units_together(units));
+        for (std::size_t k = 0; k < count; ++k) {
+            table.push_back({static_cast<unsigned>(i), static_cast<unsigned>(k)});
+        }
+    }
+    queue_upload(unit_chunks_, table);
 }
 
 void CudaLauncher::upload_holds(const std::vector<unsigned char>& holds) {
@@ -282,6 +328,7 @@ void CudaLauncher::launch_update(std::size_t first, std::size_t last, bool colle
         set_range(first, last, collects);
     }
     if (!updates_) return;
+    if (!units_.empty()) queued_.append(units_);
     if (collects) {
         queued_.append(collect_);
         queued_.append(combine_);

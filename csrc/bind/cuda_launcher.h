@@ -57,6 +57,7 @@ class CudaLauncher {
     // Queues: nothing is done before run().
     void upload_leaves(const Plan& plan);
     void upload_chunks(const Plan& plan);
+    void upload_unit_chunks(const Plan& plan);
     void upload_gradients(const std::vector<std::uint64_t>& gradients) {
         upload_new(gradients_, gradients, gradients_at_);
     }
@@ -144,13 +145,13 @@ class CudaLauncher {
     std::shared_ptr<Launches> launches_ = std::make_shared<Launches>();
     std::size_t size_ = 0;  // of the tables, and where each begins
     std::size_t leaves_, chunks_, gradients_at_, entry_of_, holds_, partial_, arrived_, outcome_,
-        progress_, weighted_, plain_sum_, tensor_sums_, factors_;
+        progress_, weighted_, plain_sum_, tensor_sums_, factors_, unit_chunks_, unit_factors_;
     std::uintptr_t memory_ = 0;
     std::uintptr_t reports_ = 0;
     std::uint64_t latest_report_ = 0;
     py::object object_, enter_, synchronize_, read_, allocate_, compile_, run_;
     // kernel, grid, threads, struct
-    py::tuple sum_, second_sum_, conclusion_, collect_, combine_, update_;
+    py::tuple sum_, second_sum_, conclusion_, units_, collect_, combine_, update_;
     py::array update_struct_;
     std::vector<std::size_t> begins_;        // of each leaf in the index space, and where all end
     std::vector<std::size_t> chunk_begins_;  // likewise in the table of chunks
@@ -163,6 +164,7 @@ class CudaLauncher {
     std::vector<unsigned char> staged_;  // a table on its way to be uploaded
     bool has_sums_ = false;
     bool has_collect_ = false;
+    bool has_units_ = false;
     py::list uploads_, queued_;
     Known<std::uint64_t> gradients_;
     Known<std::uint32_t> entries_;

@@ -24,12 +24,15 @@ device::Entry entry(const Plan::Prepared& prepared, bool outputs) {
         entry.sign = s.factor;
     }
     entry.average_rate = prepared.average_rate;
-    entry.kernel_case =
-        ((static_cast<unsigned>(outputs) * kDataTypes + static_cast<unsigned>(prepared.type)) *
-             kTreatments +
-         static_cast<unsigned>(prepared.treatment)) *
-            kMaxVariants +
-        prepared.variant;
+    entry.agc = prepared.agc;
+    entry.agc_eps = prepared.agc_eps;
+    const unsigned units = prepared.clips_units ? 1 : 0;
+    entry.kernel_case = (((units * 2 + static_cast<unsigned>(outputs)) * kDataTypes +
+                          static_cast<unsigned>(prepared.type)) *
+                             kTreatments +
+                         static_cast<unsigned>(prepared.treatment)) *
+                            kMaxVariants +
+                        prepared.variant;
     return entry;
 }
 

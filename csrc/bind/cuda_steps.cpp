@@ -107,6 +107,7 @@ std::uint64_t CudaPlan::queue_norm(const std::optional<Clock>& clock) {
 py::object CudaPlan::begin_parts(py::handle gradients, double grad_scale, py::handle clock,
                                  bool take_norm, py::handle changes, py::handle squared_norm) {
     const Busy busy(*this);
+    require_parts();
     Changes attributes(changes);
     const std::optional<Clock> now = read_clock(clock);
     const Asked asked = {gradients, grad_scale, take_norm, read_squared_norm(squared_norm)};

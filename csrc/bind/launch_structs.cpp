@@ -63,10 +63,18 @@ Fields fields_of<Feistel>() {
     FUSESTEP_FIELD(n) FUSESTEP_FIELD(half_bits) FUSESTEP_FIELD(keys)
 FUSESTEP_END
 
+template <>
+Fields fields_of<Units>() {
+    using Struct = Units;
+    Fields fields;
+    FUSESTEP_FIELD(outer) FUSESTEP_FIELD(count) FUSESTEP_FIELD(inner)
+FUSESTEP_END
+
 FUSESTEP_BEGIN(Leaf)
     FUSESTEP_FIELD(parameter) FUSESTEP_FIELD(state) FUSESTEP_FIELD(accumulator)
     FUSESTEP_FIELD(average) FUSESTEP_FIELD(copy) FUSESTEP_FIELD(copy_type)
     FUSESTEP_FIELD(begin) FUSESTEP_FIELD(size) FUSESTEP_FIELD(type) FUSESTEP_FIELD(sums)
+    FUSESTEP_FIELD(unit_factors) FUSESTEP_FIELD(units) FUSESTEP_FIELD(units_together)
 FUSESTEP_END
 
 FUSESTEP_BEGIN(Chunk)
@@ -75,7 +83,8 @@ FUSESTEP_END
 
 FUSESTEP_BEGIN(Entry)
     FUSESTEP_FIELD(scalars) FUSESTEP_FIELD(divisor) FUSESTEP_FIELD(limit) FUSESTEP_FIELD(sign)
-    FUSESTEP_FIELD(average_rate) FUSESTEP_FIELD(kernel_case) FUSESTEP_FIELD(reserved)
+    FUSESTEP_FIELD(average_rate) FUSESTEP_FIELD(agc) FUSESTEP_FIELD(agc_eps)
+    FUSESTEP_FIELD(kernel_case) FUSESTEP_FIELD(reserved)
 FUSESTEP_END
 
 FUSESTEP_BEGIN(Progress)
@@ -93,8 +102,8 @@ FUSESTEP_BEGIN(Report)
 FUSESTEP_END
 
 FUSESTEP_BEGIN(UpdateLaunch)
-    FUSESTEP_FIELD(leaves) FUSESTEP_FIELD(chunks) FUSESTEP_FIELD(gradients)
-    FUSESTEP_FIELD(entry_of) FUSESTEP_FIELD(table) FUSESTEP_FIELD(outcome)
+    FUSESTEP_FIELD(leaves) FUSESTEP_FIELD(chunks) FUSESTEP_FIELD(unit_chunks)
+    FUSESTEP_FIELD(gradients) FUSESTEP_FIELD(entry_of) FUSESTEP_FIELD(table) FUSESTEP_FIELD(outcome)
     FUSESTEP_FIELD(entries) FUSESTEP_FIELD(sums) FUSESTEP_FIELD(factors)
     FUSESTEP_FIELD(first) FUSESTEP_FIELD(last) FUSESTEP_FIELD(first_leaf) FUSESTEP_FIELD(entry)
 FUSESTEP_END
@@ -126,48 +135,48 @@ FUSESTEP_END
 FUSESTEP_BEGIN(PlacesLaunch)
     FUSESTEP_FIELD(feistel) FUSESTEP_FIELD(begin) FUSESTEP_FIELD(rows) FUSESTEP_FIELD(places)
 FUSESTEP_END
-    // clang-format on
+        // clang-format on
 
-}  // namespace
+    }  // namespace
 
-void register_launch(py::module_& module) {
-    // looked at by those who launch or test kernels alone, so made when it is asked for
-    module.def("launch_structs", [] {
-        py::dict structs;
+    void register_launch(py::module_ & module) {
+        // looked at by those who launch or test kernels alone, so made when it is asked for
+        module.def("launch_structs", [] {
+            py::dict structs;
 #define FUSESTEP_STRUCT(Name) structs[#Name] = format_of<device::Name>();
-        FUSESTEP_STRUCT(Leaf)
-        FUSESTEP_STRUCT(Chunk)
-        FUSESTEP_STRUCT(Entry)
-        FUSESTEP_STRUCT(Progress)
-        FUSESTEP_STRUCT(Outcome)
-        FUSESTEP_STRUCT(Report)
-        FUSESTEP_STRUCT(UpdateLaunch)
-        FUSESTEP_STRUCT(Conclusion)
-        FUSESTEP_STRUCT(SumLaunch)
-        FUSESTEP_STRUCT(GatherColumn)
-        FUSESTEP_STRUCT(GatherLaunch)
-        FUSESTEP_STRUCT(PlacesLaunch)
+            FUSESTEP_STRUCT(Leaf)
+            FUSESTEP_STRUCT(Chunk)
+            FUSESTEP_STRUCT(Entry)
+            FUSESTEP_STRUCT(Progress)
+            FUSESTEP_STRUCT(Outcome)
+            FUSESTEP_STRUCT(Report)
+            FUSESTEP_STRUCT(UpdateLaunch)
+            FUSESTEP_STRUCT(Conclusion)
+            FUSESTEP_STRUCT(SumLaunch)
+            FUSESTEP_STRUCT(GatherColumn)
+            FUSESTEP_STRUCT(GatherLaunch)
+            FUSESTEP_STRUCT(PlacesLaunch)
 #undef FUSESTEP_STRUCT
-        return structs;
-    });
-    module.def("launch_constants", [] {
-        py::dict constants;
+            return structs;
+        });
+        module.def("launch_constants", [] {
+            py::dict constants;
 #define FUSESTEP_CONSTANT(name) constants[#name] = name
-        using namespace device;
-        FUSESTEP_CONSTANT(kThreads);
-        FUSESTEP_CONSTANT(kChunk);
-        FUSESTEP_CONSTANT(kInlineEntries);
-        FUSESTEP_CONSTANT(kCollectThreads);
-        FUSESTEP_CONSTANT(kBlocksPerGroup);
-        FUSESTEP_CONSTANT(kMostColumns);
-        FUSESTEP_CONSTANT(kBlock);
-        FUSESTEP_CONSTANT(kMaxVariants);
-        FUSESTEP_CONSTANT(kMaxStates);
-        FUSESTEP_CONSTANT(kFactorBytes);
+            using namespace device;
+            FUSESTEP_CONSTANT(kThreads);
+            FUSESTEP_CONSTANT(kChunk);
+            FUSESTEP_CONSTANT(kInlineEntries);
+            FUSESTEP_CONSTANT(kCollectThreads);
+            FUSESTEP_CONSTANT(kBlocksPerGroup);
+            FUSESTEP_CONSTANT(kMostColumns);
+            FUSESTEP_CONSTANT(kBlock);
+            FUSESTEP_CONSTANT(kMaxVariants);
+            FUSESTEP_CONSTANT(kMaxStates);
+            FUSESTEP_CONSTANT(kFactorBytes);
 #undef FUSESTEP_CONSTANT
-        constants["kTreatments"] = static_cast<int>(kTreatments);
-        return constants;
-    });
-}
+            constants["kTreatments"] = static_cast<int>(kTreatments);
+            return constants;
+        });
+    }
 
 }  // namespace fusestep

@@ -1,5 +1,6 @@
 // The arrays that a plan writes: looking at them in each step, and replacing them.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "checked_plan.h"
@@ -53,6 +54,34 @@ MemoryMap CheckedPlan::written(const std::vector<ArrayView>& views) const {
 
 std::string CheckedPlan::state_name(std::size_t i, int k) const {
     return parameter(i) + " state '" + plan_.rule().state_at(k).name + "'";
+}
+
+// NaN: no axis is given.
+Units CheckedPlan::units_of(std::size_t i, double axis) const {
+    const ArrayView& view = views_[i];
+    if (view.dimensions <= 1) return {1, 1, view.size};
+    const bool is_inside = axis >= -view.dimensions && axis < view.dimensions;
+    if (!is_inside) {
+        std::string shape;
+        for (int k = 0; k < view.dimensions; ++k) {
+            shape += (k == 0 ? "" : ", ") + std::to_string(view.extents[k]);
+        }
+        const std::string given =
+            std::isnan(axis) ? "is missing" : std::to_string(static_cast<int>(axis)) + " is none";
+        throw py::value_error(
+            "agc_axis " + given + " for " + parameter(i) + " of shape (" + shape +
+            "): agc needs the dimension that enumerates units, agc_axis=0 for arrays (out, in, "
+            "...), as torch has them, agc_axis=-1 for (..., in, out)");
+    }
+    const int at = static_cast<int>(axis) + (axis < 0.0 ? view.dimensions : 0);
+    Units units = {1, 1, 1};
+    for (int k = 0; k < view.dimensions; ++k) {
+        const auto extent = static_cast<unsigned long long>(view.extents[k]);
+        (k < at ? units.outer : k == at ? units.count : units.inner) *= extent;
+    }
+    // all elements are of one unit, side by side
+    if (units.count == 1) units = {1, 1, view.size};
+    return units;
 }
 
 void CheckedPlan::count_looks() {

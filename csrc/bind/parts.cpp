@@ -9,6 +9,14 @@ void CheckedPlan::go_on_in_parts(Step step, Changes changes) {
     parts_.emplace(Parts{std::move(step), std::move(changes)});
 }
 
+// The norms of units take whole gradients, before any of a parameter is updated.
+void CheckedPlan::require_parts() const {
+    for (const Leaf& leaf : plan_.leaves()) {
+        if (!plan_.clips_units(leaf.group)) continue;
+        throw StateError("begin_parts: with agc a step can't be updated in parts: step() instead");
+    }
+}
+
 void CheckedPlan::require_whole() const {
     if (!parts_) return;
     throw StateError("a step is updated in parts: update the rest, or load a saved state");

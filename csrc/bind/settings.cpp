@@ -54,6 +54,21 @@ CheckedPlan::Settings::Settings(CheckedPlan& plan, const py::array_t<double>& ta
     if (table_.size() != plan.table_.size()) {
         throw py::value_error("expected a table of the size that the plan was built with");
     }
+    plan.require_units(table_);
+}
+
+// Parameters have units where they were built with agc.
+void CheckedPlan::require_units(const std::vector<double>& table) const {
+    const std::size_t columns = static_cast<std::size_t>(plan_.rule().columns + kCommonColumns);
+    const std::size_t at = static_cast<std::size_t>(plan_.rule().columns + kAgc);
+    for (std::size_t i = 0; i < paths_.size(); ++i) {
+        const bool clips =
+            table[static_cast<std::size_t>(plan_.leaves()[i].group) * columns + at] != 0.0;
+        const bool has_units = !plan_.units().empty() && plan_.units()[i].count != 0;
+        if (clips && !has_units && views_[i].size != 0) {
+            throw StateError("agc: " + parameter(i) + " was built without it; build with agc=...");
+        }
+    }
 }
 
 void CheckedPlan::Settings::write() {

@@ -4,14 +4,13 @@
 // FUSESTEP_RULE is the rule, FUSESTEP_CASES the list of the values of Entry::kernel_case that are
 // compiled in.
 #pragma once
-#include "launch.h"
+#include "entries.h"
 
 namespace fusestep {
 namespace device {
 namespace {
 
 using Rule = FUSESTEP_RULE;
-using Index = unsigned long long;
 
 template <int type>
 struct ElementOf {
@@ -27,7 +26,8 @@ struct Case {
     static constexpr unsigned variant = kernel_case % kMaxVariants;
     static constexpr int treatment = kernel_case / kMaxVariants % kTreatments;
     using Type = typename ElementOf<kernel_case / kMaxVariants / kTreatments % 2>::Type;
-    static constexpr bool outputs = kernel_case / kMaxVariants / kTreatments >= 2;
+    static constexpr bool outputs = kernel_case / kMaxVariants / kTreatments / 2 % 2 != 0;
+    static constexpr bool units = kernel_case / kMaxVariants / kTreatments / 4 != 0;
 };
 
 template <unsigned... cases>
@@ -47,17 +47,6 @@ struct Summed {
 
 __device__ constexpr bool has(unsigned states, int k) { return (states >> k & 1) != 0; }
 
-// The entry that a leaf follows in this step.
-__device__ __forceinline__ const Entry& entry_for(const UpdateLaunch& a, Index leaf) {
-    const Index row = a.outcome == nullptr ? 0 : a.outcome->row;
-    const unsigned which = a.entry_of == nullptr ? 0 : a.entry_of[leaf];
-    return a.table == nullptr ? a.entry[which] : a.table[row * a.entries + which];
-}
-
-__device__ __forceinline__ bool applies(const UpdateLaunch& a) {
-    return a.outcome == nullptr || a.outcome->applies;
-}
-
 template <class T>
 __device__ __forceinline__ const typename Rule::template Scalars<T>& scalars_of(
     const Entry& entry) {
@@ -66,14 +55,11 @@ __device__ __forceinline__ const typename Rule::template Scalars<T>& scalars_of(
     return *reinterpret_cast<const Scalars*>(entry.scalars);
 }
 
-template <class T>
-__device__ __forceinline__ GradientScalars<T> gradient_scalars_of(const UpdateLaunch& a,
-                                                                  const Entry& entry) {
-    GradientScalars<T> scalars;
-    scalars.divisor = static_cast<T>(entry.divisor);
-    scalars.limit = static_cast<T>(entry.limit);
-    set_factor(scalars, entry.sign * (a.outcome == nullptr ? 1.0 : a.outcome->factor));
-    return scalars;
+// This element's factor of the leaf's unit.
+template <class Compiled>
+__device__ __forceinline__ typename Compiled::Type unit_factor_of(const Leaf& leaf, Index element) {
+    using T = typename Compiled::Type;
+    return static_cast<const T*>(leaf.unit_factors)[unit_of(leaf.units, element)];
 }
 
 }  // namespace

@@ -55,8 +55,9 @@ __device__ __forceinline__ void collect_lane(const UpdateLaunch& a, const Leaf& 
             const unsigned at = start + j * kLanes;
             if (at >= count) continue;
             double terms[count_of_sums];
-            Rule::template collect<Compiled::variant>(
-                scalars, treat<Compiled::treatment>(gradient_scalars, g[j]), p[j], state[j], terms);
+            T treated = treat<Compiled::treatment>(gradient_scalars, g[j]);
+            if constexpr (Compiled::units) treated *= unit_factor_of<Compiled>(leaf, first + at);
+            Rule::template collect<Compiled::variant>(scalars, treated, p[j], state[j], terms);
 #pragma unroll
             for (int k = 0; k < kMaxStates; ++k) {
                 if (has(access.writes, k)) arrays[k][at] = state[j][k];

@@ -7,6 +7,7 @@
 #pragma once
 #include "../portable/average.h"
 #include "../portable/feistel.h"
+#include "../portable/units.h"
 #include "../rules/all.h"
 
 namespace fusestep {
@@ -17,6 +18,7 @@ constexpr unsigned kChunk = 4096;         // elements that a thread block update
 constexpr unsigned kInlineEntries = 8;    // more of them go to memory
 constexpr unsigned kCollectThreads = 64;  // one for each lane of a chunk
 constexpr unsigned kBlocksPerGroup = 16;  // blocks of a sum that one thread block takes
+constexpr unsigned kUnitSlots = 16;       // units, or blocks of one, that a thread block measures
 constexpr unsigned kMostColumns = 64;     // of a launch
 
 // One parameter. Written once, when the optimizer is built; the accumulator when it is needed.
@@ -31,6 +33,9 @@ struct Leaf {
     unsigned long long size;   // elements
     unsigned long long type;   // 0 for float32, 1 for float64
     unsigned long long sums;   // of rules with sums over tensors: where those of its blocks begin
+    void* unit_factors;        // of the parameter's type; of leaves with units, like the next
+    Units units;
+    unsigned long long units_together;  // that a thread block measures
 };
 
 // Elements kChunk * index to kChunk * (index + 1) of a leaf, as far as there are any.
@@ -39,15 +44,17 @@ struct Chunk {
     unsigned index;
 };
 
-// What the update of some leaves needs in one step. `kernel_case` is ((outputs * 2 + type) *
-// kTreatments + treatment) * kMaxVariants + variant; `outputs` is 1 for a model of which any leaf
-// has an average or a copy.
+// What the update of some leaves needs in one step. `kernel_case` is (((units * 2 + outputs) * 2 +
+// type) * kTreatments + treatment) * kMaxVariants + variant; `outputs` is 1 for a model of which
+// any leaf has an average or a copy, `units` where gradients are clipped unit by unit.
 struct alignas(16) Entry {
     unsigned char scalars[kScalarBytes];  // Rule::Scalars<T>
     double divisor;                       // a number of type T, like the limit
     double limit;
     double sign;          // of the clipping factor: -1 to maximize
     double average_rate;  // rounded to T; 0: averages stay as they are
+    double agc;           // 0: gradients are not clipped unit by unit
+    double agc_eps;
     unsigned kernel_case;
     unsigned reserved[3];
 };
@@ -85,6 +92,7 @@ struct Report {
 struct UpdateLaunch {
     const Leaf* leaves;
     const Chunk* chunks;
+    const Chunk* unit_chunks;      // an index is one of units_together units of the leaf
     const void* const* gradients;  // by leaf; nullptr: takes no part
     const unsigned* entry_of;      // by leaf; nullptr: entry 0 for all
     const Entry* table;            // rows of `entries` entries; nullptr: those below

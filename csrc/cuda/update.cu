@@ -102,14 +102,14 @@ struct Arrays {
     }
 };
 
-// Elements first to last of the arrays, in vectors of n: all loads of a round come before its
-// arithmetic.
+// Elements first to last of the arrays, which begin `from` the beginning of the leaf, in vectors of
+// n: all loads of a round come before its arithmetic.
 template <class Compiled, unsigned n, class T, class Touched>
 __device__ __forceinline__ void update_vectors(const typename Rule::template Scalars<T>& scalars,
                                                const typename Rule::template Factors<T>& factors,
                                                const GradientScalars<T>& gradient_scalars,
-                                               const Arrays<T, Touched>& arrays, unsigned first,
-                                               unsigned last) {
+                                               const Arrays<T, Touched>& arrays, const Leaf& leaf,
+                                               Index from, unsigned first, unsigned last) {
     constexpr unsigned vectors = Touched::vectors, stride = kThreads * n;
     for (unsigned start = first + threadIdx.x * n; start < last; start += stride * vectors) {
         Vector<T, n> p[vectors], g[vectors];
@@ -141,7 +141,10 @@ __device__ __forceinline__ void update_vectors(const typename Rule::template Sca
                     if (has(Touched::access.reads, k)) state[k] = s[j][k].element[i];
                 }
                 const T gradient = Touched::access.gradient ? g[j].element[i] : T(0);
-                const T treated = treat<Compiled::treatment>(gradient_scalars, gradient);
+                T treated = treat<Compiled::treatment>(gradient_scalars, gradient);
+                if constexpr (Compiled::units) {
+                    treated *= unit_factor_of<Compiled>(leaf, from + at + i);
+                }
                 T& parameter = p[j].element[i];
                 if constexpr (Summed<Compiled::variant>::count > 0) {
                     Rule::template update<Compiled::variant>(scalars, factors, treated, parameter,
@@ -185,8 +188,10 @@ __device__ __forceinline__ void update_chunk(const UpdateLaunch& a, const Chunk&
     const unsigned count = static_cast<unsigned>(left);
     constexpr unsigned n = kVectorBytes / sizeof(T);
     const unsigned in_vectors = arrays.aligned() ? count - count % n : 0;
-    update_vectors<Compiled, n>(scalars, factors, gradient_scalars, arrays, 0, in_vectors);
-    update_vectors<Compiled, 1>(scalars, factors, gradient_scalars, arrays, in_vectors, count);
+    update_vectors<Compiled, n>(scalars, factors, gradient_scalars, arrays, leaf, first, 0,
+                                in_vectors);
+    update_vectors<Compiled, 1>(scalars, factors, gradient_scalars, arrays, leaf, first, in_vectors,
+                                count);
 }
 
 }  // namespace

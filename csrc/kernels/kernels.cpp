@@ -215,6 +215,57 @@ void sum_squares(size_t n, const void* data, double scale, size_t lane, double* 
     }
 }
 
+template <class T, int treatment>
+void sum_columns(const void* gradient_scalars, size_t rows, size_t columns, size_t stride,
+                 const void* data, double* sums) {
+    const GradientScalars<T> gs = *static_cast<const GradientScalars<T>*>(gradient_scalars);
+    const T* x = static_cast<const T*>(data);
+    double lanes[kLanes][kColumns] = {};
+    for (size_t i = 0; i < rows; ++i, x += stride) {
+        double* const lane = lanes[i % kLanes];
+        FUSESTEP_INDEPENDENT
+        for (size_t j = 0; j < columns; ++j) {
+            const double value = static_cast<double>(treat<treatment>(gs, x[j]));
+            lane[j] += value * value;
+        }
+    }
+    for (size_t j = 0; j < columns; ++j) {
+        double column[kLanes];
+        for (size_t i = 0; i < kLanes; ++i) column[i] = lanes[i][j];
+        sums[j] = add_lanes(column);
+    }
+}
+
+template <class T, int treatment>
+void clip_units(const void* gradient_scalars, const Units& units, size_t first, size_t n,
+                const void* gradient, const void* factors, void* target) {
+    const GradientScalars<T> gs = *static_cast<const GradientScalars<T>*>(gradient_scalars);
+    const size_t inner = static_cast<size_t>(units.inner), count = static_cast<size_t>(units.count);
+    const T* g = static_cast<const T*>(gradient);
+    const T* const f = static_cast<const T*>(factors);
+    T* clipped = static_cast<T*>(target);
+    size_t unit = static_cast<size_t>(unit_of(units, first));
+    size_t left = inner == 1 ? count - unit : inner - first % inner;  // of a run
+    while (n > 0) {
+        const size_t run = left < n ? left : n;
+        if (inner == 1) {
+            FUSESTEP_INDEPENDENT
+            for (size_t i = 0; i < run; ++i) clipped[i] = treat<treatment>(gs, g[i]) * f[unit + i];
+            unit = 0;
+            left = count;
+        } else {
+            const T factor = f[unit];
+            FUSESTEP_INDEPENDENT
+            for (size_t i = 0; i < run; ++i) clipped[i] = treat<treatment>(gs, g[i]) * factor;
+            unit = unit + 1 == count ? 0 : unit + 1;
+            left = inner;
+        }
+        n -= run;
+        g += run;
+        clipped += run;
+    }
+}
+
 // Software prefetch gains nothing here: the pieces are short, and the sum of squares has read the
 // gradient.
 template <class T, int variant>
@@ -285,6 +336,15 @@ constexpr void fill(KernelTable& table, RuleIndex rule, DataType type) {
     }
 }
 
+template <class T, int treatment = 0>
+constexpr void fill_units(KernelTable& table, DataType type) {
+    if constexpr (treatment < kTreatments) {
+        table.sum_columns[type][treatment] = sum_columns<T, treatment>;
+        table.clip_units[type][treatment] = clip_units<T, treatment>;
+        fill_units<T, treatment + 1>(table, type);
+    }
+}
+
 constexpr KernelTable make_table() {
     KernelTable table{};
     table.is_exact = both_exact;
@@ -297,6 +357,8 @@ constexpr KernelTable make_table() {
     table.sum_squares[kFloat32][kScaledSum] = sum_squares<float, kScaledSum>;
     table.sum_squares[kFloat64][kPlain] = sum_squares<double, kPlain>;
     table.sum_squares[kFloat64][kScaledSum] = sum_squares<double, kScaledSum>;
+    fill_units<float>(table, kFloat32);
+    fill_units<double>(table, kFloat64);
     table.accumulate[kFloat32][kAddTo] = accumulate<float, kAddTo>;
     table.accumulate[kFloat32][kBegin] = accumulate<float, kBegin>;
     table.accumulate[kFloat64][kAddTo] = accumulate<double, kAddTo>;

@@ -5,6 +5,7 @@
 #include "../portable/average.h"
 #include "../portable/convert.h"
 #include "../portable/sums.h"
+#include "../portable/units.h"
 #include "../rules/all.h"
 #include "exactness.h"
 
@@ -40,6 +41,20 @@ using SumSquares = void (*)(size_t n, const void* x, double scale, size_t lane, 
 
 enum SumVariant : int { kPlain, kScaledSum, kSumVariants };
 
+// Columns that are summed at once.
+constexpr size_t kColumns = 32;
+
+// The sums of squares of some columns (kColumns at most) of a block of rows, each row `stride`
+// elements behind the one before, of what treat() makes of the elements; row i is of lane
+// i % kLanes.
+using SumColumns = void (*)(const void* gradient_scalars, size_t rows, size_t columns,
+                            size_t stride, const void* x, double* sums);
+
+// target = treat(gradient) times the factor of the unit that the element belongs to, for n elements
+// from the first on, to which `gradient` points.
+using ClipUnits = void (*)(const void* gradient_scalars, const Units& units, size_t first, size_t n,
+                           const void* gradient, const void* factors, void* target);
+
 // accumulator = weight * gradient where it is the first one, else accumulator + weight * gradient.
 using Accumulate = void (*)(size_t n, double weight, const void* gradient, void* accumulator);
 
@@ -62,6 +77,8 @@ struct KernelTable {
     Update update[kRules][kDataTypes][kMaxVariants][kTreatments];
     Collect collect[kRules][kDataTypes][kMaxVariants][kTreatments];
     SumSquares sum_squares[kDataTypes][kSumVariants];
+    SumColumns sum_columns[kDataTypes][kTreatments];
+    ClipUnits clip_units[kDataTypes][kTreatments];
     Accumulate accumulate[kDataTypes][kAccumulateVariants];
     Average average[kDataTypes];
     RoundTo round_to[kDataTypes][kDataTypes];  // from, to: not the same

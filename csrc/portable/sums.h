@@ -22,6 +22,45 @@ FUSESTEP_INLINE double add_lanes(double* lanes) {
     return lanes[0];
 }
 
+// The sum of the sums of blocks, which come one after the other: in the same order, without room
+// for all of them.
+struct SumOfBlocks {
+    static constexpr int kLevels = 4;  // enough for 2^50 elements
+    double lanes[kLevels][kLanes];
+    unsigned long long count[kLevels];  // of what came to each level
+};
+
+FUSESTEP_INLINE void clear(SumOfBlocks& sum) {
+    for (int level = 0; level < SumOfBlocks::kLevels; ++level) {
+        sum.count[level] = 0;
+        for (unsigned j = 0; j < kLanes; ++j) sum.lanes[level][j] = 0.0;
+    }
+}
+
+FUSESTEP_INLINE double take_lanes(double* lanes) {
+    const double sum = add_lanes(lanes);
+    for (unsigned j = 0; j < kLanes; ++j) lanes[j] = 0.0;
+    return sum;
+}
+
+FUSESTEP_INLINE void add_block(SumOfBlocks& sum, double term, int level = 0) {
+    for (; level < SumOfBlocks::kLevels; ++level) {
+        sum.lanes[level][sum.count[level]++ % kLanes] += term;
+        if (sum.count[level] % kBlock != 0) return;
+        term = take_lanes(sum.lanes[level]);
+    }
+}
+
+// Leaves it changed.
+FUSESTEP_INLINE double total(SumOfBlocks& sum) {
+    for (int level = 0; level + 1 < SumOfBlocks::kLevels; ++level) {
+        if (sum.count[level] <= 1) return sum.lanes[level][0];
+        if (sum.count[level] % kBlock == 0) continue;
+        add_block(sum, take_lanes(sum.lanes[level]), level + 1);
+    }
+    return add_lanes(sum.lanes[SumOfBlocks::kLevels - 1]);
+}
+
 // The power of two by which gradients are multiplied before their squares are added once more: 1
 // where the plain sum is good or NaN. With the others no square of a finite double overflows, nor
 // does the sum of as many as memory holds; and none that counts is lost below the smallest double.

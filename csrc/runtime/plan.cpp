@@ -77,12 +77,13 @@ struct Plan::Range {
 };
 
 Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* settings,
-           std::vector<Output> outputs)
+           std::vector<Output> outputs, std::vector<Units> units)
     : rule_(rule),
       leaves_(std::move(leaves)),
       outputs_(std::move(outputs)),
       settings_(settings),
-      groups_(static_cast<std::size_t>(groups)) {
+      groups_(static_cast<std::size_t>(groups)),
+      units_(std::move(units)) {
     begins_.reserve(leaves_.size());
     for (const Leaf& leaf : leaves_) {
         begins_.push_back(total_);
@@ -96,6 +97,7 @@ Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const do
     }
     next_values_ = values_;
     partial_sums_.resize(divide_up(total_, kBlock));
+    if (!units_.empty()) list_unit_pieces();
     if (rule_.sums == 0) return;
     std::size_t sums = 0;
     for (const Leaf& leaf : leaves_) {
@@ -106,6 +108,25 @@ Plan::Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const do
     factors_.resize(leaves_.size());
     small_.reserve(leaves_.size());
     large_.reserve(leaves_.size() + total_ / (kSmallestChunk * kBlock));
+}
+
+// As many whole units as are worth a thread's turn.
+void Plan::list_unit_pieces() {
+    std::size_t bytes = 0;
+    for (std::size_t i = 0; i < units_.size(); ++i) {
+        unit_factors_begin_.push_back(bytes);
+        const auto count = static_cast<std::size_t>(units_[i].count);
+        bytes += count * sizeof(double);
+        if (count == 0 || leaves_[i].size == 0) continue;
+        const std::size_t worth =
+            kParallelElements / static_cast<std::size_t>(unit_size(units_[i]));
+        const std::size_t turn = units_[i].inner == 1 ? divide_up(worth + 1, kColumns) * kColumns
+                                                      : std::max<std::size_t>(1, worth);
+        for (std::size_t first = 0; first < count; first += turn) {
+            unit_pieces_.push_back({i, first, std::min(turn, count - first)});
+        }
+    }
+    unit_factors_.resize(bytes);
 }
 
 bool Plan::is_large(std::size_t elements) { return elements >= kParallelElements; }
@@ -259,8 +280,12 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
                 return static_cast<std::ptrdiff_t>(i);
             }
             entry.variant = static_cast<unsigned>(variant);
-            entry.update = kernels.update[rule_.index][leaf.type][entry.variant][group.treatment];
-            entry.collect = kernels.collect[rule_.index][leaf.type][entry.variant][group.treatment];
+            entry.clips_units = clips_units(leaf.group);
+            entry.agc = common(kAgc, leaf.group);
+            entry.agc_eps = common(kAgcEps, leaf.group);
+            const Treatment rest = entry.clips_units ? kAsIs : group.treatment;
+            entry.update = kernels.update[rule_.index][leaf.type][entry.variant][rest];
+            entry.collect = kernels.collect[rule_.index][leaf.type][entry.variant][rest];
             if (entry.collect != nullptr) collects_ = true;
             const bool averages = common(kAverages, leaf.group) != 0.0;
             const double rate =
@@ -291,27 +316,62 @@ bool Plan::have_same_values(std::size_t i, std::size_t j) const {
     return std::equal(first, first + values, values_.data() + j * values);
 }
 
+void Plan::measure_units() noexcept {
+    auto measure = [&](std::size_t k) {
+        const Piece& piece = unit_pieces_[k];
+        const Leaf& leaf = leaves_[piece.leaf];
+        if (leaf.gradient == nullptr || !clips_units(leaf.group)) return;
+        const Prepared& prepared = prepared_for(piece.leaf);
+        const Measured measured = {leaf.type,       prepared.treatment, prepared.gradient_scalars,
+                                   leaf.parameter,  leaf.gradient,      prepared.agc,
+                                   prepared.agc_eps};
+        fusestep::measure_units(measured, units_[piece.leaf], piece.first,
+                                piece.first + piece.count,
+                                &unit_factors_[unit_factors_begin_[piece.leaf]]);
+    };
+    if (is_large()) {
+        run_parallel(unit_pieces_.size(), total_ >= kWorthWaking, measure);
+    } else {
+        for (std::size_t k = 0; k < unit_pieces_.size(); ++k) measure(k);
+    }
+}
+
+const void* Plan::gradient_of(std::size_t i, std::size_t first) const {
+    return static_cast<const char*>(leaves_[i].gradient) + first * item_size(leaves_[i].type);
+}
+
+// Calls visit(first element, elements, clipped gradient) for one block after the other.
+template <class Visit>
+void Plan::for_clipped(std::size_t i, std::size_t first, std::size_t count, Visit visit) const {
+    const Prepared& prepared = prepared_for(i);
+    const ClipUnits clip = active_kernels().clip_units[prepared.type][prepared.treatment];
+    alignas(64) double clipped[kBlock];  // or as many numbers of float32
+    for (const std::size_t last = first + count; first < last; first += kBlock) {
+        const std::size_t n = std::min<std::size_t>(kBlock, last - first);
+        clip(prepared.gradient_scalars, units_[i], first, n, gradient_of(i, first),
+             &unit_factors_[unit_factors_begin_[i]], clipped);
+        visit(first, n, static_cast<const void*>(clipped));
+    }
+}
+
 // Inside the loop over many small leaves.
 inline void Plan::update_run(std::size_t i, std::size_t first, std::size_t count,
-                             const void* factors) const {
+                             const void* gradient, const void* factors) const {
     const Leaf& leaf = leaves_[i];
-    const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
+    const Prepared& prepared = prepared_for(i);
     const std::size_t bytes = first * item_size(leaf.type);
-    const void* gradient = static_cast<const char*>(leaf.gradient) + bytes;
     void* state[kMaxStates];
     for (int k = 0; k < kMaxStates; ++k) state[k] = advance(leaf.state[k], bytes);
     prepared.update(prepared.scalars, prepared.gradient_scalars, count,
                     advance(leaf.parameter, bytes), gradient, state, factors);
 }
 
-bool Plan::collects(std::size_t i) const {
-    return prepared_[static_cast<std::size_t>(leaves_[i].prepared)].collect != nullptr;
-}
+bool Plan::collects(std::size_t i) const { return prepared_for(i).collect != nullptr; }
 
 inline void Plan::update_piece(std::size_t i, std::size_t first, std::size_t count,
                                const void* factors) const {
-    if (outputs_.empty()) {
-        update_run(i, first, count, factors);
+    if (outputs_.empty() && units_.empty()) {
+        update_run(i, first, count, gradient_of(i, first), factors);
     } else {
         update_outputs(i, first, count, factors);
     }
@@ -320,15 +380,21 @@ inline void Plan::update_piece(std::size_t i, std::size_t first, std::size_t cou
 void Plan::update_outputs(std::size_t i, std::size_t first, std::size_t count,
                           const void* factors) const {
     const Leaf& leaf = leaves_[i];
-    const Output& output = outputs_[i];
-    const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
+    const Output output = outputs_.empty() ? Output() : outputs_[i];
+    const Prepared& prepared = prepared_for(i);
     const bool averages = output.average != nullptr && prepared.average_rate != 0.0;
     const bool copies = output.copy != nullptr;
     const KernelTable& kernels = active_kernels();
     const std::size_t run = averages || copies ? kOutputRun : count;
     for (const std::size_t last = first + count; first < last; first += run) {
         const std::size_t n = std::min(run, last - first);
-        update_run(i, first, n, factors);
+        if (prepared.clips_units) {
+            for_clipped(i, first, n, [&](std::size_t from, std::size_t m, const void* gradient) {
+                update_run(i, from, m, gradient, factors);
+            });
+        } else {
+            update_run(i, first, n, gradient_of(i, first), factors);
+        }
         const std::size_t bytes = first * item_size(leaf.type);
         const void* const parameter = advance(leaf.parameter, bytes);
         void* const average = advance(output.average, bytes);
@@ -348,21 +414,27 @@ void Plan::update_outputs(std::size_t i, std::size_t first, std::size_t count,
 
 // From the beginning of a block on.
 void Plan::collect_piece(std::size_t i, std::size_t first, std::size_t count) {
-    const Leaf& leaf = leaves_[i];
-    const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
-    const std::size_t bytes = first * item_size(leaf.type);
-    void* state[kMaxStates];
-    for (int k = 0; k < kMaxStates; ++k) state[k] = advance(leaf.state[k], bytes);
-    prepared.collect(prepared.scalars, prepared.gradient_scalars, count,
-                     advance(leaf.parameter, bytes),
-                     static_cast<const char*>(leaf.gradient) + bytes, state,
-                     divide_up(leaf.size, kBlock), &sums_[sums_begin_[i] + first / kBlock]);
+    const auto collect = [&](std::size_t from, std::size_t n, const void* gradient) {
+        const Leaf& leaf = leaves_[i];
+        const Prepared& prepared = prepared_for(i);
+        const std::size_t bytes = from * item_size(leaf.type);
+        void* state[kMaxStates];
+        for (int k = 0; k < kMaxStates; ++k) state[k] = advance(leaf.state[k], bytes);
+        prepared.collect(prepared.scalars, prepared.gradient_scalars, n,
+                         advance(leaf.parameter, bytes), gradient, state,
+                         divide_up(leaf.size, kBlock), &sums_[sums_begin_[i] + from / kBlock]);
+    };
+    if (prepared_for(i).clips_units) {
+        for_clipped(i, first, count, collect);
+    } else {
+        collect(first, count, gradient_of(i, first));
+    }
 }
 
 // What the sums over a tensor make for its second pass.
 void Plan::conclude(std::size_t i) {
     const Leaf& leaf = leaves_[i];
-    const Prepared& prepared = prepared_[static_cast<std::size_t>(leaf.prepared)];
+    const Prepared& prepared = prepared_for(i);
     const std::size_t blocks = divide_up(leaf.size, kBlock);
     double sums[kMaxSums];
     for (int k = 0; k < rule_.sums; ++k) {
@@ -487,6 +559,7 @@ void Plan::apply(const StepOptions& options, StepResult& result) noexcept {
         result.applied = false;
         return;
     }
+    if (!units_.empty()) measure_units();
     update(0, total_);
 }
 

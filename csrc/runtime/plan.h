@@ -4,6 +4,7 @@
 // A step goes through phases, each with one thread team:
 // - measure: what the gradients tell, if something asks for it: their norm, whether all are finite;
 // - prepare: counts, and scalars for the update;
+// - measure_units: of groups that clip gradients unit by unit, the factors of the units;
 // - update: one pass over the blocks. With sums, two over each tensor, the second of which finds a
 //   small tensor in the cache.
 #pragma once
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "registry.h"
+#include "units.h"
 
 namespace fusestep {
 
@@ -74,13 +76,16 @@ class Plan {
  public:
     // A group is a row of `settings`: the rule's columns, then the common ones. The table belongs
     // to the caller, who may change values between steps.
-    // Outputs are one for each leaf, or none.
+    // Outputs are one for each leaf, or none, and so are units.
     Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* settings,
-         std::vector<Output> outputs = {});
+         std::vector<Output> outputs = {}, std::vector<Units> units = {});
 
     const RuleEntry& rule() const { return rule_; }
     const std::vector<Leaf>& leaves() const { return leaves_; }
     const std::vector<Output>& outputs() const { return outputs_; }
+    const std::vector<Units>& units() const { return units_; }
+    // Whether a group's gradients are clipped unit by unit.
+    bool clips_units(int group) const { return common(kAgc, group) != 0.0; }
     // A leaf's array of state, counted as the rule's all_states(); nullptr: it has none.
     void* state_of(std::size_t leaf, int k) const {
         if (k < rule_.states) return leaves_[leaf].state[k];
@@ -149,8 +154,11 @@ class Plan {
         std::int64_t update_number;
         std::size_t leaf;  // the first of them
         DataType type;
-        Treatment treatment;
+        Treatment treatment;  // of the gradient as it is passed
         unsigned variant;
+        bool clips_units;  // after the treatment; the kernels above then read what comes of both
+        double agc;
+        double agc_eps;
     };
     // The second phase: counts an update of every leaf that has a gradient and prepares for it;
     // `factor` is that of clipping. Returns kPrepared, or, with nothing counted, a leaf for whose
@@ -170,6 +178,8 @@ class Plan {
  private:
     struct Range;
 
+    void list_unit_pieces();
+    void measure_units() noexcept;
     double sum_of_squares(double scale) noexcept;
     GradientNorm norm(double grad_scale) noexcept;
     template <class Visit>
@@ -183,7 +193,14 @@ class Plan {
     bool collects(std::size_t i) const;
     void update_outputs(std::size_t i, std::size_t first, std::size_t count,
                         const void* factors) const;
-    void update_run(std::size_t i, std::size_t first, std::size_t count, const void* factors) const;
+    void update_run(std::size_t i, std::size_t first, std::size_t count, const void* gradient,
+                    const void* factors) const;
+    template <class Visit>
+    void for_clipped(std::size_t i, std::size_t first, std::size_t count, Visit visit) const;
+    const void* gradient_of(std::size_t i, std::size_t first) const;
+    const Prepared& prepared_for(std::size_t i) const {
+        return prepared_[static_cast<std::size_t>(leaves_[i].prepared)];
+    }
     void collect_piece(std::size_t i, std::size_t first, std::size_t count);
     void conclude(std::size_t i);
     Range block_range(std::size_t begin, std::size_t end) const;
@@ -231,6 +248,11 @@ class Plan {
     std::vector<double> next_values_;  // while a step is prepared
     std::vector<double> partial_sums_;
     std::vector<Accumulator> accumulators_;
+    // of leaves with units
+    std::vector<Units> units_;
+    std::vector<std::size_t> unit_factors_begin_;  // of each leaf in the next: bytes
+    std::vector<unsigned char> unit_factors_;
+    std::vector<Piece> unit_pieces_;  // counted in units
     // of rules with sums
     std::vector<std::size_t> sums_begin_;  // of each leaf in the next
     std::vector<double> sums_;             // of each block, for one sum after the other

@@ -18,6 +18,9 @@ enum CommonColumn : int {
     kAverages,
     kEma,
     kEmaEvery,
+    kAgc,
+    kAgcEps,
+    kAgcAxis,
     kCommonColumns
 };
 constexpr Column kCommon[kCommonColumns] = {
@@ -27,6 +30,9 @@ constexpr Column kCommon[kCommonColumns] = {
     flag("averages"),
     number("ema", 0.0, 1.0),
     number("ema_every", 1.0, 0x1p53),
+    positive("agc"),  // 0: no clipping
+    number("agc_eps"),
+    number("agc_axis", -64.0, 63.0),  // NaN: none is given
 };
 
 // What a parameter of any rule may have behind the rule's own states.

@@ -72,6 +72,27 @@ def clip_factor(clip_norm: float, scaled: float, shift: float) -> float:
     return float(clip_norm / norm if whole else clip_norm / np.float64(scaled) * shift)
 
 
+def clipped_in_units(p: Array, g: Array, agc: float, eps: float, axis: int) -> Array:
+    """Adaptive gradient clipping: a dimension enumerates units; an array of at most one is one."""
+    form = p.shape
+    if p.ndim <= 1:
+        axis, p, g = 0, p[np.newaxis], g[np.newaxis]
+    else:
+        axis %= p.ndim
+    p, g = np.moveaxis(p, axis, 0), np.moveaxis(g, axis, 0)
+    factors = [unit_factor(*pair, agc, eps) for pair in zip(p, g, strict=True)]
+    shape = (-1, *[1] * (g.ndim - 1))
+    clipped = np.moveaxis(g * np.array(factors, g.dtype).reshape(shape), 0, axis)
+    return np.ascontiguousarray(clipped).reshape(form)
+
+
+def unit_factor(p: Array, g: Array, agc: float, eps: float) -> float:
+    """What brings the norm of a unit's gradient down to the limit."""
+    sizes = [np.sqrt(lane_sum(np.ravel(x).astype(np.float64) ** 2)) for x in (p, g)]
+    limit = agc * np.maximum(sizes[0], eps)
+    return float(1.0 if sizes[1] < limit else limit / np.maximum(sizes[1], 1e-6))
+
+
 def multiplied(g: Array, factor: float) -> Array:
     """By a factor that float32 holds as a normal number, or in two steps."""
     real = g.dtype.type

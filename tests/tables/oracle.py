@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import roots
-from .norms import clip_factor, lane_sum, multiplied, scaled_norm
+from .norms import clip_factor, clipped_in_units, lane_sum, multiplied, scaled_norm
 from .updates import Array, State, decay_factor, power
 from .updates import decayed as _decayed
 
@@ -299,6 +299,8 @@ class Oracle:
         params: Sequence[Array],
         ema: float | None = None,
         ema_every: int = 1,
+        agc: float | None = None,
+        agc_eps: float = 1e-3,
     ) -> None:
         self.rule, self.h = rule, options
         self.params = [p.copy() for p in params]
@@ -309,6 +311,9 @@ class Oracle:
         self.updates = [0] * len(self.params)
         self.ema: list[float | None] = [ema] * len(self.params)
         self.ema_every = ema_every
+        self.agc: list[float | None] = [agc] * len(self.params)
+        self.agc_eps = agc_eps
+        self.agc_axes = [0] * len(self.params)
         self.averages = [p.copy() for p in params]
 
     def step(
@@ -337,6 +342,10 @@ class Oracle:
                     limit = real(clip_value)
                     g = np.where(g < -limit, -limit, g)
                     g = np.where(g > limit, limit, g)
+                agc = self.agc[i]
+                if agc is not None:
+                    axis = self.agc_axes[i]
+                    g = clipped_in_units(self.params[i], g, agc, self.agc_eps, axis)
                 self.updates[i] += 1
                 self.params[i] = UPDATES[self.rule](
                     self.h, self.updates[i], self.params[i], g, self.state[i]

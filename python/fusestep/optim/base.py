@@ -59,7 +59,20 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
             parameters nor state nor counts of updates. Finite gradients are finite however large
             their squares and their sum: the norm is then taken of gradients scaled down, and is
             infinite only if it is itself beyond double.
-
+        agc: adaptive gradient clipping: a number above 0. The gradient ``g`` of each unit of a
+            parameter, after ``clip_norm`` and ``clip_value``, has a norm of at most ``agc`` times
+            that of the unit's elements ``p``: with ``limit = agc * max(norm(p), agc_eps)`` it is
+            multiplied by ``limit / max(norm(g), 1e-6)`` unless ``norm(g) < limit``. A parameter of
+            at most one dimension is one unit. None: none. It can be set later where the group was
+            built with it. (Brock, De, Smith, Simonyan 2021, "High-Performance Large-Scale Image
+            Recognition Without Normalization"; its authors leave out the last layer, which a group
+            with ``"agc": None`` does.) Norms are of double: in float64 a unit is clipped to 0 where
+            its gradient's is above 1e154.
+        agc_eps: the least norm that a unit counts with, so that zeros can grow, at least 0.
+        agc_axis: the dimension that enumerates units, counted from the end if negative: that of the
+            outputs. Needed where a parameter with ``agc`` has more than one: 0 for (out, in, ...),
+            as torch and timm have weights, -1 for (..., in, out). Fixed when the optimizer is
+            built.
         ema: keeps an average of each parameter: ``a = a + (1 - ema) * (p - a)`` with the updated
             ``p``, in the same pass over the memory; from 0 to 1. The first time, or with 0, ``a``
             becomes ``p`` itself; 1 leaves it as it is. ``n / (n + 1)`` with ``n =
@@ -339,6 +352,8 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
         settings = self._settings.of(None)
         if settings["ema"] is None:
             del settings["ema_every"]
+        if settings["agc"] is None:
+            del settings["agc_eps"]
         shown = ", ".join(f"{name}={v!r}" for name, v in settings.items() if v is not None)
         groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
         return f"{type(self).__name__}({len(self._states)} parameters{groups}, {shown})"

@@ -9,9 +9,10 @@ import numpy as np
 
 from .. import trees
 from ..arguments import nearest
-from .fields import Declared, Scalar, flag, is_scheduled
+from .fields import Declared, Limit, Scalar, flag, is_scheduled
 from .outputs import Decay
 from .settings import Settings
+from .unit_clipping import Axis, Floor
 
 
 class Group(Declared):
@@ -26,6 +27,9 @@ class Group(Declared):
     lr: Scalar = Scalar(1e-3)
     maximize: Final[bool] = flag(False)
     ema: Decay = Decay()
+    agc: Limit = Limit(unset=0.0, is_global=False)
+    agc_eps: Floor = Floor(1e-3)
+    agc_axis: Final[int | None] = Axis.of(None)
 
     def __init__(
         self, settings: Settings, index: int, match: tuple[str, ...] | None, paths: tuple[str, ...]

@@ -363,7 +363,7 @@ def _from_2(state: dict[str, Any]) -> dict[str, Any]:
         for values in (settings, *(group["settings"] for group in state["groups"])):
             if "decoupled" in values:
                 values["decoupled_weight_decay"] = values.pop("decoupled")
-        settings.update(ema=None, ema_every=1)
+        settings.update(ema=None, ema_every=1, agc=None, agc_eps=1e-3, agc_axis=None)
     except (AttributeError, KeyError, TypeError):
         raise ValueError("saved 2, and the rest is not in that form") from None
     return state
