@@ -43,8 +43,9 @@ QUICK = Extent(epochs=3, rates=RATES[::3], orders=1)
 
 Build = Callable[..., fs.Optimizer]
 
-# options that make another rule of a class
+# options that make another rule of a class; without weight decay LARS is SGD
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LARS": ("LARS", {"momentum": 0.9, "weight_decay": 1e-4}),
     "SGD, momentum": ("SGD", {"momentum": 0.9}),
     "SGD, Nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}),
 }
@@ -135,7 +136,7 @@ def compared(names: Sequence[str], extent: Extent) -> Table:
             {
                 "rule": name,
                 "rate": best,
-                "near": f"{near[0]:.1g} to {near[-1]:.1g}" if len(near) > 1 else "-",
+                "near": f"{near[0]:.2g} to {near[-1]:.2g}" if len(near) > 1 else "-",
                 "loss": float(np.mean([run.loss for run in runs])),
                 "test": float(np.mean([run.test_loss for run in runs])),
                 "accuracy": 100 * float(np.mean([run.test_accuracy for run in runs])),
@@ -180,6 +181,7 @@ def draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
         right.plot(*sweeps[name], **look)
     for axes, label in ((left, "epochs, each with its rate"), (right, "lr")):
         axes.set_yscale("log")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(label)
         axes.set_ylabel("loss over the training set")
         axes.spines[["top", "right"]].set_visible(False)

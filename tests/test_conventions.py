@@ -46,6 +46,8 @@ KERAS: list[tuple[Any, dict[str, Any], str, dict[str, Any]]] = [
     ),
     (fs.Adadelta, {"rho": 0.95, "eps": 1e-7, **DECOUPLED}, "Adadelta", {}),
     (fs.Lion, {"weight_decay": 0.1}, "Lion", {}),
+    (fs.AdamW, {"eps": 1e-7, "eps_mode": "hat", "weight_decay": 0.1}, "AdamW", {}),
+    (fs.NAdam, {"eps": 1e-7, "momentum_decay": 1.0, **DECOUPLED}, "Nadam", {}),
 ]
 OPTAX_RMSPROP = {"alpha": 0.9, "eps_in_sqrt": True, "lr_in_momentum": True}
 # here weight decay is another transform, that comes first and is coupled
