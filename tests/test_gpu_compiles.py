@@ -86,6 +86,20 @@ def test_sums_over_tensors_compile_to_exact_instructions(rule: str, architecture
     assert "add.rn.f64" in made or "add.f64" in made
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("rule", ["sgd", "adam", "lamb"])
+def test_clipping_unit_by_unit_compiles_to_exact_instructions(rule: str, architecture: str) -> None:
+    codes = [(CSRC / "cuda" / "units.cu").read_text(), STEP]
+    first = 4 * len(TREATMENTS) * VARIANTS
+    cases = ",".join(map(str, range(first, first + 2 * len(TREATMENTS) * VARIANTS)))
+    options = [f"-DFUSESTEP_RULE={STRUCTS[rule]}", f"-DFUSESTEP_CASES={cases}"]
+    if _core.rules()[rule].sums:
+        codes.append((CSRC / "cuda" / "collect.cu").read_text())
+    for code in codes:
+        made = ptx(code, *options, f"--gpu-architecture={architecture}")
+        assert INEXACT.findall(made) == []
+
+
 def test_the_gathering_of_rows_compiles_to_exact_instructions() -> None:
     code = (CSRC / "cuda" / "gather.cu").read_text()
     assert INEXACT.findall(ptx(code, "--gpu-architecture=compute_75")) == []

@@ -104,6 +104,15 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
     Raises:
         TypeError, ValueError: a parameter that cannot be updated in place, or a setting out of
             range. No array has changed.
+
+    Example:
+        >>> import numpy as np, fusestep as fs
+        >>> w = np.full((2, 4), 0.5)                    # the norm of each row is 1
+        >>> opt = fs.SGD(w, lr=1.0, agc=0.5, agc_axis=0)
+        >>> info = opt.step(np.array([[2.0] * 4, [0.125] * 4]))     # norms 4 and 0.25
+        >>> print(w)
+        [[0.25  0.25  0.25  0.25 ]
+         [0.375 0.375 0.375 0.375]]
     """
 
     __slots__ = (
