@@ -217,12 +217,15 @@ void sum_squares(size_t n, const void* data, double scale, size_t lane, double* 
 
 template <class T, int treatment>
 void sum_columns(const void* gradient_scalars, size_t rows, size_t columns, size_t stride,
-                 const void* data, double* sums) {
+                 const void* data, double* lanes, double* sums) {
     const GradientScalars<T> gs = *static_cast<const GradientScalars<T>*>(gradient_scalars);
     const T* x = static_cast<const T*>(data);
-    double lanes[kLanes][kColumns] = {};
+    constexpr size_t line = kLine / sizeof(T), ahead = 8;  // rows
     for (size_t i = 0; i < rows; ++i, x += stride) {
-        double* const lane = lanes[i % kLanes];
+        double* const lane = lanes + i % kLanes * kColumns;
+        if (i + ahead < rows) {
+            for (size_t j = 0; j < columns; j += line) FUSESTEP_PREFETCH(x + ahead * stride + j);
+        }
         FUSESTEP_INDEPENDENT
         for (size_t j = 0; j < columns; ++j) {
             const double value = static_cast<double>(treat<treatment>(gs, x[j]));
@@ -231,7 +234,7 @@ void sum_columns(const void* gradient_scalars, size_t rows, size_t columns, size
     }
     for (size_t j = 0; j < columns; ++j) {
         double column[kLanes];
-        for (size_t i = 0; i < kLanes; ++i) column[i] = lanes[i][j];
+        for (size_t i = 0; i < kLanes; ++i) column[i] = lanes[i * kColumns + j];
         sums[j] = add_lanes(column);
     }
 }

@@ -41,14 +41,15 @@ using SumSquares = void (*)(size_t n, const void* x, double scale, size_t lane, 
 
 enum SumVariant : int { kPlain, kScaledSum, kSumVariants };
 
-// Columns that are summed at once.
-constexpr size_t kColumns = 32;
+// Columns that are summed at once: many, so that memory is read in long pieces, but so few that the
+// first cache holds their lanes.
+constexpr size_t kColumns = 128;
 
 // The sums of squares of some columns (kColumns at most) of a block of rows, each row `stride`
 // elements behind the one before, of what treat() makes of the elements; row i is of lane
-// i % kLanes.
+// i % kLanes. `lanes` are kLanes * kColumns zeros, which change.
 using SumColumns = void (*)(const void* gradient_scalars, size_t rows, size_t columns,
-                            size_t stride, const void* x, double* sums);
+                            size_t stride, const void* x, double* lanes, double* sums);
 
 // target = treat(gradient) times the factor of the unit that the element belongs to, for n elements
 // from the first on, to which `gradient` points.

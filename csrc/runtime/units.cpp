@@ -29,17 +29,19 @@ void write_factor(const Measured& measured, double parameter_squares, double gra
 
 // Of units first to last, at most kColumns of them, that are columns.
 void sum_columns(const Measured& measured, const Array& array, const Units& units,
-                 std::size_t first, std::size_t last, SumOfBlocks* sums) {
+                 std::size_t first, std::size_t last, double* totals) {
     const SumColumns kernel = active_kernels().sum_columns[measured.type][array.treatment];
     const auto rows = static_cast<std::size_t>(units.outer);
     const auto count = static_cast<std::size_t>(units.count);
+    SumOfBlocks sums[kColumns];
     for (std::size_t j = 0; j < last - first; ++j) clear(sums[j]);
     for (std::size_t row = 0; row < rows; row += kBlock) {
-        double blocks[kColumns];
+        double blocks[kColumns], lanes[kLanes * kColumns] = {};
         kernel(measured.gradient_scalars, std::min<std::size_t>(kBlock, rows - row), last - first,
-               count, element(measured.type, array.data, row * count + first), blocks);
+               count, element(measured.type, array.data, row * count + first), lanes, blocks);
         for (std::size_t j = 0; j < last - first; ++j) add_block(sums[j], blocks[j]);
     }
+    for (std::size_t j = 0; j < last - first; ++j) totals[j] = total(sums[j]);
 }
 
 // Of one unit, whose elements are gathered from runs, and treated, one block after the other.
@@ -90,14 +92,14 @@ void measure_units(const Measured& measured, const Units& units, std::size_t fir
         }
         return;
     }
-    SumOfBlocks of_parameter[kColumns], of_gradient[kColumns];
+    double of_parameter[kColumns], of_gradient[kColumns];
     for (std::size_t begin = first; begin < last; begin += kColumns) {
         const std::size_t end = std::min(last, begin + kColumns);
         sum_columns(measured, parameter, units, begin, end, of_parameter);
         sum_columns(measured, gradient, units, begin, end, of_gradient);
         for (std::size_t unit = begin; unit < end; ++unit) {
-            write_factor(measured, total(of_parameter[unit - begin]),
-                         total(of_gradient[unit - begin]), factors, unit);
+            write_factor(measured, of_parameter[unit - begin], of_gradient[unit - begin], factors,
+                         unit);
         }
     }
 }
