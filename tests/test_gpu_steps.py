@@ -10,7 +10,7 @@ import pytest
 import fusestep as fs
 from emulation.cuda import Driver
 from tables.models import DTYPES, Array, arrays, assert_same_bits, micro_batches
-from tables.registry import ROWS, Row
+from tables.registry import ONE_EACH, ROWS, Row
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -42,9 +42,12 @@ def assert_same_state(device: fs.optim.Optimizer, host: fs.optim.Optimizer) -> N
         )
 
 
-@every_row
 @every_dtype
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [(row, {}) for row in ROWS] + [(row, more) for row in ONE_EACH for more in OPTIONS[1:]],
+    ids=lambda v: v.id if isinstance(v, Row) else str(v),
+)
 def test_every_rule_has_the_bits_of_the_cpu(
     cupy: Any, row: Row, dtype: type, options: dict[str, Any]
 ) -> None:

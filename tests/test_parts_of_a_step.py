@@ -15,7 +15,7 @@ from fusestep import schedules
 from fusestep.engines import Plan, StepInfo
 from tables.models import Array, arrays, assert_same_bits
 from tables.norms import grad_norm, squared_norm
-from tables.registry import ROWS, Row
+from tables.registry import ONE_EACH, ROWS, Row
 
 BLOCK = 1024
 SIZES = (5, 1019, 3000, 0, 40_000, 1, 7000)
@@ -58,8 +58,11 @@ def in_parts(plan: Plan, grads: Any, ends: list[int], **options: Any) -> StepInf
     return info
 
 
-@every_row
-@pytest.mark.parametrize("ends", ENDS, ids=len)
+@pytest.mark.parametrize(
+    ("row", "ends"),
+    [(row, ENDS[2]) for row in ROWS] + [(row, e) for row in ONE_EACH for e in ENDS if e != ENDS[2]],
+    ids=lambda v: v.id if isinstance(v, Row) else str(len(v)),
+)
 def test_parts_have_the_bits_of_one_step(xp: Any, row: Row, ends: list[int]) -> None:
     parts, whole = placed(xp, SIZES, np.float32, 0), arrays(SIZES, np.float32, 0)
     opts = [row.build(params, clip_norm=2.0, nonfinite="skip") for params in (parts, whole)]

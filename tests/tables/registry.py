@@ -275,4 +275,6 @@ def _needs_sums(row: Row) -> bool:
 
 
 SUMMED = [row for row in ROWS if _needs_sums(row)]
+# one of each optimizer, with options, for what concerns the machinery around rules
+ONE_EACH = list({row.optimizer: row for row in ROWS}.values())
 ELEMENTWISE = [row for row in ROWS if not _needs_sums(row)]
