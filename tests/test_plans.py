@@ -51,6 +51,13 @@ def test_what_comes_with_an_update_is_set_if_there_is_one() -> None:
 # a whole load
 
 
+def other_numbers(settings: Any) -> Any:
+    """With another learning rate, the first column."""
+    changed = settings.copy()
+    changed[:, 0] += 1.0
+    return changed
+
+
 def loaded(opt: Any, **other: Any) -> dict[str, Any]:
     """A load that fits, but for what is given."""
     plan = plan_of(opt)
@@ -59,7 +66,7 @@ def loaded(opt: Any, **other: Any) -> dict[str, Any]:
         "attempted": 7,
         "applied": 5,
         "accumulated": (0.0, 0, 0.0, []),
-        "settings": plan.settings + 1.0,
+        "settings": other_numbers(plan.settings),
         "program": None,
         "targets": [],
         "nonfinite": "skip",
@@ -90,7 +97,7 @@ def momentum(opt: Any, k: int) -> Array:
 def test_a_load_writes_all_of_it() -> None:
     opt, observer = model(), Slots()
     plan = plan_of(opt)
-    settings = plan.settings + 1.0
+    settings = other_numbers(plan.settings)
     pairs = [(momentum(opt, k), np.arange(2.0 + k)) for k in range(2)]
     plan.load(**loaded(opt, arrays=pairs, changes=[(observer, "seen", 9)]))
     assert (plan.updates, plan.attempted, plan.applied) == ([3, 4], 7, 5)
@@ -128,7 +135,7 @@ BAD_LOADS: list[tuple[str, Callable[[Any], dict[str, Any]], type[Exception]]] = 
     ("infinite samples", lambda o: {"accumulated": (np.inf, 1, 0.0, [])}, ValueError),
     ("samples that are none", lambda o: {"accumulated": (np.nan, 1, 0.0, [])}, ValueError),
     ("negative samples", lambda o: {"accumulated": (-1.0, 1, 0.0, [])}, ValueError),
-    ("other table", lambda o: {"settings": np.zeros((2, 8))}, ValueError),
+    ("other table", lambda o: {"settings": np.zeros((2, 9))}, ValueError),
     ("other nonfinite", lambda o: {"nonfinite": "sometimes"}, ValueError),
     ("targets alone", lambda o: {"targets": [target()]}, ValueError),
     ("no such column", lambda o: {"targets": [target(column=99)], "program": one()}, ValueError),

@@ -84,19 +84,24 @@ def named(build: Callable[P, Expression], room: str = "") -> Callable[P, Express
     ``room`` goes before its name, as in "scaling.".
     """
     name = f"{room}{build.__name__}"
-    call = remembering(build, lambda body, call: Named(call, body), name)
+    call = remembering(build, lambda body, call: Named(call, body), name, in_curve=True)
     call.__signature__ = inspect.signature(build, eval_str=True)  # type: ignore[attr-defined]
     VOCABULARY[name] = call
     return call
 
 
 def remembering(
-    build: Callable[P, T], keep: Callable[[T, Call], T], name: str, options: Iterable[str] = ()
+    build: Callable[P, T],
+    keep: Callable[[T, Call], T],
+    name: str,
+    options: Iterable[str] = (),
+    in_curve: bool = False,
 ) -> Callable[P, T]:
     """The same function, which returns ``keep(result, the call as it was written)``.
 
     ``name`` is the function's in that call, and what errors about its arguments begin with;
-    ``options`` are the arguments that it takes beside those of its signature.
+    ``options`` are the arguments that it takes beside those of its signature; ``in_curve`` as in
+    `as_python`.
     """
     signature = inspect.signature(build)
     defaults = defaults_of(build)
@@ -123,7 +128,7 @@ def remembering(
         arguments = bound.arguments
         for argument in more:
             arguments.update(arguments.pop(argument))
-        pairs = {key: as_python(value) for key, value in arguments.items()}
+        pairs = {key: as_python(value, in_curve) for key, value in arguments.items()}
         return keep(result, Call(name, pairs, defaults))
 
     return call
@@ -134,11 +139,11 @@ def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: p.default for name, p in inspect.signature(function).parameters.items()}
 
 
-def as_python(value: Any) -> Any:
-    """An argument in what text and JSON can hold.
+def as_python(value: Any, in_curve: bool = False) -> Any:
+    """An argument with Python's numbers and lists for NumPy's, and for constants.
 
-    Python's numbers and lists stand for NumPy's and for constants, pairs for what a dict holds, and
-    an expression that calls it for a Python function.
+    What a curve keeps is what text and JSON can hold: pairs for a dict, and an expression that
+    calls it for a Python function.
     """
     if isinstance(value, Constant):
         return value._value
@@ -148,11 +153,11 @@ def as_python(value: Any) -> Any:
         return int(value)
     if isinstance(value, Real):
         return float(value)
-    if isinstance(value, Mapping):
-        return as_python([*value.items()])
+    if in_curve and isinstance(value, Mapping):
+        value = [*value.items()]
     if isinstance(value, Sequence) or hasattr(value, "tolist"):
-        return [as_python(entry) for entry in value]
-    return function(value) if callable(value) else value
+        return [as_python(entry, in_curve) for entry in value]
+    return function(value) if in_curve and callable(value) else value
 
 
 @in_vocabulary
