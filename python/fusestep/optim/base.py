@@ -16,6 +16,7 @@ from ..engines import StepInfo, engine_for
 from ..gradients import GradientStatistics
 from ..memory import Changes, claimed
 from .accumulation import Gradients
+from .averages import Averages
 from .expressions import Expressions
 from .fields import (
     Argument,
@@ -28,7 +29,7 @@ from .fields import (
     signature_of,
 )
 from .groups import Group, divide, one_group
-from .outputs import Averages, Copies, Every, checked_copies
+from .outputs import Copies, Every, checked_copies
 from .parameters import Parameters
 from .saved import Saved
 from .settings import Place, Rule, Settings
