@@ -41,7 +41,7 @@ GALLERY = {
     "warmup_constant": "warmup_constant(peak=1, warmup=20)",
     "gradual_warmup": "gradual_warmup(base=0.125, factor=8, length=40)",
     "ademamix_alpha": "ademamix_alpha(alpha=5, length=100)",
-    "ademamix_beta3": "ademamix_beta3(beta1=0.9, beta3=0.9999, length=100)",
+    "ademamix_beta3": "ademamix_beta3(beta1=0.2, beta3=0.9, length=100)",
     "wsd": "wsd(peak=1, warmup=15, stable=60, decay=30, shape='1-sqrt')",
 }
 # the presets of each peer as text, without those that follow the loss
