@@ -75,7 +75,8 @@ class Model {
             const double number = column.upper == 1.0 ? 0.9 : 0.01;
             hyper_.push_back(column.flag ? (flags ? 1.0 : 0.0) : number);
         }
-        hyper_.push_back(flags ? 1.0 : 0.0);  // maximize
+        hyper_.resize(hyper_.size() + kCommonColumns);
+        hyper_[static_cast<std::size_t>(rule.columns + kMaximize)] = flags ? 1.0 : 0.0;
         Noise noise(7);
         std::vector<Leaf> leaves;
         for (const std::size_t size : kSizes) {
