@@ -288,9 +288,12 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
             entry.collect = kernels.collect[rule_.index][leaf.type][entry.variant][rest];
             if (entry.collect != nullptr) collects_ = true;
             const bool averages = common(kAverages, leaf.group) != 0.0;
-            const double rate =
-                average_rate(common(kEma, leaf.group), common(kEmaEvery), update_number);
-            entry.average_rate = averages ? rounded(leaf.type, rate) : 0.0;
+            entry.average_rate = 0.0;
+            if (averages) {
+                entry.average_rate = rounded(
+                    leaf.type,
+                    average_rate(common(kEma, leaf.group), common(kEmaEvery), update_number));
+            }
             entry.gradient_scalars = leaf.type == kFloat32
                                          ? static_cast<const void*>(&group.float32)
                                          : static_cast<const void*>(&group.float64);
