@@ -83,9 +83,11 @@ def _is_rule(kind: type) -> bool:
     return issubclass(kind, fs.Optimizer) and kind is not fs.Optimizer
 
 
-def train(name: str, build: Build, rate: float, seed: int, epochs: int) -> Outcome:
+def train(
+    data: demo.Digits, name: str, build: Build, rate: float, seed: int, epochs: int
+) -> Outcome:
     """With a rate that falls to 0 as half a cosine wave, or with a constant one."""
-    data, params = demo.Digits.load(), training.digits().initial_params()
+    params = training.Task("digits", data.train_x, data.train_y, 0).initial_params()
     rows = len(data.train_x)
     lr: Any = rate if name in CONSTANT else fs.schedules.cosine(rate, length=epochs, by="epoch")
     optimizer = build(params, lr=lr)
@@ -108,28 +110,29 @@ def train(name: str, build: Build, rate: float, seed: int, epochs: int) -> Outco
 
 def evaluated(optimizer: fs.Optimizer, params: demo.Params) -> demo.Params:
     """The weights to evaluate: averaged ones where the rule has them."""
-    averaged: demo.Params | None = getattr(optimizer, "averaged", None)
+    averaged: demo.Params | None = optimizer.averaged
     return params if averaged is None else averaged
 
 
-def sweep(name: str, build: Build, extent: Extent) -> dict[float, Outcome]:
+def sweep(data: demo.Digits, name: str, build: Build, extent: Extent) -> dict[float, Outcome]:
     """By rate; a run that diverged has a loss that is not finite."""
     with np.errstate(all="ignore"):
-        return {rate: train(name, build, rate, 0, extent.epochs) for rate in extent.rates}
+        return {rate: train(data, name, build, rate, 0, extent.epochs) for rate in extent.rates}
 
 
 def compared(names: Sequence[str], extent: Extent) -> Table:
-    rules = contenders()
+    data, rules = demo.Digits.load(), contenders()
     rows: list[dict[str, Any]] = []
     curves: dict[str, Any] = {}
     sweeps: dict[str, Any] = {}
     for name in names:
         print(f"rules: {name}", file=sys.stderr, flush=True)
-        found = sweep(name, rules[name], extent)
+        found = sweep(data, name, rules[name], extent)
         losses = {rate: o.loss if math.isfinite(o.loss) else math.inf for rate, o in found.items()}
         best = min(losses, key=lambda rate: losses[rate])
         runs = [found[best]] + [
-            train(name, rules[name], best, seed, extent.epochs) for seed in range(1, extent.orders)
+            train(data, name, rules[name], best, seed, extent.epochs)
+            for seed in range(1, extent.orders)
         ]
         near = [rate for rate in losses if losses[rate] <= 2 * losses[best]]
         rows.append(
