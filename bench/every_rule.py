@@ -22,7 +22,7 @@ from .agreement import ADAMW, FACTORS, SMALL, TOLERANCE, Contestant, Disagreemen
 from .limit import Limit
 from .measure import Effort, in_turns
 from .models import Array, Model, Problem
-from .peers import first_line, optax_absent, torch_absent
+from .peers import Jitted, Torch, first_line, optax_absent, torch_absent
 from .report import Column, Table
 
 _MODELS = ("1e5", "1e7", "resnet50", "100x100", "1000x100")
@@ -58,61 +58,15 @@ class _Own(Contestant):
         return self.parameters[i]
 
 
-class _OfTorch(Contestant):
-    """An optimizer with torch's interface."""
+class _OfTorch(Torch):
+    """An optimizer with torch's interface; timm's LARS writes its gradients."""
 
     def __init__(self, problem: Problem, make: Callable[[Any], Any]) -> None:
-        self.torch: Any = importlib.import_module("torch")
-        self.torch.set_num_threads(fs.get_num_threads())
-        self.problem = problem
-        self.parameters = [
-            self.torch.nn.Parameter(self.torch.tensor(p)) for p in problem.parameters
-        ]
-        for p, g in zip(self.parameters, problem.gradients, strict=True):
-            p.grad = self.torch.tensor(g)
+        super().__init__(problem, writes_gradients=True)
         optimizer = make(self.parameters)
         if hasattr(optimizer, "train"):
             optimizer.train()  # schedulefree's, which otherwise refuses a step
         self.step = optimizer.step
-
-    def parameter(self, i: int) -> Array:
-        return np.asarray(self.parameters[i].detach().numpy())
-
-    def refresh(self) -> None:
-        for p, g in zip(self.parameters, self.problem.gradients, strict=True):
-            p.grad.copy_(self.torch.from_numpy(g))
-
-
-class _OfOptax(Contestant):
-    """Jitted as one function, with the memory of parameters and state donated."""
-
-    def __init__(self, problem: Problem, make: Callable[[Any], Any]) -> None:
-        self.jax: Any = importlib.import_module("jax")
-        optax: Any = importlib.import_module("optax")
-        transform = make(optax)
-        self.problem = problem
-        self.parameters = [self.jax.numpy.array(p) for p in problem.parameters]
-        self.state = transform.init(self.parameters)
-        # some states share memory with the parameters, which can be donated once only
-        self.state = self.jax.tree.map(lambda x: self.jax.numpy.array(x, copy=True), self.state)
-        self.refresh()
-
-        @functools.partial(self.jax.jit, donate_argnums=(0, 1))
-        def update(parameters: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
-            updates, state = transform.update(gradients, state, parameters)
-            return optax.apply_updates(parameters, updates), state
-
-        self.update = update
-
-    def step(self) -> None:
-        done = self.update(self.parameters, self.state, self.gradients)
-        self.parameters, self.state = self.jax.block_until_ready(done)
-
-    def parameter(self, i: int) -> Array:
-        return np.asarray(self.parameters[i])
-
-    def refresh(self) -> None:
-        self.gradients = [self.jax.numpy.array(g) for g in self.problem.gradients]
 
 
 def _module_absent(name: str) -> Callable[[], str]:
@@ -161,7 +115,7 @@ def _makers(row: RuleRow) -> dict[str, Callable[[Problem], Contestant]]:
         add(peer, _MODULES[peer], entry)
     transform = row.optax
     if transform is not None and not PEERS["optax"]():
-        makers["optax"] = lambda problem: _OfOptax(problem, transform)
+        makers["optax"] = lambda problem: Jitted(problem, transform)
     return makers
 
 

@@ -6,7 +6,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,20 +18,20 @@ from .agreement import Contestant, Rule
 from .models import Array, Problem
 
 
-class _Torch(Contestant):
-    """Parameters and gradients as torch makes them; who clips writes gradients and has its own."""
+class Torch(Contestant):
+    """Parameters and gradients as torch makes them; who writes gradients has its own."""
 
-    def __init__(self, problem: Problem, rule: Rule) -> None:
+    def __init__(self, problem: Problem, writes_gradients: bool) -> None:
         self.torch: Any = importlib.import_module("torch")
         self.torch.set_num_threads(fs.get_num_threads())
         self.problem = problem
         self.parameters = [
             self.torch.nn.Parameter(self.torch.tensor(p)) for p in problem.parameters
         ]
-        gradients = problem.converted.get("torch") if rule.clip_norm is None else None
+        gradients = None if writes_gradients else problem.converted.get("torch")
         if gradients is None:
             gradients = [self.torch.tensor(g) for g in problem.gradients]
-        if rule.clip_norm is None:
+        if not writes_gradients:
             problem.converted["torch"] = gradients
         for p, g in zip(self.parameters, gradients, strict=True):
             p.grad = g
@@ -44,13 +44,13 @@ class _Torch(Contestant):
             p.grad.copy_(self.torch.from_numpy(g))
 
 
-class _TorchOptim(_Torch):
+class _TorchOptim(Torch):
     """torch.optim; clipping is torch's own, before the step."""
 
     options: ClassVar[Mapping[str, bool]]
 
     def __init__(self, problem: Problem, rule: Rule) -> None:
-        super().__init__(problem, rule)
+        super().__init__(problem, writes_gradients=rule.clip_norm is not None)
         shared = {"lr": rule.lr, "weight_decay": rule.weight_decay, **self.options}
         optim = self.torch.optim
         if rule.name == "AdamW":
@@ -78,11 +78,11 @@ class TorchFused(_TorchOptim):
     options: ClassVar[Mapping[str, bool]] = {"fused": True}
 
 
-class DeepSpeed(_Torch):
+class DeepSpeed(Torch):
     """DeepSpeed's CPUAdam, which compiles itself on first use: that can take a minute."""
 
     def __init__(self, problem: Problem, rule: Rule) -> None:
-        super().__init__(problem, rule)
+        super().__init__(problem, writes_gradients=False)
         self.optimizer = _deepspeed_adam()(
             self.parameters,
             lr=rule.lr,
@@ -94,19 +94,19 @@ class DeepSpeed(_Torch):
         self.step = self.optimizer.step
 
 
-class Optax(Contestant):
-    """Jitted as one function, with the memory of parameters and state donated."""
+class Jitted(Contestant):
+    """One function, with the memory of parameters and state donated."""
 
-    def __init__(self, problem: Problem, rule: Rule) -> None:
+    def __init__(self, problem: Problem, make: Callable[[Any], Any]) -> None:
+        """``make`` gives the transform, from optax."""
         self.jax: Any = importlib.import_module("jax")
         optax: Any = importlib.import_module("optax")
-        beta1, beta2 = rule.betas
-        transform = optax.adamw(rule.lr, beta1, beta2, rule.eps, weight_decay=rule.weight_decay)
-        if rule.clip_norm is not None:
-            transform = optax.chain(optax.clip_by_global_norm(rule.clip_norm), transform)
+        transform = make(optax)
         self.problem = problem
         self.parameters = [self.jax.numpy.array(p) for p in problem.parameters]
-        self.state = transform.init(self.parameters)
+        # a state may share memory with a parameter, which can be donated once only
+        copy = functools.partial(self.jax.numpy.array, copy=True)
+        self.state = self.jax.tree.map(copy, transform.init(self.parameters))
         self.refresh()
 
         @functools.partial(self.jax.jit, donate_argnums=(0, 1))
@@ -125,6 +125,20 @@ class Optax(Contestant):
 
     def refresh(self) -> None:
         self.gradients = [self.jax.numpy.array(g) for g in self.problem.gradients]
+
+
+class Optax(Jitted):
+    """AdamW, with clipping by its own function."""
+
+    def __init__(self, problem: Problem, rule: Rule) -> None:
+        def make(optax: Any) -> Any:
+            beta1, beta2 = rule.betas
+            transform = optax.adamw(rule.lr, beta1, beta2, rule.eps, weight_decay=rule.weight_decay)
+            if rule.clip_norm is None:
+                return transform
+            return optax.chain(optax.clip_by_global_norm(rule.clip_norm), transform)
+
+        super().__init__(problem, make)
 
 
 @functools.cache
