@@ -13,6 +13,7 @@ from fusestep import _core, schedules
 from tables.models import DTYPES, Array, assert_same_bits, plain
 from tables.norms import unit_factor
 from tables.oracle import Oracle
+from tables.peer_modules import imported
 from tables.registry import ROWS, Row
 
 # around lanes, blocks and columns that are summed at once; every axis of each is taken
@@ -210,7 +211,7 @@ def test_a_saved_state_goes_on_with_the_same_bits(row: Row) -> None:
 
 @some_rows
 def test_float64_is_what_timm_makes_of_gradients(row: Row) -> None:
-    torch, agc = pytest.importorskip("torch"), pytest.importorskip("timm.utils.agc")
+    torch, agc = imported("torch"), imported("timm.utils.agc")
     cases = [((20, 30), 0), ((11,), 0), ((), 0), ((6, 5, 3, 3), 0), ((6, 5, 7), 0)]
     params = random(cases, np.float64, 0)
     others = [p.copy() for p in params]

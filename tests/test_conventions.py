@@ -11,6 +11,7 @@ import pytest
 
 import fusestep as fs
 from tables.models import Array, arrays
+from tables.peer_modules import imported
 
 SIZES = (1, 5, 100, 1000)
 STEPS = 50
@@ -157,7 +158,7 @@ def test_fifty_steps_agree_with_what_is_built_on_torch(
     optimizer: Any, options: dict[str, Any], module: str, name: str, theirs: dict[str, Any]
 ) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    rules = pytest.importorskip(module, reason=f"{module} is not installed")
+    rules = imported(module)
     tensors = [torch.from_numpy(p).requires_grad_() for p in arrays(SIZES, np.float64, 0)]
     peer = getattr(rules, name)(tensors, lr=0.02, weight_decay=0.1, **theirs)
     for grads in GRADIENTS:

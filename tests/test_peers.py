@@ -10,6 +10,7 @@ import pytest
 
 import fusestep as fs
 from tables.models import DTYPES, Array, arrays
+from tables.peer_modules import imported
 from tables.registry import ROWS, Row
 
 SIZES = (5, 100, 1000)
@@ -216,7 +217,7 @@ def follow(ours: fs.optim.Optimizer, theirs: Any, params: list[Array], tensors: 
 def test_fifty_steps_agree_with_timm(
     name: str, theirs: dict[str, Any], optimizer: Any, ours: dict[str, Any]
 ) -> None:
-    timm = pytest.importorskip("timm.optim", reason="timm is not installed")
+    timm = imported("timm.optim")
     torch = pytest.importorskip("torch")
     common = {"lr": 0.02, "weight_decay": 0.1}
     more = {"max_lr": 0.02} if "decay_by" in ours else {}

@@ -11,6 +11,7 @@ import pytest
 import fusestep as fs
 from fusestep import schedules
 from tables.models import Array, arrays
+from tables.peer_modules import imported
 
 SIZES = (1, 5, 100, 1000)
 STEPS = 50
@@ -31,7 +32,7 @@ class Tensors:
 
     def __init__(self, module: str, name: str, **options: Any) -> None:
         torch = pytest.importorskip("torch", reason="torch is not installed")
-        rules = pytest.importorskip(module, reason=f"{module} is not installed")
+        rules = imported(module)
         self._from = torch.from_numpy
         self.tensors = [self._from(p).requires_grad_() for p in arrays(SIZES, np.float64, 0)]
         self.optimizer = getattr(rules, name)(self.tensors, **options)

@@ -12,8 +12,9 @@ import pytest
 import fusestep as fs
 import fusestep.expression as fe
 from fusestep.schedules import presets
+from tables.peer_modules import imported
 from tables.preset_rows import CONTROLS, ROWS
-from tables.presets import Row, imported, optimizer_with
+from tables.presets import Row, optimizer_with
 
 NAMES = [f"{peer}.{name}" for peer in presets.__all__ for name in getattr(presets, peer).__all__]
 every_row = pytest.mark.parametrize("row", ROWS, ids=repr)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 import fusestep as fs
 from fusestep.schedules import presets
 from tables.peer_formulas import FORMULAS
+from tables.peer_modules import imported
 
 
 class Row:
@@ -55,14 +53,6 @@ def _each(item: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     if isinstance(item, dict):
         return {k: _each(v, kind, change) for k, v in item.items()}
     return [_each(v, kind, change) for v in item] if isinstance(item, list) else item
-
-
-def imported(name: str) -> Any:
-    """A module of a peer; skips where it is absent."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        return pytest.skip(f"{name.partition('.')[0]} can't be imported: {error}")
 
 
 def optimizer_with(lr: float) -> Any:
