@@ -291,6 +291,14 @@ void define_plan(Class& plan) {
         .def_property_readonly("values", &Object::values)
         .def_property_readonly("attempted", &Object::attempted)
         .def_property_readonly("applied", &Object::applied)
+        // most steps: pybind11 takes up to five arguments without allocating
+        .def(
+            "step",
+            [](Object& plan, py::handle gradients, double grad_scale, py::handle clock) {
+                return plan.step(gradients, grad_scale, clock, false, py::none(), py::none(),
+                                 py::none());
+            },
+            py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"))
         .def("step", &Object::step, py::arg("gradients"), py::arg("grad_scale"), py::arg("clock"),
              py::arg("take_norm") = false, py::arg("changes") = py::none(),
              py::arg("learn") = py::none(), py::arg("squared_norm") = py::none())
