@@ -63,7 +63,7 @@ HOSTILE: list[tuple[str, Callable[[State], Any]]] = [
     *[(name, put(name, v)) for name in ("attempted", "applied") for v in COUNTS],
     *[("params['a'] updates", put("parameters", "a", "updates", v)) for v in COUNTS],
     ("params['a'] updates: 4 is more", put("parameters", "a", "updates", 4)),
-    *[("format", put("format", v)) for v in (1, 2, 4, "3", [3], None, 3.0)],
+    *[("format", put("format", v)) for v in (1, 2, 5, "4", [4], None, 4.0)],
     *[("rule", put("rule", v)) for v in ("sgd", None, ["adam"])],
     *[("class", put("class", v)) for v in ("Adam", None, 5)],
     *[("settings", put("settings", v)) for v in ([], None, {}, {"lr": 1.0})],

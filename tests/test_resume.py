@@ -117,8 +117,8 @@ def parts(state: dict[str, Any]) -> dict[str, Any]:
     ("damage", "message"),
     [
         (lambda s: s.update(rule="sgd"), "rule: saved 'sgd', present 'adam'"),
-        (lambda s: s.update(format=99), "format: saved 99, present 3; load it with"),
-        (lambda s: s.clear(), "format: saved None, present 3"),
+        (lambda s: s.update(format=99), "format: saved 99, present 4; load it with"),
+        (lambda s: s.clear(), "format: saved None, present 4"),
         (lambda s: s.pop("parameters"), "parameters: not saved"),
         (lambda s: s.update(parameters=None), "parameters: must be a dict, not None"),
         (

@@ -308,3 +308,32 @@ def test_a_refused_value_leaves_everything_a_step_reads(
         with pytest.raises((ValueError, TypeError, fs.StateError), match=name):
             setattr(holder, name, value)
         assert all_settings(opt) == before
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "value", "message"),
+    [
+        (
+            lambda p, **own: fs.AdamW(p, decay_by="max_lr", max_lr=0.1, **own),
+            "max_lr",
+            None,
+            "decay_by='max_lr' needs max_lr",
+        ),
+        (
+            lambda p, **own: fs.SGD(p, lr=0.1, momentum=0.5, nesterov=True, **own),
+            "momentum",
+            0.0,
+            "nesterov needs momentum above 0",
+        ),
+    ],
+    ids=["max_lr", "momentum"],
+)
+def test_settings_go_together_after_they_are_assigned_too(
+    build: Callable[..., Any], name: str, value: Any, message: str
+) -> None:
+    opt = build(model(), groups=[{"match": "v", "lr": 0.25}])
+    before = all_settings(opt)
+    for holder in (opt, opt.groups[1]):
+        with pytest.raises(ValueError, match=message):
+            setattr(holder, name, value)
+    assert all_settings(opt) == before

@@ -319,7 +319,24 @@ def test_other_threads_neither_save_nor_load_nor_set_while_a_step_is_under_way()
     assert (w == 1.0 - 0.5 - 0.75).all()
 
 
-def test_a_state_of_the_format_before_goes_on() -> None:
+# the settings that states of format 3 had, beside maximize and limits
+_ADAM = ("lr", "betas", "eps", "weight_decay", "amsgrad", "bias_correction", "eps_mode")
+_LATER = ("lr", "betas", "eps", "weight_decay")
+FORMAT_3 = {
+    "SGD": ("lr", "momentum", "dampening", "nesterov", "weight_decay", "decoupled_weight_decay"),
+    "Adam": _ADAM,
+    "AdamW": _ADAM,
+    "AdaBelief": (*_ADAM, "eps_root", "decoupled_weight_decay"),
+    "NAdam": (*_LATER, "momentum_decay", "decoupled_weight_decay"),
+    "LAMB": (*_LATER, "bias_correction"),
+}
+
+
+def only(names: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
+    return {n: settings[n] for n in (*names, "maximize", "clip_norm", "clip_value")}
+
+
+def test_a_state_of_format_2_goes_on() -> None:
     def build(**settings: Any) -> fs.SGD:
         groups = [{"match": "b", "decoupled_weight_decay": True, "lr": 0.25}]
         return fs.SGD({"a": np.ones(2), "b": np.ones(2)}, momentum=0.5, groups=groups, **settings)
@@ -327,7 +344,7 @@ def test_a_state_of_the_format_before_goes_on() -> None:
     first = build(lr=0.5, clip_norm=math.inf, clip_value=schedules.constant(2.0))
     first.step({"a": np.ones(2), "b": np.ones(2)})
     state = first.state_dict()
-    settings = state["settings"]
+    settings = state["settings"] = only(FORMAT_3["SGD"], state["settings"])
     for name in ("clip_norm", "clip_value"):
         state[name] = settings.pop(name)
     for values in (settings, state["groups"][1]["settings"]):
@@ -337,3 +354,20 @@ def test_a_state_of_the_format_before_goes_on() -> None:
     assert plain(opt.state_dict()) == plain(first.state_dict())
     with pytest.raises(fs.StateError, match="format: saved 2, and the rest is not in that form"):
         opt.load_state_dict({**first.state_dict(), "format": 2})
+
+
+@pytest.mark.parametrize("name", FORMAT_3)
+def test_a_state_of_format_3_goes_on(name: str) -> None:
+    first = getattr(fs, name)({"w": np.ones(2)}, lr=0.5, clip_norm=1.0)
+    first.step({"w": np.ones(2)})
+    state = first.state_dict()
+    settings = only(FORMAT_3[name], state["settings"])
+    opt = getattr(fs, name)({"w": np.ones(2)}, lr=0.25)
+    before = plain(opt.state_dict())
+    for lost in ("lr", "clip_norm"):
+        damaged = {k: v for k, v in settings.items() if k != lost}
+        with pytest.raises(fs.StateError, match=f"settings.{lost}: not saved"):
+            opt.load_state_dict({**state, "format": 3, "settings": damaged})
+    assert plain(opt.state_dict()) == before
+    opt.load_state_dict({**state, "format": 3, "settings": settings})
+    assert plain(opt.state_dict()) == plain(first.state_dict())

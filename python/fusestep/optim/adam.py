@@ -144,7 +144,8 @@ class AdamW(AdamWGroup, Adam, fixed={"decoupled": 1.0}):
 
     groups: Groups[AdamWGroup] = Groups(AdamWGroup)
 
-    def _check_together(self, settings: Mapping[str, Any]) -> None:
+    @classmethod
+    def _check_together(cls, settings: Mapping[str, Any]) -> None:
         check_max_lr(settings)
 
 

@@ -154,7 +154,7 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
         cls._fixed = {**cls._fixed, **fixed}
         cls._arguments = arguments_of(cls, (Optimizer, Group))
         if cls._rule:
-            cls._declared = Rule(cls._rule, cls._arguments, cls._fixed)
+            cls._declared = Rule(cls._rule, cls._arguments, cls._fixed, cls._check_together)
         cls._kind_of_group = one_group(cls.groups.kind)
         # what help() and completion show; a class that says its own is left to that
         is_inherited = cls.__init__ is Optimizer.__init__
@@ -186,8 +186,7 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
             values |= {Place(name, g): value for name, value in own.items()}
         narrow = division.narrow(structure.paths, leaves)
         settings = Settings(self._declared, values, narrow, Expressions())
-        for own in division.own:
-            self._check_together({**given, **own})
+        settings.check_together()
         self._engine = engine_for(leaves)
         self._index = self._match = None
         self._states = {}

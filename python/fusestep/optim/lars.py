@@ -72,5 +72,6 @@ class LARS(LARSGroup, Optimizer, rule="lars"):
 
     groups: Groups[LARSGroup] = Groups(LARSGroup)
 
-    def _check_together(self, settings: Mapping[str, Any]) -> None:
+    @classmethod
+    def _check_together(cls, settings: Mapping[str, Any]) -> None:
         check_nesterov(settings)

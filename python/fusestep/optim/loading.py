@@ -31,9 +31,8 @@ from ..saved_state import (
 )
 from .expressions import controls_of
 from .fields import is_scheduled
+from .formats import FORMAT, older
 from .settings import Place, Settings
-
-FORMAT = 3  # 2 had clip_norm and clip_value beside the settings, and `decoupled`
 
 _NONFINITE = ("propagate", "skip", "raise")
 _WEIGHTS = 2.0**-53, 2.0**53  # of a micro-batch, in samples: the least and the most
@@ -104,7 +103,8 @@ class Reading:
         del forms["format"]
         with differences("this optimizer") as found:
             self._found = found
-            values = read(state, fields(forms), found, version=FORMAT, older={2: _from_2})
+            earlier = older(request.settings.rule.fields)
+            values = read(state, fields(forms), found, version=FORMAT, older=earlier)
             if not {"class", "rule"} <= values.keys():
                 return
             if {"settings", "groups", "control"} <= values.keys():
@@ -353,20 +353,6 @@ def restored_value(value: Any, present: Any) -> Any:
 
 def differing(what: str, there: Any, here: Any) -> str:
     return f"{what}: saved {there!r}, present {here!r}"
-
-
-def _from_2(state: dict[str, Any]) -> dict[str, Any]:
-    """A state of format 2 as one of format 3."""
-    try:
-        settings = state["settings"]
-        settings.update({name: state.pop(name) for name in ("clip_norm", "clip_value")})
-        for values in (settings, *(group["settings"] for group in state["groups"])):
-            if "decoupled" in values:
-                values["decoupled_weight_decay"] = values.pop("decoupled")
-        settings.update(ema=None, ema_every=1, agc=None, agc_eps=1e-3, agc_axis=None)
-    except (AttributeError, KeyError, TypeError):
-        raise ValueError("saved 2, and the rest is not in that form") from None
-    return state
 
 
 def _patterns(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Any, int]]:

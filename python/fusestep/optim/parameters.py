@@ -131,7 +131,8 @@ class Parameters:
         more += [(d, k, v) for _, k, v in more for d in dicts.values() if d.get(k) is v]
         self._grow(structure, leaves, division, [*self._containers, *more])
 
-    def _check_together(self, settings: Mapping[str, Any]) -> None:
+    @classmethod
+    def _check_together(cls, settings: Mapping[str, Any]) -> None:
         """Refuses settings that are good one by one but not together."""
 
     def _grow(

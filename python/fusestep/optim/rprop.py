@@ -61,7 +61,8 @@ class Rprop(RpropGroup, Optimizer, rule="rprop"):
 
     groups: Groups[RpropGroup] = Groups(RpropGroup)
 
-    def _check_together(self, settings: Mapping[str, Any]) -> None:
+    @classmethod
+    def _check_together(cls, settings: Mapping[str, Any]) -> None:
         smallest, largest = settings["step_sizes"]
         if isinstance(smallest, Real) and isinstance(largest, Real) and smallest > largest:
             raise ValueError(

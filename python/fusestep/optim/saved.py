@@ -15,8 +15,9 @@ from ..engines.states import first_value
 from ..memory import Changes
 from .accumulation import Accumulator
 from .expressions import Expressions, controls_of
+from .formats import FORMAT
 from .groups import Group
-from .loading import FORMAT, Loaded, Reading, Request, as_json
+from .loading import Loaded, Reading, Request, as_json
 from .settings import Place, Settings
 
 

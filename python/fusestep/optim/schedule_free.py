@@ -18,11 +18,12 @@ class _ScheduleFree(Optimizer):
 
     _beta1: ClassVar[str]  # the setting that has it, alone or first
 
-    def _check_together(self, settings: Mapping[str, Any]) -> None:
+    @classmethod
+    def _check_together(cls, settings: Mapping[str, Any]) -> None:
         super()._check_together(settings)
         if settings["ema"] is not None:
             raise ValueError(
-                f"ema must be None, not {settings['ema']!r}: {type(self).__name__} averages itself"
+                f"ema must be None, not {settings['ema']!r}: {cls.__name__} averages itself"
             )
 
     def _has_averages(self) -> bool:

@@ -6,7 +6,7 @@ This is the one seam through which values reach a step.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -39,13 +39,18 @@ class Rule:
     ``fields`` are the settings among its arguments, ``fixed`` has columns that the class decides
     for its users. Then, as the rule declares them, ``columns`` by name in the order of the table,
     with those that all rules have at the end, and ``states``, the names of all state arrays that a
-    parameter may need.
+    parameter may need. ``check_together`` raises ValueError for settings that are good one by one.
     """
 
     def __init__(
-        self, name: str, arguments: Mapping[str, Argument], fixed: Mapping[str, float]
+        self,
+        name: str,
+        arguments: Mapping[str, Argument],
+        fixed: Mapping[str, float],
+        check_together: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self.name = name
+        self.check_together = check_together
         self.fields = {n: field for n, field in arguments.items() if isinstance(field, Setting)}
         self.fixed = fixed
         rule = _core.rules()[name]
@@ -131,6 +136,11 @@ class Settings:
         """A value as it is kept; raises what is wrong with it."""
         return self.rule.fields[name].checked(value, self._columns)
 
+    def check_together(self) -> None:
+        """Raises ValueError for settings of a group that are good one by one, but not together."""
+        for group in range(len(self.table)):
+            self.rule.check_together({**self.of(None), **self.of(group)})
+
     def is_fixed(self, name: str) -> bool:
         """Whether it decides the arithmetic itself, and is fixed when the optimizer is built."""
         return self.rule.fields[name].is_fixed
@@ -149,6 +159,7 @@ class Settings:
             refuse_number(holder, name, self.as_set(name, group), value)
             draft = copy(self)
             draft.values = {**self.values, Place(name, group): value}
+            draft.check_together()
             draft.table = plan.settings
             draft._fill(name, draft._rows(name) if group is None else [group])
             self.take(draft)

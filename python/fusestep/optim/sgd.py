@@ -61,7 +61,8 @@ class SGD(SGDGroup, Optimizer, rule="sgd"):
 
     groups: Groups[SGDGroup] = Groups(SGDGroup)
 
-    def _check_together(self, settings: Mapping[str, Any]) -> None:
+    @classmethod
+    def _check_together(cls, settings: Mapping[str, Any]) -> None:
         check_nesterov(settings)
 
 

@@ -72,5 +72,6 @@ class StableAdamW(StableAdamWGroup, Optimizer, rule="stable_adamw"):
 
     groups: Groups[StableAdamWGroup] = Groups(StableAdamWGroup)
 
-    def _check_together(self, settings: Mapping[str, Any]) -> None:
+    @classmethod
+    def _check_together(cls, settings: Mapping[str, Any]) -> None:
         check_max_lr(settings)
