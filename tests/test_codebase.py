@@ -61,8 +61,9 @@ IMPORTS: dict[str, set[str]] = {
     | {"saved_state"},
     "optim": {"_core", "foreign", "trees", "arguments", "clock", "engines", "expression", "control"}
     | {"gradients", "memory", "saved_state"},
-    "fusestep": {"_core", "clock", "control", "engines", "expression", "schedules", "optim"}
-    | {"batch_sizes", "data", "gradients", "renamed", "scaling", "threads"},
+    "checkpoint": {"_core", "foreign", "trees", "arguments", "cuda", "optim", "saved_state"},
+    "fusestep": {"_core", "checkpoint", "clock", "control", "engines", "expression", "schedules"}
+    | {"batch_sizes", "data", "gradients", "optim", "renamed", "scaling", "threads"},
     "threads": {"_core"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})

@@ -12,7 +12,18 @@ One native call updates a whole model, with the same bits on every instruction s
 from typing import TYPE_CHECKING
 
 # the native part first: it refuses a child interpreter before NumPy has been loaded there
-from . import _core, batch_sizes, control, data, expression, gradients, scaling, schedules, threads
+from . import (
+    _core,
+    batch_sizes,
+    checkpoint,
+    control,
+    data,
+    expression,
+    gradients,
+    scaling,
+    schedules,
+    threads,
+)
 from ._core import StateError, build_info, get_num_threads, set_num_threads
 from .clock import Clock
 from .data import Batch, Loader
@@ -75,6 +86,7 @@ __all__ = [
     "StepInfo",
     "batch_sizes",
     "build_info",
+    "checkpoint",
     "control",
     "data",
     "expression",

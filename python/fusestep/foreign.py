@@ -16,7 +16,7 @@ _LIKE_A_LIST = (Set, MappingView, Iterator, deque)
 def check_parameters(paths: Sequence[str], leaves: Sequence[Any]) -> None:
     """Raises TypeError, with what to do, for a leaf that is no array of NumPy or CuPy."""
     for path, leaf in zip(paths, leaves, strict=True):
-        if not _is_array(leaf):
+        if not is_array(leaf):
             raise _refusal(where("params", path) + ":", leaf, _for_parameter(leaf))
 
 
@@ -27,7 +27,7 @@ def take_gradients(paths: Sequence[str], gradients: Sequence[Any]) -> list[Any] 
     """
     taken = list(gradients)
     for i, gradient in enumerate(gradients):
-        if gradient is None or _is_array(gradient):
+        if gradient is None or is_array(gradient):
             continue
         taken[i] = _view(gradient)
         if taken[i] is None:
@@ -45,7 +45,8 @@ def advice(value: Any) -> str:
     return ": pass a list" if isinstance(value, _LIKE_A_LIST) else ""
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether it is an array of NumPy, without a mask, or of CuPy."""
     if isinstance(value, np.ndarray):
         return not isinstance(value, np.ma.MaskedArray)
     return _library(value) == "cupy"

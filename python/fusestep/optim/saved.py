@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,9 +43,7 @@ class Saved:
         ``json.dumps(..., allow_nan=False)`` takes all but the arrays. Python functions in it are
         names.
         """
-        with self._plan.held():
-            tell_unseen(self._expressions.controls, None, self._plan.applied, now=True)
-            state = self._saved_form()
+        with self._state_in_place() as state:
             for entry in state["parameters"].values():
                 copies = {name: self._engine.to_numpy(a) for name, a in entry["state"].items()}
                 entry["state"] = copies
@@ -52,6 +51,13 @@ class Saved:
             held = {path: sum for path, sum in sums.items() if sum is not None}
             sums.update({path: self._engine.to_numpy(sum) for path, sum in held.items()})
             return state
+
+    @contextmanager
+    def _state_in_place(self) -> Iterator[dict[str, Any]]:
+        """The state with the arrays themselves, while no other thread takes a step."""
+        with self._plan.held():
+            tell_unseen(self._expressions.controls, None, self._plan.applied, now=True)
+            yield self._saved_form()
 
     def load_state_dict(
         self,

@@ -1,0 +1,142 @@
+"""Files as they are read: vetted first, then verified, and only then taken from."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..saved_state import (
+    anything,
+    dict_of,
+    fields,
+    list_of,
+    optional,
+    read,
+    short,
+    text,
+    whole,
+)
+from .form import (
+    DIGEST,
+    DIGITS,
+    FORMAT,
+    PREFIX,
+    CheckpointError,
+    dtype_of,
+    from_json,
+    needed,
+)
+from .writing import CHUNK
+
+LARGEST_HEADER = 100_000_000  # bytes, as for safetensors
+
+_parameter = fields({"path": text, "dtype": text, "shape": list_of(whole())})
+_contents = fields(
+    {
+        "fusestep": text,
+        "step": optional(whole(0, 2**63 - 1)),
+        "params": optional(list_of(_parameter)),
+        "range": list_of(whole()),
+        "parts": dict_of(anything),
+    }
+)
+
+
+class SavedFile:
+    """A file that is open: its header fits its size, and says what it holds.
+
+    ``contents`` is that; ``arrays`` are views of the file itself, which nothing can write into. For
+    a with statement; raises CheckpointError naming the file.
+    """
+
+    contents: dict[str, Any]
+    arrays: dict[str, np.ndarray[Any, Any]]
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._library = needed("safetensors")
+        self._file = path.open("rb", buffering=0)
+        try:
+            self._look()
+        except CheckpointError as error:
+            self._file.close()
+            raise self._error(str(error)) from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> SavedFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.arrays = {}
+        self._file.close()
+
+    def verify(self) -> None:
+        """Reads the whole file; CheckpointError where these are not the bytes that were saved."""
+        checksum = needed("xxhash").xxh3_128()
+        begin = bytearray(self._begin)
+        begin[DIGEST] = b"0" * DIGITS
+        checksum.update(begin)
+        self._file.seek(len(begin))
+        buffer = memoryview(bytearray(CHUNK))
+        while count := self._file.readinto(buffer):
+            checksum.update(buffer[:count])
+        if checksum.hexdigest().encode() != self._begin[DIGEST]:
+            raise self._error("it is damaged: its bytes have another checksum than those saved")
+
+    def _error(self, reason: str) -> CheckpointError:
+        return CheckpointError(f"{self.path} can't be loaded: {reason}")
+
+    def _look(self) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        length = int.from_bytes(self._file.read(8), "little")
+        if size < DIGEST.stop or length > min(size - 8, LARGEST_HEADER):
+            raise CheckpointError(f"it is cut off, or no checkpoint ({size} bytes)")
+        self._file.seek(0)
+        self._begin = self._file.read(8 + length)
+        if not self._begin.startswith(PREFIX, 8):
+            raise CheckpointError("it is no checkpoint of fusestep")
+        self._vet()
+        entries = from_json(self._begin[8:])
+        metadata = entries.pop("__metadata__")
+        self.contents = _read(from_json(metadata.get("fusestep", "")))
+        memory = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = np.frombuffer(memory, np.uint8)[8 + length :]
+        self.arrays = {name: _array(data, entry) for name, entry in entries.items()}
+
+    def _vet(self) -> None:
+        """Has safetensors look at the header: every byte of the data is of one array, and fits."""
+        try:
+            with self._library.safe_open(self.path, framework="numpy"):
+                is_same = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except self._library.SafetensorError as error:
+            raise CheckpointError(f"it is damaged: {error}") from None
+        if not is_same:
+            raise CheckpointError("it was replaced while it was read; load it again")
+
+
+def _array(data: np.ndarray[Any, Any], entry: dict[str, Any]) -> np.ndarray[Any, Any]:
+    begin, end = entry["data_offsets"]
+    try:
+        return data[begin:end].view(dtype_of(entry["dtype"])).reshape(entry["shape"])
+    except (ValueError, OverflowError) as error:  # more dimensions than NumPy has, or longer ones
+        raise CheckpointError(f"shape {short(entry['shape'])}: {error}") from None
+
+
+def _read(contents: Any) -> dict[str, Any]:
+    found: list[str] = []
+    values: dict[str, Any] = read(contents, _contents, found, version=FORMAT)
+    if found:
+        raise CheckpointError("\n  ".join(["its contents are not in this form:", *found]))
+    return values

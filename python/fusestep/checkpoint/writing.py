@@ -1,0 +1,120 @@
+"""Files that are whole: what stands at a path is the one before or the one after."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+CHUNK = 2**20  # bytes that a cache holds between hashing and writing
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_UNFINISHED = ".partial"
+
+
+@contextmanager
+def replaced(path: Path, is_abandoned: Callable[[str], bool]) -> Iterator[int]:
+    """A descriptor of a new file, which takes the place of the path when the body has ended.
+
+    It is on the disk before it does, under a name of its own in the same folder, and the folder is
+    after. Unfinished files that killed processes have left of names that ``is_abandoned`` takes are
+    removed. OSError names the path.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+    with named(path):
+        _remove_unfinished(path.parent, is_abandoned)
+        descriptor = os.open(temporary, _FLAGS, 0o666)
+        try:
+            try:
+                _is_locked(descriptor)
+                yield descriptor
+                _sync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An error of the system says what failed, and for which file."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"the checkpoint was not saved: {error.strerror or error}"
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+
+
+def write(descriptor: int, memory: memoryview) -> None:
+    """Writes all of it: the system may take less at once."""
+    while memory:
+        written = os.write(descriptor, memory)
+        if written <= 0:
+            raise OSError(errno.EIO, "nothing was written")
+        memory = memory[written:]
+
+
+def chunks(memory: Any) -> Iterable[memoryview]:
+    view = memoryview(memory)
+    return (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new names in a folder durable, where the system can."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: its fsync leaves data in the drive's cache
+        with suppress(OSError):  # a file system without it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
+def _remove_unfinished(folder: Path, is_abandoned: Callable[[str], bool]) -> None:
+    for entry in folder.iterdir():
+        name, _, token = entry.name.removesuffix(_UNFINISHED).rpartition(".")
+        is_unfinished = entry.name.endswith(_UNFINISHED) and len(token) == 8
+        if is_unfinished and name.startswith(".") and is_abandoned(name[1:]):
+            with suppress(OSError):
+                _remove_unless_in_use(entry)
+
+
+def _remove_unless_in_use(path: Path) -> None:
+    if fcntl is None:  # Windows removes no file that is open
+        path.unlink()
+        return
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        if _is_locked(descriptor):
+            path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Locks a file for as long as this process has it open; False if another one has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (AttributeError, OSError):  # Windows, or a file system without locks
+        return False
+    return True
