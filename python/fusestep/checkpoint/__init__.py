@@ -10,7 +10,7 @@ Needs ``pip install 'fusestep[checkpoint]'`` (safetensors and xxhash), but for `
 
 from __future__ import annotations
 
-from .background import background
+from .background import writer
 from .flattening import flatten, unflatten
 from .form import CheckpointError
 from .loading import Loaded, load
@@ -35,4 +35,4 @@ def wait() -> None:
 
     Raises the error that it ended with, if no call has raised it yet.
     """
-    background.wait()
+    writer.wait()

@@ -96,4 +96,4 @@ def host_copy(array: Any) -> Any:
     return host
 
 
-background = Background()
+writer = Background()  # of this process: one disk, one write at a time

@@ -18,7 +18,8 @@ from .form import CheckpointError, code_of, from_json
 
 # keys of what stands in JSON for an array, with its name, and for an object, with its state
 ARRAY, STATE = "fusestep.array", "fusestep.state"
-_DEEPEST = 50
+_LARGEST = 10**4300  # Python reads no longer number
+_DEEPEST = 40  # and reading goes a little deeper
 
 
 def flatten(state: Any) -> tuple[dict[str, Any], str]:
@@ -119,7 +120,9 @@ class Flattened:
         if isinstance(value, (list, tuple)):
             return [self.of(v, _within(path, i), depth + 1) for i, v in enumerate(value)]
         if isinstance(value, Integral):
-            return int(value)
+            if abs(int(value)) < _LARGEST:
+                return int(value)
+            return self._refuse(path, "has more digits than are read again")
         if isinstance(value, Real):
             if math.isfinite(value):
                 return float(value)

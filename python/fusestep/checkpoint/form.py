@@ -5,11 +5,12 @@ header is JSON: under ``__metadata__`` a checksum and the contents, then for eac
 dtype, shape and place. The contents are::
 
     {"format": 1, "fusestep": "0.1.0", "step": 300,
-     "params": [{"path": "w", "dtype": "F32", "shape": [3, 4]}, ...], "range": [0, 12],
+     "params": [{"path": "w", "dtype": "F32", "shape": [3, 4]}, ...], "begin": 0, "end": 12,
      "parts": {"optimizer": ..., "loader": ..., "extra": ...}}
 
 ``params`` lists all parameters of the model in their order, which makes one index space of their
-elements; the file holds those of ``range``: a process that works alone holds all of them.
+elements; the file holds those from ``begin`` to before ``end``, which are all of them where one
+process works alone. A parameter that is partly in this range has its part without its shape.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ FORMAT = 1
 PREFIX = b'{"__metadata__":{"xxh3_128":"'
 DIGITS = 32
 DIGEST = slice(8 + len(PREFIX), 8 + len(PREFIX) + DIGITS)  # its place in the file
+
+LARGEST_HEADER = 100_000_000  # bytes, as in safetensors
 
 _DTYPES = {
     "bool": "BOOL",
@@ -86,6 +89,11 @@ def dtype_of(code: str) -> np.dtype[Any]:
         return dtype
 
 
+def name_of(path: str) -> str:
+    """The name of a parameter's array in a file."""
+    return f"params/{path}" if path else "params"
+
+
 def header(contents: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
     """Length and header of a file with these arrays, in this order; the checksum is zeros."""
     whole = {
@@ -105,6 +113,11 @@ def header(contents: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
         }
     text = _to_json(entries).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > LARGEST_HEADER:
+        raise ValueError(
+            f"what is no array takes {len(text):,} bytes as JSON, and may take {LARGEST_HEADER:,}: "
+            "save long lists of numbers as arrays"
+        )
     return len(text).to_bytes(8, "little") + text
 
 

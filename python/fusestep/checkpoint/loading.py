@@ -12,11 +12,11 @@ import numpy as np
 
 from .. import foreign, trees
 from ..saved_state import array, differences, reported
-from .background import background as writer
+from .background import writer
 from .flattening import ARRAY, STATE, array_of, has_state, nested
-from .form import CheckpointError
+from .form import CheckpointError, name_of
 from .reading import SavedFile
-from .saving import check_objects, name_of
+from .saving import check_objects
 
 
 class Loaded(NamedTuple):
@@ -143,13 +143,19 @@ class Loading:
     # looking
 
     def look_at_params(self, params: Any) -> None:
-        saved = self._file.contents["params"]
+        contents = self._file.contents
+        saved = contents["params"]
         if params is None or saved is None:
             if params is not None:
                 self._lacks("params")
             elif saved is not None:
                 self.unused.append("params")
             return
+        begin, end, elements = contents["begin"], contents["end"], self._file.elements
+        if end - begin < elements:
+            raise CheckpointError(
+                f"{self._file.path} holds the elements {begin} to {end} of {elements} alone"
+            )
         structure, leaves = trees.flatten(params)
         foreign.check_parameters(structure.paths, leaves)
         here = dict(zip(structure.paths, leaves, strict=True))
@@ -158,7 +164,8 @@ class Loading:
         self._check_rename(paths, here)
         for path, leaf in here.items():
             if path in there:
-                self._take(foreign.where("params", path), leaf, self._parameter(there[path]))
+                source = self._file.arrays[name_of(there[path])]
+                self._take(foreign.where("params", path), leaf, source)
             elif self._strict:
                 self.found.append(f"{foreign.where('params', path)}: not saved")
             else:
@@ -180,12 +187,6 @@ class Loading:
             for path, count in Counter(self._rename.get(path, path) for path in saved).items()
             if count > 1
         ]
-
-    def _parameter(self, path: str) -> Any:
-        name = name_of(path)
-        if name not in self._file.arrays:
-            raise CheckpointError(f"there is no array {name!r}")
-        return self._file.arrays[name]
 
     def look_at_part(self, name: str, value: Any) -> None:
         parts = self._file.contents["parts"]

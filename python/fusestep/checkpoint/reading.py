@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from pathlib import Path
@@ -25,15 +26,16 @@ from .form import (
     DIGEST,
     DIGITS,
     FORMAT,
+    LARGEST_HEADER,
     PREFIX,
     CheckpointError,
+    code_of,
     dtype_of,
     from_json,
+    name_of,
     needed,
 )
 from .writing import CHUNK
-
-LARGEST_HEADER = 100_000_000  # bytes, as for safetensors
 
 _parameter = fields({"path": text, "dtype": text, "shape": list_of(whole())})
 _contents = fields(
@@ -41,7 +43,8 @@ _contents = fields(
         "fusestep": text,
         "step": optional(whole(0, 2**63 - 1)),
         "params": optional(list_of(_parameter)),
-        "range": list_of(whole()),
+        "begin": whole(),
+        "end": whole(),
         "parts": dict_of(anything),
     }
 )
@@ -50,17 +53,19 @@ _contents = fields(
 class SavedFile:
     """A file that is open: its header fits its size, and says what it holds.
 
-    ``contents`` is that; ``arrays`` are views of the file itself, which nothing can write into. For
-    a with statement; raises CheckpointError naming the file.
+    ``contents`` is that; ``arrays`` are views of the file itself, which nothing can write into. Of
+    a parameter that is partly in the file's range they have that part, without its shape. For a
+    with statement; raises CheckpointError naming the file.
     """
 
     contents: dict[str, Any]
     arrays: dict[str, np.ndarray[Any, Any]]
+    elements: int  # of all parameters, wherever they are
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._library = needed("safetensors")
-        self._file = path.open("rb", buffering=0)
+        self._file = path.open("rb")
         try:
             self._look()
         except CheckpointError as error:
@@ -114,6 +119,7 @@ class SavedFile:
         memory = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         data = np.frombuffer(memory, np.uint8)[8 + length :]
         self.arrays = {name: _array(data, entry) for name, entry in entries.items()}
+        self._check_parameters()
 
     def _vet(self) -> None:
         """Has safetensors look at the header: every byte of the data is of one array, and fits."""
@@ -124,6 +130,22 @@ class SavedFile:
             raise CheckpointError(f"it is damaged: {error}") from None
         if not is_same:
             raise CheckpointError("it was replaced while it was read; load it again")
+
+    def _check_parameters(self) -> None:
+        """Of each there is the part that is in the range of the file."""
+        begin, end, last = self.contents["begin"], self.contents["end"], 0
+        for path, code, shape in (p.values() for p in self.contents["params"] or ()):
+            first, last = last, last + math.prod(shape)
+            count = min(end, last) - max(begin, first)
+            is_whole = count == last - first
+            if count > 0 or is_whole:
+                here = self.arrays.get(name_of(path))
+                expected = (shape if is_whole else [count], code)
+                if here is None or (list(here.shape), code_of(here.dtype)) != expected:
+                    raise CheckpointError(f"params[{short(path)}]: there is no array {expected}")
+        self.elements = last
+        if not 0 <= begin <= end <= last:
+            raise CheckpointError(f"it has no elements {begin} to {end} of {last}")
 
 
 def _array(data: np.ndarray[Any, Any], entry: dict[str, Any]) -> np.ndarray[Any, Any]:

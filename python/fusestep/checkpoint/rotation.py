@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import check_whole
-from .background import background as writer
+from .background import writer
 from .form import CheckpointError
 from .loading import Loaded, load
 from .reading import SavedFile
@@ -120,7 +120,7 @@ class Checkpoints:
         def delete_older() -> None:
             older = [other for other in _saved(self.folder) if _step_of(other) < step]
             for other in older[self._keep - 1 :] if self._keep is not None else ():
-                with suppress(FileNotFoundError):
+                with suppress(OSError):  # one that somebody reads now goes after the next save
                     other.unlink()
 
         save_as(path, _is_name, step, params, parts, background, delete_older)

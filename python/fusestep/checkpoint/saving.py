@@ -16,10 +16,9 @@ from .._core import StateError
 from ..arguments import check_flag, check_whole
 from ..optim import Optimizer
 from ..saved_state import differences
-from .background import background as writer
-from .background import host_copy
+from .background import host_copy, writer
 from .flattening import Flattened, has_state
-from .form import DIGEST, code_of, header, needed
+from .form import DIGEST, code_of, header, name_of, needed
 from .writing import chunks, replaced, write
 
 
@@ -39,7 +38,8 @@ def collected(
     contents: dict[str, Any] = {
         "step": None if step is None else check_whole("step", step, 0),
         "params": None,
-        "range": [0, 0],
+        "begin": 0,
+        "end": 0,
     }
     with differences("a checkpoint") as found:
         flattened = Flattened(found, held)
@@ -53,18 +53,13 @@ def collected(
                 {"path": path, "dtype": code_of(array.dtype), "shape": list(array.shape)}
                 for path, array in zip(structure.paths, leaves, strict=True)
             ]
-            contents["range"] = [0, sum(math.prod(array.shape) for array in leaves)]
+            contents["end"] = sum(math.prod(array.shape) for array in leaves)
         for name in ("optimizer", "loader"):
             check_objects(name, parts.get(name))
         contents["parts"] = {name: flattened.of(value, name) for name, value in parts.items()}
     # the widest first, so that each begins at a multiple of its width
     arrays = sorted(flattened.arrays.items(), key=lambda entry: -entry[1].dtype.itemsize)
     return contents, dict(arrays)
-
-
-def name_of(path: str) -> str:
-    """The name of a parameter's array in a file."""
-    return f"params/{path}" if path else "params"
 
 
 def check_objects(name: str, value: Any) -> None:
