@@ -163,6 +163,8 @@ def nested(value: Any, arrays: Mapping[str, Any]) -> Any:
         return [nested(entry, arrays) for entry in value]
     if not isinstance(value, dict):
         return value
+    if len(value) > 1 and (ARRAY in value or STATE in value):
+        raise CheckpointError(f"an array or a state has names beside it: {short(list(value))}")
     if ARRAY in value:
         return array_of(value, arrays)
     if STATE in value:
@@ -173,7 +175,7 @@ def nested(value: Any, arrays: Mapping[str, Any]) -> Any:
 def array_of(value: Any, arrays: Mapping[str, Any]) -> Any:
     """The array that a JSON value stands for."""
     name = value[ARRAY]
-    if len(value) > 1 or not isinstance(name, str) or name not in arrays:
+    if not isinstance(name, str) or name not in arrays:
         raise CheckpointError(f"there is no array {short(name)}")
     return arrays[name]
 

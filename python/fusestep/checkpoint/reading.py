@@ -22,6 +22,7 @@ from ..saved_state import (
     text,
     whole,
 )
+from .flattening import nested
 from .form import (
     DIGEST,
     DIGITS,
@@ -120,6 +121,7 @@ class SavedFile:
         data = np.frombuffer(memory, np.uint8)[8 + length :]
         self.arrays = {name: _array(data, entry) for name, entry in entries.items()}
         self._check_parameters()
+        nested(self.contents["parts"], self.arrays)  # every array that it names is there
 
     def _vet(self) -> None:
         """Has safetensors look at the header: every byte of the data is of one array, and fits."""

@@ -1,0 +1,215 @@
+"""Whatever the system refuses, the checkpoint of before stays, and the error says which file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusestep import checkpoint
+
+pytest.importorskip("safetensors")
+pytest.importorskip("xxhash")
+
+CALLS = [
+    (os, "open"),
+    (os, "write"),
+    (os, "lseek"),
+    (os, "fsync"),
+    (os, "close"),
+    (Path, "replace"),
+    (Path, "iterdir"),
+]
+
+
+def params(value: float) -> dict[str, Any]:
+    return {"w": np.full(300, value), "b": np.full(3, value, np.float32)}
+
+
+def loaded(path: Path) -> float:
+    """The value of all elements of a checkpoint."""
+    here = params(0.0)
+    checkpoint.load(path, params=here)
+    (value,) = {float(x) for array in here.values() for x in array}
+    return value
+
+
+class Calls:
+    """The system's calls by a save, of which one does something else."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[str] = []
+        self.number: int | None = None
+        self.instead: Callable[..., Any] = lambda *_: None
+        for owner, name in CALLS:
+            monkeypatch.setattr(owner, name, self._watched(name, getattr(owner, name)))
+
+    def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*args: Any, **options: Any) -> Any:
+            self.made.append(name)
+            if len(self.made) == self.number:
+                return self.instead(call, *args, **options)
+            return call(*args, **options)
+
+        return watched
+
+    @contextlib.contextmanager
+    def other(self, number: int | None, instead: Callable[..., Any]) -> Iterator[None]:
+        self.made, self.number, self.instead = [], number, instead
+        yield
+        self.number = None
+
+
+def failing(call: Callable[..., Any], *_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def saved(path: Path, value: float, background: bool) -> None:
+    checkpoint.save(path, params=params(value), step=1, background=background)
+    checkpoint.wait()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    return Calls(monkeypatch)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_call_that_fails_leaves_the_checkpoint_of_before(
+    calls: Calls, tmp_path: Path, background: bool
+) -> None:
+    path = tmp_path / "run.safetensors"
+    failed = []
+    for number in itertools.count(1):
+        saved(path, 1.0, False)
+        with calls.other(number, failing):
+            try:
+                saved(path, 2.0, background)
+            except OSError as error:
+                told = (error.errno, error.filename)
+            else:
+                break
+        assert told == (errno.ENOSPC, str(path))
+        name = calls.made[number - 1]
+        failed.append(name)
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+        # the file's folder alone is written after it took its place
+        assert loaded(path) == (2.0 if "replace" in calls.made[: number - 1] else 1.0)
+    assert set(failed) == {name for _, name in CALLS}
+    assert failed.count("write") >= 4
+    if os.name != "nt":
+        assert failed[failed.index("replace") + 1 :] == ["open", "fsync", "close"]
+    saved(path, 3.0, background)
+    assert loaded(path) == 3.0
+
+
+def test_a_folder_that_is_removed_meanwhile_is_named(calls: Calls, tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "run.safetensors"
+
+    def remove(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        shutil.rmtree(path.parent)
+        return call(*args, **options)
+
+    with pytest.raises(FileNotFoundError) as raised:
+        saved(path, 1.0, False)
+    assert raised.value.filename == str(path)
+    path.parent.mkdir()
+    saved(path, 1.0, False)
+    for number in range(1, 1 + calls.made.index("replace")):
+        path.parent.mkdir(exist_ok=True)
+        with calls.other(number, remove), pytest.raises(FileNotFoundError) as raised:
+            saved(path, 2.0, False)
+        assert raised.value.filename == str(path)
+
+
+@pytest.mark.parametrize("most", [1, 7, 1000])
+def test_a_write_that_takes_less_is_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: int
+) -> None:
+    path, write = tmp_path / "run.safetensors", os.write
+    saved(path, 2.0, False)
+    whole = path.read_bytes()
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:most]))
+    saved(path, 2.0, False)
+    assert path.read_bytes() == whole
+    assert loaded(path) == 2.0
+
+
+def test_a_write_that_takes_nothing_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "write", lambda descriptor, data: 0)
+    with pytest.raises(OSError, match=r"nothing was written.*run\.safetensors"):
+        saved(tmp_path / "run.safetensors", 2.0, False)
+
+
+LIMITED = """
+import resource, signal, sys, numpy as np
+from fusestep import checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpoint.save(sys.argv[1], params={"w": np.full(100_000, 2.0)}, background=sys.argv[2] == "1")
+    checkpoint.wait()
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_file_that_becomes_too_large_for_the_system_is_named(
+    tmp_path: Path, background: bool
+) -> None:
+    pytest.importorskip("resource")
+    path = tmp_path / "run.safetensors"
+    saved(path, 1.0, False)
+    command = [sys.executable, "-c", LIMITED, str(path), str(int(background))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "the checkpoint was not saved: File too large" in done.stdout
+    assert str(path) in done.stdout
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert loaded(path) == 1.0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_and_a_read_only_one_leave_the_checkpoint_of_before(
+    disk: Path, background: bool
+) -> None:
+    path = disk / "run.safetensors"
+    saved(path, 1.0, False)
+    with contextlib.suppress(OSError), (disk / "other").open("wb", buffering=0) as other:
+        while other.write(bytes(1000)):
+            pass
+    with pytest.raises(OSError, match=r"No space left on device: .*run\.safetensors"):
+        saved(path, 2.0, background)
+    assert loaded(path) == 1.0
+    assert {entry.name for entry in disk.iterdir()} == {"run.safetensors", "other"}
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(OSError, match=r"Read-only file system: .*run\.safetensors"):
+        saved(path, 3.0, background)
+    assert loaded(path) == 1.0
