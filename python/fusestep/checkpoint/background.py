@@ -39,14 +39,10 @@ class Background:
             self._memory[:] = [memory]
 
         thread = threading.Thread(target=work, name="fusestep checkpoint")
-        self._threads.append(thread)
         atexit.unregister(self._warn)
         atexit.register(self._warn)
-        try:
-            thread.start()
-        except BaseException:
-            self._threads.remove(thread)
-            raise
+        thread.start()
+        self._threads.append(thread)  # now that others can wait for it
 
     def finish(self) -> None:
         """Waits for all writes, and raises the error of one that failed, once."""

@@ -223,7 +223,8 @@ class Loading:
                 return [self._look(a, b, f"{path}/{i}") for i, (a, b) in pairs]
         else:  # a value to replace
             return plain(nested(there, arrays))
-        self.found.append(f"{path}: saved {_in_words(there)}, present {type(here).__name__}")
+        present = type(here).__name__ + (f" of {len(here)}" if isinstance(here, list) else "")
+        self.found.append(f"{path}: saved {_in_words(there)}, present {present}")
         return None
 
     def _look_at_entries(self, here: Mapping[str, Any], there: Any, path: str) -> Any:

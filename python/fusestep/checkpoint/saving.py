@@ -24,8 +24,8 @@ from .writing import chunks, replaced, write
 
 def collected(
     held: ExitStack, step: int | None, params: Any, parts: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The contents of a file, and its arrays: those that were passed, of optimizers too.
+) -> tuple[bytes, dict[str, Any]]:
+    """The header of a file, and its arrays: those that were passed, of optimizers too.
 
     No optimizer takes a step until ``held`` ends. Raises TypeError, ValueError or StateError naming
     what can't be saved.
@@ -59,7 +59,7 @@ def collected(
         contents["parts"] = {name: flattened.of(value, name) for name, value in parts.items()}
     # the widest first, so that each begins at a multiple of its width
     arrays = sorted(flattened.arrays.items(), key=lambda entry: -entry[1].dtype.itemsize)
-    return contents, dict(arrays)
+    return header(contents, dict(arrays)), dict(arrays)
 
 
 def check_objects(name: str, value: Any) -> None:
@@ -82,13 +82,12 @@ def _refuse_averages(optimizer: Any) -> None:
 
 def write_file(
     path: Path,
-    contents: Mapping[str, Any],
+    begin: bytes,
     arrays: Mapping[str, Any],
     is_abandoned: Callable[[str], bool],
 ) -> None:
     """Writes a file whole and durably, or raises OSError with what was there before in place."""
     checksum = needed("xxhash").xxh3_128()
-    begin = header(contents, arrays)
     with replaced(path, is_abandoned) as descriptor:
         checksum.update(begin)
         write(descriptor, memoryview(begin))
@@ -181,11 +180,11 @@ def save_as(
     writer.finish()
 
     def write(arrays: Mapping[str, Any]) -> None:
-        write_file(path, contents, arrays, is_abandoned)
+        write_file(path, begin, arrays, is_abandoned)
         then()
 
     with ExitStack() as held:
-        contents, arrays = collected(held, step, params, parts)
+        begin, arrays = collected(held, step, params, parts)
         if background:
             writer.start(arrays, write)
         else:
