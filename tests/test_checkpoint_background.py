@@ -153,7 +153,7 @@ def test_a_thread_that_cannot_start_is_an_error_of_this_call(
 
 def test_threads_that_save_at_once_write_whole_files(tmp_path: Path) -> None:
     def work(value: int) -> None:
-        for i in range(20):
+        for i in range(50):
             checkpoint.save(
                 tmp_path / f"{value}", params=np.full(1000, float(value)), background=i % 3 > 0
             )

@@ -248,6 +248,10 @@ class Loading:
         if isinstance(target, np.ndarray) and not target.flags.writeable:
             self.found.append(f"{where}: is read-only")
         if len(self.found) == before:
+            if not isinstance(target, np.ndarray) and not target.flags.c_contiguous:
+                source = _on_device(
+                    target, source
+                )  # what may fail comes first
             self._writes.append((target, source))
 
     def _lacks(self, path: str) -> None:
@@ -292,8 +296,13 @@ class Loading:
         for target, source in self._writes:
             if isinstance(target, np.ndarray):
                 np.copyto(target, source, casting="no")
-            else:
-                _to_device(target, source)
+                continue
+            with target.device:
+                if isinstance(source, np.ndarray):
+                    target.set(source)
+                else:
+                    target[...] = source
+                target.device.synchronize()  # the file is closed after it
 
 
 def _put_back(loaded: list[tuple[Any, Any]]) -> None:
@@ -302,12 +311,11 @@ def _put_back(loaded: list[tuple[Any, Any]]) -> None:
             one.load_state_dict(before)
 
 
-def _to_device(target: Any, source: Any) -> None:
+def _on_device(target: Any, source: Any) -> Any:
     import cupy
 
     with target.device:
-        target[...] = cupy.asarray(source)
-        cupy.cuda.get_current_stream().synchronize()  # the source may go
+        return cupy.asarray(source)
 
 
 def plain(value: Any) -> Any:

@@ -37,9 +37,12 @@ def replaced(path: Path, is_abandoned: Callable[[str], bool]) -> Iterator[int]:
                 _is_locked(descriptor)
                 yield descriptor
                 _sync(descriptor)
+                if fcntl is not None:  # while it is locked
+                    temporary.replace(path)
             finally:
                 os.close(descriptor)
-            temporary.replace(path)
+            if fcntl is None:  # Windows renames no file that is open
+                temporary.replace(path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
@@ -96,7 +99,8 @@ def _remove_unfinished(folder: Path, is_abandoned: Callable[[str], bool]) -> Non
         is_unfinished = entry.name.endswith(_UNFINISHED) and len(token) == 8
         if is_unfinished and name.startswith(".") and is_abandoned(name[1:]):
             with suppress(OSError):
-                _remove_unless_in_use(entry)
+                if entry.stat().st_size > 0:  # or somebody may be about to lock it
+                    _remove_unless_in_use(entry)
 
 
 def _remove_unless_in_use(path: Path) -> None:
