@@ -61,9 +61,11 @@ IMPORTS: dict[str, set[str]] = {
     | {"saved_state"},
     "optim": {"_core", "foreign", "trees", "arguments", "clock", "engines", "expression", "control"}
     | {"gradients", "memory", "saved_state"},
+    "record": {"_core", "arguments", "clock", "gradients", "saved_state"},
     "checkpoint": {"_core", "foreign", "trees", "arguments", "cuda", "optim", "saved_state"},
     "fusestep": {"_core", "checkpoint", "clock", "control", "engines", "expression", "schedules"}
-    | {"batch_sizes", "data", "gradients", "optim", "renamed", "scaling", "threads"},
+    | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "scaling"}
+    | {"threads"},
     "threads": {"_core"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})

@@ -51,6 +51,7 @@ from .optim import (
     ScheduleFreeSGD,
     StableAdamW,
 )
+from .record import Record
 from .renamed import renamed
 
 threads.register()
@@ -78,6 +79,7 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "Record",
     "Rprop",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",

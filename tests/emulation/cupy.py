@@ -184,6 +184,9 @@ class ndarray:
     def __len__(self) -> int:
         return len(self._host)
 
+    def item(self) -> Any:
+        return self.get().item()
+
     def __float__(self) -> float:
         return float(self.get())
 
