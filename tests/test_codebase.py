@@ -63,9 +63,10 @@ IMPORTS: dict[str, set[str]] = {
     | {"gradients", "memory", "saved_state"},
     "record": {"_core", "arguments", "clock", "gradients", "saved_state"},
     "checkpoint": {"_core", "foreign", "trees", "arguments", "cuda", "optim", "saved_state"},
+    "run": {"_core", "arguments", "checkpoint", "data", "record", "saved_state"},
     "fusestep": {"_core", "checkpoint", "clock", "control", "engines", "expression", "schedules"}
-    | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "scaling"}
-    | {"threads"},
+    | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "run"}
+    | {"scaling", "threads"},
     "threads": {"_core"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})

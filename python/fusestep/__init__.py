@@ -53,6 +53,7 @@ from .optim import (
 )
 from .record import Record
 from .renamed import renamed
+from .run import Run
 
 threads.register()
 
@@ -81,6 +82,7 @@ __all__ = [
     "RMSprop",
     "Record",
     "Rprop",
+    "Run",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "StableAdamW",

@@ -1,0 +1,50 @@
+"""Signals that ask a program to end, for loops that want to save first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class StopSignals:
+    """Notes SIGTERM and SIGINT inside a with statement; a SIGINT after that interrupts at once.
+
+    Used once. The handlers there were are back after it. Nothing changes outside the main thread,
+    nor for a signal that is ignored, or that something other than Python handles. A signal that
+    came and was not ``heeded`` is raised again at the end.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None  # the name of the first
+        self.heeded = False
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            # SIGINT first, and last when leaving: no KeyboardInterrupt comes between the two
+            for number in (signal.SIGINT, signal.SIGTERM):
+                former = signal.getsignal(number)
+                if former not in (None, signal.SIG_IGN):
+                    self._former[number] = former
+                    signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+        if self.received is not None and not self.heeded:
+            signal.raise_signal(signal.Signals[self.received])
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.received is None:
+            self.received = signal.Signals(number).name
+        elif number == signal.SIGINT:
+            self.heeded = True
+            self._restore()
+            raise KeyboardInterrupt
+
+    def _restore(self) -> None:
+        for number, former in reversed(list(self._former.items())):
+            if signal.getsignal(number) == self._note:  # and not what the body has set
+                signal.signal(number, former)
