@@ -230,7 +230,6 @@ def test_what_else_is_given_comes_back_into_the_same_dict(tmp_path: Path) -> Non
         assert own is not None
         own["best"], own["sums"][1] = 0.5, 7.0
         own["of"]["s"].add([2.0, 6.0], sizes=[8, 8], squared_norm_of_mean=3.0)
-        own["names"].append("x")
         if len(first.seen) == 2:
             first.run.stop()
     mine = extra()

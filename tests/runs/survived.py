@@ -1,8 +1,8 @@
-"""A run that may be killed or stopped at any moment: ``python -m runs.survived FOLDER [EVERY]``.
+"""A run that may be killed or stopped at any moment: ``python -m runs.survived``.
 
 Everything in it has memory: momentum, a control that follows the loss, gradient statistics, a batch
 size that follows them, skipped steps, the record, and values of its own. At the end it writes all
-of that to FOLDER/end.npz.
+of that to FOLDER/end.npz, and whenever it ends, what it tells of itself to FOLDER/told.json.
 """
 
 from __future__ import annotations
@@ -75,10 +75,7 @@ def train(folder: Path, every: Any, *, background: bool = True, pause: float = 0
 
 
 if __name__ == "__main__":
-    every = sys.argv[2] if len(sys.argv) > 2 else "10 min"
-    run = train(
-        Path(sys.argv[1]),
-        int(every) if every.isdigit() else every,
-        pause=float(sys.argv[3]) if len(sys.argv) > 3 else 0.0,
-    )
-    print(json.dumps([run.resumed, run.step, run.stopped]))
+    folder, every, pause = sys.argv[1:]
+    run = train(Path(folder), int(every) if every.isdigit() else every, pause=float(pause))
+    told = json.dumps([run.resumed, run.step, run.stopped])
+    (Path(folder) / "told.json").write_text(told)

@@ -51,7 +51,7 @@ class Run:
     Attributes:
         step: how many steps have been made in all.
         resumed: the step that ``steps`` went on from; None for a run that began anew.
-        stopped: why the last loop ended before its time: "SIGTERM", "SIGINT", "stop"; or None.
+        stopped: what ended the last loop before its time: "SIGTERM", "SIGINT", "stop"; or None.
         record: see above.
 
     SIGTERM, which schedulers of clusters send, and Ctrl-C are noted while a loop runs in the main
@@ -175,8 +175,9 @@ class Run:
         self.stopped, self._is_stopping, self._is_in_loop = None, False, True
         progress = Progress(loader, first, total, self.record) if self._progress else None
         self._take_position()
+        signals = StopSignals()
         try:
-            with StopSignals() as signals:
+            with signals:
                 while total is None or self.step < total:
                     try:
                         self._batch = next(batches)
@@ -190,7 +191,7 @@ class Run:
                     if progress is not None:
                         progress.show(self.step, self._batch)
                     if self._is_stopping or signals.received is not None:
-                        signals.heeded, self.stopped = True, signals.received or "stop"
+                        self.stopped = signals.received or "stop"
                         break
                     if self._is_due():
                         self._save(background=self._background)
@@ -198,6 +199,7 @@ class Run:
                     self._save(background=False)
                 checkpoint.wait()
         finally:
+            self.stopped = signals.received or self.stopped
             self._is_in_loop, self._batch = False, None
             if progress is not None:
                 progress.close()

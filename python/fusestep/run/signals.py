@@ -12,13 +12,11 @@ class StopSignals:
     """Notes SIGTERM and SIGINT inside a with statement; a SIGINT after that interrupts at once.
 
     Used once. The handlers there were are back after it. Nothing changes outside the main thread,
-    nor for a signal that is ignored, or that something other than Python handles. A signal that
-    came and was not ``heeded`` is raised again at the end.
+    nor for a signal that is ignored, or that something other than Python handles.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None  # the name of the first
-        self.heeded = False
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -33,14 +31,11 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
-        if self.received is not None and not self.heeded:
-            signal.raise_signal(signal.Signals[self.received])
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number).name
         elif number == signal.SIGINT:
-            self.heeded = True
             self._restore()
             raise KeyboardInterrupt
 
