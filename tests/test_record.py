@@ -265,6 +265,15 @@ def test_what_is_on_a_gpu_is_waited_for_or_fetched_later(cupy: Any) -> None:
             assert copied[name].tobytes() == expected[name].tobytes(), name
 
 
+def test_what_is_given_by_name_stands_for_what_a_gpu_tells_later(cupy: Any) -> None:
+    opt = fs.SGD(cupy.asarray(np.ones(5)), lr=0.1, clip_norm=1.0)
+    record = fs.Record()
+    info = opt.step(cupy.asarray(np.ones(5)))
+    record.add(info, grad_norm=3.0, loss=cupy.asarray(np.full((), 2.0)), wait=False)
+    record.add(step=0, loss=4.0)
+    assert (record["grad_norm"][0], record["loss"][0], record["lr"][0]) == (3.0, 4.0, 0.1)
+
+
 def test_what_a_gpu_has_forgotten_is_named_and_the_rest_can_be_read(cupy: Any) -> None:
     opt = fs.SGD(cupy.asarray(np.ones(5)), lr=0.1, clip_norm=1.0)
     grads, record = cupy.asarray(np.ones(5)), fs.Record()

@@ -13,54 +13,15 @@ import numpy as np
 import pytest
 
 import fusestep as fs
+from tables.training import N, Training, files
 
 pytest.importorskip("safetensors", reason="needs safetensors")
 pytest.importorskip("xxhash", reason="needs xxhash")
-
-N = 23
-
-
-class Training:
-    """A small run that is built anew, as a program is started again."""
-
-    def __init__(self, folder: Path, *, epochs: int = 3, size: Any = 4, **options: Any) -> None:
-        self.params = {"w": np.ones(3), "b": np.zeros(2, np.float32)}
-        rate = fs.schedules.exponential(start=0.1, rate=0.9, every=10)
-        self.opt = fs.SGD(self.params, lr=rate, momentum=0.9, clip_norm=2.0)
-        self.loader = fs.Loader(np.arange(N * 3.0).reshape(N, 3) / N, size, epochs=epochs)
-        given = {"every": 5, **options}
-        self.run = fs.Run(
-            folder, params=self.params, optimizer=self.opt, loader=self.loader, **given
-        )
-        self.seen: list[list[int]] = []
-
-    def step(self, batch: fs.Batch) -> None:
-        self.seen.append(batch.indices.tolist())
-        error = self.params["w"] - batch.data.mean(axis=0)
-        grads = {"w": error, "b": np.ones(2, np.float32)}
-        info = self.opt.step(grads, clock=batch.clock)
-        self.run.note(info, loss=error @ error)
-
-    def train(self, stop: int | None = None, total: int | None = None) -> Training:
-        for batch in self.run.steps(total):
-            self.step(batch)
-            if stop is not None and self.run.step + 1 == stop:
-                self.run.stop()
-        return self
-
-    def bits(self) -> Any:
-        state = [self.params, self.opt.state_dict(), self.run.record.state_dict(), self.run.step]
-        arrays, text = fs.checkpoint.flatten(state)
-        return text, {name: array.tobytes() for name, array in arrays.items()}
 
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Training:
     return Training(tmp_path / "whole").train()
-
-
-def files(folder: Path) -> list[int]:
-    return sorted(int(path.stem[5:]) for path in folder.glob("step-*.safetensors"))
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5, 6, 12, 17, 18])
@@ -69,7 +30,7 @@ def test_a_run_that_is_stopped_and_started_again_ends_with_the_same_bits(
     whole: Training, tmp_path: Path, stop: int, background: bool
 ) -> None:
     first = Training(tmp_path / "run", background=background).train(stop)
-    assert (first.run.resumed, first.run.step, first.run.stopped) == (None, stop, "stop")
+    assert (first.run.resumed, first.run.step, first.run.stopped) == (None, stop, "stop()")
     again = Training(tmp_path / "run", background=background).train()
     assert (again.run.resumed, again.run.step, again.run.stopped) == (stop, 18, None)
     assert first.seen + again.seen == whole.seen
@@ -84,7 +45,7 @@ def test_it_says_where_it_goes_on_and_where_it_ends(
     Training(tmp_path).train()
     Training(tmp_path).train()
     assert capsys.readouterr().err.splitlines() == [
-        f"{tmp_path}: stopped by stop after step 7, which is saved",
+        f"{tmp_path}: stopped by stop() after step 7, which is saved",
         f"{tmp_path}: goes on from step 7",
         f"{tmp_path}: goes on from step 18",
         f"{tmp_path}: nothing is left to do after step 18",
@@ -381,3 +342,27 @@ def test_the_record_may_be_ones_own_and_its_rows_have_the_clock(tmp_path: Path) 
     np.testing.assert_array_equal(record["samples"], np.cumsum([0, *map(len, training.seen)])[:-1])
     rate = training.opt.schedules["lr"]
     assert record["lr"].tolist() == rate(record["step"]).tolist()
+
+
+def test_a_run_on_a_gpu_goes_on_with_the_same_bits(tmp_path: Path, cupy: Any) -> None:
+    def train(folder: str, stop: int) -> tuple[list[bytes], fs.Run]:
+        params = {"w": cupy.asarray(np.ones(5)), "b": cupy.asarray(np.ones(3, np.float32))}
+        opt = fs.AdamW(params, lr=0.1, clip_norm=1.0, nonfinite="skip")
+        loader = fs.Loader(cupy.asarray(np.arange(40.0).reshape(8, 5)), 2, epochs=12)
+        run = fs.Run(tmp_path / folder, params=params, optimizer=opt, loader=loader, every=7)
+        for batch in run.steps():
+            grads = {"w": batch.data[0].copy(), "b": cupy.asarray(np.ones(3, np.float32))}
+            if run.step == 9:
+                grads["w"][1] = np.nan
+            run.note(opt.step(grads), loss=batch.data[0][:1].copy())
+            if run.step + 1 == stop:
+                run.stop()
+        arrays = [params["w"].get(), params["b"].get(), *dict(run.record).values()]
+        return [array.tobytes() for array in arrays], run
+
+    whole, _ = train("whole", 99)
+    _, first = train("run", 30)
+    assert np.flatnonzero(first.record["applied"] == 0.0).tolist() == [9]
+    bits, again = train("run", 99)
+    assert (again.resumed, again.step, len(again.record)) == (30, 48, 48)
+    assert bits == whole

@@ -20,7 +20,7 @@ import pytest
 
 from emulation.interrupts import Interrupt
 from runs.children import killed_at_the_end
-from test_run import Training, files
+from tables.training import Training, files
 
 pytest.importorskip("safetensors", reason="needs safetensors")
 pytest.importorskip("xxhash", reason="needs xxhash")

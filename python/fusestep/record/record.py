@@ -109,7 +109,7 @@ class Record:
         check_flag("wait", wait)
         found: dict[str, Any] = {"loss": loss}
         if clock is not None:
-            found |= zip(("samples", "epoch", "batch_size"), clock[1:], strict=True)
+            _, found["samples"], found["epoch"], found["batch_size"] = clock
         later: list[tuple[int, str, Any]] = []
         if not wait and type(info) is _core.CudaStepInfo:
             later.append((row, "", info))
@@ -119,9 +119,11 @@ class Record:
             if not isinstance(statistics, GradientStatistics):
                 raise TypeError(f"statistics must be GradientStatistics, not {short(statistics)}")
             found["noise_scale"] = statistics.noise_scale
-        found |= _rates(groups)
-        given: dict[str, float] = {}
-        for name, value in (found | values).items():
+        if groups:
+            found |= _rates(groups)
+        found |= values
+        given: dict[str, float] = {"step": step}
+        for name, value in found.items():
             if type(value) is float:
                 given[name] = value
             elif not wait and _is_on_gpu(value):
@@ -130,7 +132,7 @@ class Record:
                 later.append((row, name, value.copy()))  # its memory may be written again
             elif value is not None:
                 given[name] = check_scalar(name, value)
-        self._write(row, {"step": step, **given}, later)
+        self._write(row, given, later)
 
     @property
     def _last_step(self) -> int:
@@ -142,6 +144,7 @@ class Record:
         if row == len(columns["step"]) or not given.keys() <= columns.keys():
             columns = _with_room(columns, given, row)
             changes.append((self, "_columns", columns))
+        changes.append((self, "_length", row + 1))
         if row == self._length:  # which nobody sees yet
             for name, column in columns.items():
                 column[row] = given.get(name, np.nan)
@@ -149,7 +152,7 @@ class Record:
             changes += ((columns[n][row : row + 1], "flat", value) for n, value in given.items())
         if later:
             changes.append((self, "_waiting", [*self._waiting, *later]))
-        _core.commit([*changes, (self, "_length", row + 1)])
+        _core.commit(changes)
         if self._waiting and row - self._waiting[0][0] >= _LONGEST:
             self._fetch()
 
@@ -157,21 +160,23 @@ class Record:
         """Waits for what is on a GPU still."""
         if not self._waiting:
             return
-        values: list[tuple[int, str, float]] = []
+        values: dict[tuple[int, str], float] = {}
         try:
             for row, name, value in self._waiting:
                 if name:
                     value.device.synchronize()  # whatever stream the copy was queued on
-                    values.append((row, name, float(value.item())))
+                    values[row, name] = float(value.item())
                 else:
-                    told = _told(value).items()
-                    values += ((row, n, float(v)) for n, v in told if v is not None)
+                    values |= {(row, n): v for n, v in _told(value).items() if v is not None}
         except _core.StateError:  # too old: what cannot be told must not keep the rest from reading
             self._waiting = []
             raise
-        columns = _with_room(self._columns, {name for _, name, _ in values}, self._length)
-        changes: list[Any] = [(columns[n][r : r + 1], "flat", value) for r, n, value in values]
-        _core.commit([*changes, (self, "_columns", columns), (self, "_waiting", [])])
+        columns = _with_room(self._columns, {name for _, name in values}, self._length - 1)
+        changes: list[tuple[Any, str, Any]] = [(self, "_columns", columns), (self, "_waiting", [])]
+        for (row, name), value in values.items():
+            if np.isnan(columns[name][row]):  # what was given for it since stands
+                changes.append((columns[name][row : row + 1], "flat", value))
+        _core.commit(changes)
 
     def __getitem__(self, name: str) -> Column:
         self._fetch()

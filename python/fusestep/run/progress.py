@@ -11,6 +11,15 @@ from ..record import Record
 _SECONDS = 0.5  # between two pictures
 
 
+def bar_class() -> Any:
+    """tqdm's, for terminals and notebooks; ImportError says what to install."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
+    return tqdm
+
+
 class Progress:
     """A bar of the samples of a loop over a `Loader`, whatever sizes its batches have, or of steps.
 
@@ -21,12 +30,12 @@ class Progress:
         record: whose last row is shown.
     """
 
+    _batch: Any
+
     def __init__(self, loader: Any, step: int, total: int | None, record: Record) -> None:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            raise ImportError("progress=True needs tqdm: pip install tqdm") from None
-        self._first, self._record = step, record
+        bar = bar_class()
+        self._first = self._step = step
+        self._record, self._batch = record, None
         self._loader: Loader | None = None
         end, done = total, step
         if isinstance(loader, Loader) and total is None:
@@ -34,29 +43,32 @@ class Progress:
             if left is not None:
                 self._loader, end = loader, loader.samples * loader._epochs
                 done = end - left
-        self._end = end
+        self._end, self._done = end, done
         unit = "step" if self._loader is None else "sample"
-        self._bar = tqdm(total=end, initial=done, unit=unit, unit_scale=unit == "sample")
+        self._bar = bar(total=end, initial=done, unit=unit, unit_scale=unit == "sample")
         self._begin = self._shown = time.monotonic()
 
     def show(self, step: int, batch: Any) -> None:
-        """Draws the bar anew, if it is time."""
-        now = time.monotonic()
-        if now - self._shown < _SECONDS:
-            return
-        self._shown, record = now, self._record
-        shown = [f"{n} {record[n][-1]:.4g}" for n in ("loss", "lr") if len(record) and n in record]
-        if isinstance(batch, Batch):
-            shown.append(f"batch {batch.size}")
-        shown.append(f"{(step - self._first) / (now - self._begin):.3g} steps/s")
-        self._bar.set_postfix_str(", ".join(shown), refresh=False)
-        self._bar.update(self._done(step) - self._bar.n)
-
-    def _done(self, step: int) -> int:
+        """Takes in a step that has ended, and draws the bar anew if it is time."""
+        self._step, self._batch = step, batch
         if self._loader is None or self._end is None:
-            return step
-        left = self._loader._left_of(self._loader._cursor)
-        return self._end - (left or 0)
+            self._done = step
+        else:
+            self._done = self._end - (self._loader._left_of(self._loader._cursor) or 0)
+        now = time.monotonic()
+        if now - self._shown >= _SECONDS:
+            self._draw(now)
 
     def close(self) -> None:
+        """Draws it for the last time."""
+        self._draw(time.monotonic())
         self._bar.close()
+
+    def _draw(self, now: float) -> None:
+        self._shown, record = now, self._record
+        shown = [f"{n} {record[n][-1]:.4g}" for n in ("loss", "lr") if len(record) and n in record]
+        if isinstance(self._batch, Batch):
+            shown.append(f"batch {self._batch.size}")
+        shown.append(f"{(self._step - self._first) / max(now - self._begin, 1e-9):.3g} steps/s")
+        self._bar.set_postfix_str(", ".join(shown), refresh=False)
+        self._bar.update(self._done - self._bar.n)

@@ -19,7 +19,7 @@ from ..checkpoint.saving import collected
 from ..data import Batch, Loader
 from ..record import Record
 from ..saved_state import short
-from .progress import Progress
+from .progress import Progress, bar_class
 from .signals import StopSignals
 
 
@@ -51,7 +51,7 @@ class Run:
     Attributes:
         step: how many steps have been made in all.
         resumed: the step that ``steps`` went on from; None for a run that began anew.
-        stopped: what ended the last loop before its time: "SIGTERM", "SIGINT", "stop"; or None.
+        stopped: what ended the last loop before its time: "SIGTERM", "SIGINT", "stop()"; or None.
         record: see above.
 
     SIGTERM, which schedulers of clusters send, and Ctrl-C are noted while a loop runs in the main
@@ -119,6 +119,8 @@ class Run:
         self._position = None if loader is None else _Position(loader)
         self._background = check_flag("background", background)
         self._progress = check_flag("progress", progress)
+        if progress:
+            bar_class()
         self._epochs = _epochs(every, loader)
         self._passed = 0  # times that so many epochs have passed
         self._saved: int | None = None  # the step of the last save
@@ -172,10 +174,10 @@ class Run:
             raise StateError("another loop of this run is under way: leave it first")
         loader, first = self._loader, self.step
         batches = iter(itertools.count(first) if loader is None else loader)
-        self.stopped, self._is_stopping, self._is_in_loop = None, False, True
         progress = Progress(loader, first, total, self.record) if self._progress else None
-        self._take_position()
         signals = StopSignals()
+        self._take_position()
+        self.stopped, self._is_stopping, self._is_in_loop = None, False, True
         try:
             with signals:
                 while total is None or self.step < total:
@@ -191,7 +193,7 @@ class Run:
                     if progress is not None:
                         progress.show(self.step, self._batch)
                     if self._is_stopping or signals.received is not None:
-                        self.stopped = signals.received or "stop"
+                        self.stopped = signals.received or "stop()"
                         break
                     if self._is_due():
                         self._save(background=self._background)
