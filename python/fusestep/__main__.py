@@ -1,4 +1,4 @@
-"""The command line: ``python -m fusestep demo``, ``plot`` and ``info``."""
+"""The command line: ``python -m fusestep demo``, ``plot``, ``find-lr`` and ``info``."""
 
 from __future__ import annotations
 
@@ -29,11 +29,20 @@ def main() -> int:
     plot.add_argument("--steps", type=float, default=1000, help="where the picture ends")
     plot.add_argument("--by", default="step", choices=("step", "samples", "epoch"))
     plot.add_argument("-o", "--out", type=Path, default=Path("fusestep-plot.png"))
+    find_lr = commands.add_parser("find-lr", help="find a learning rate by a range test")
+    find_lr.add_argument(
+        "--demo",
+        action="store_true",
+        required=True,
+        help="of a network on handwritten digits; for your own call fusestep.tune.lr_range",
+    )
+    find_lr.add_argument("-o", "--out", type=Path, default=Path("fusestep-find-lr.png"))
     commands.add_parser("info", help="what is installed here")
     arguments = parser.parse_args()
     if arguments.command == "plot" and arguments.all == bool(arguments.expressions):
         plot.error("give expressions, or --all")
-    if absent := missing(arguments.command):  # before minutes of work, not after
+    needed = "demo" if arguments.command == "find-lr" else arguments.command
+    if absent := missing(needed):  # before minutes of work, not after
         print(f"error: {absent}", file=sys.stderr)
         return 1
     try:
@@ -56,6 +65,10 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.all:
             return gallery.plot_all(arguments.out)
         return gallery.plot(arguments.expressions, arguments.steps, arguments.by, arguments.out)
+    if arguments.command == "find-lr":
+        from .tune.digits import main as find_lr
+
+        return find_lr(arguments.out)
     print("\n".join(lines()))
     return 0
 

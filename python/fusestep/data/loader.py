@@ -13,7 +13,7 @@ from ..arguments import check_flag, check_whole, named_arguments
 from ..batch_sizes import Policy, as_policy
 from ..clock import Clock
 from ..expression import Expression
-from ..memory import claimed
+from ..memory import Changes, claimed
 from ..saved_state import anything, differences, fields, read, same
 from .columns import Columns
 from .cursor import FORMAT, FORMS, Cursor, Cutting, contradictions, to_json
@@ -224,6 +224,17 @@ class Loader:
         if self._stream.process != os.getpid():
             self._stream = self._new_stream(self._cursor)
         return self._stream
+
+    def _stepping_aside(self) -> tuple[Changes, Changes]:
+        """The changes after which loops leave no trace, and those that make all as it is now.
+
+        What was prefetched is kept for the loop that is interrupted.
+        """
+        names = "_cursor", "_present", "_stream", "_progress"
+        back = [(self, name, getattr(self, name)) for name in names]
+        for thing in self.policy._owned():
+            back += thing._changes(thing._memory)
+        return [(self, "_stream", self._new_stream(self._cursor)), (self, "_progress", False)], back
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is: JSON values, whatever the size of the data.

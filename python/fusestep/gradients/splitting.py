@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 from .._core import StateError, StepInfo
@@ -12,13 +13,18 @@ from ..clock import Clock
 from .statistics import GradientStatistics
 
 
-class Accumulating(Protocol):
+class Nested(Protocol):
+    """Whatever has parameters in a nesting."""
+
+    @property
+    def tree(self) -> Any: ...
+
+
+class Accumulating(Nested, Protocol):
     """An optimizer that accumulates gradients."""
 
     @property
     def accumulated(self) -> float: ...
-    @property
-    def tree(self) -> Any: ...
     def accumulate(self, grads: Any, samples: float) -> float: ...
     def discard_accumulated(self) -> None: ...
     def step(
@@ -81,9 +87,7 @@ def split_step(
         array([0.685])
     """
     check_whole("parts", parts, 1)
-    if params is None and _takes_two(loss_and_grads):
-        params = opt.tree
-    given = () if params is None else (params,)
+    of_batch = of_batch_alone(loss_and_grads, opt, params)
     if clock is None:
         clock = getattr(batch, "clock", None)
     if opt.accumulated:
@@ -92,7 +96,7 @@ def split_step(
     samples = _rows(batch)
     try:
         for rows in _cuts(samples, parts):
-            loss, grads = loss_and_grads(*given, _cut(batch, rows))
+            loss, grads = of_batch(_cut(batch, rows))
             opt.accumulate(grads, rows.stop - rows.start)
             total += check_scalar("loss", loss) * (rows.stop - rows.start)
         mean = total / samples
@@ -138,6 +142,15 @@ class _RowsByName(dict[Any, Any]):
 
     def __bool__(self) -> bool:
         return True
+
+
+def of_batch_alone(
+    loss_and_grads: Callable[..., tuple[Any, Any]], opt: Nested, params: Any
+) -> Callable[[Any], tuple[Any, Any]]:
+    """The function of a batch, given one of parameters and a batch or of a batch; see above."""
+    if params is None and _takes_two(loss_and_grads):
+        params = opt.tree
+    return loss_and_grads if params is None else partial(loss_and_grads, params)
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from ..engines import Plan
 from ..expression import Expression
 from ..expression.program import Callback, program_of
 from ..expression.traversal import walk
-from ..memory import Changes, claimed, memories
+from ..memory import Changes, Remembering, claimed, memories
 from .fields import components
 
 # an expression, and where its values go
@@ -70,19 +71,40 @@ class Expressions:
 
         ``state`` is what `_core.CpuPlan.load` takes beside; the changes are made in any case.
         """
-        expressions = [expression for expression, _ in scheduled]
-        targets = [target for _, target in scheduled]
-        program, functions = program_of(expressions) if expressions else (None, ())
-        controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
-        changes = [*changes, (self, "functions", functions), (self, "controls", controls)]
-        used = [thing for expression in expressions for thing in memories(expression)]
+        given, used = self._given(scheduled, table, changes)
         with claimed("optimizer", self.owner, used):
             if state is None:
-                self.plan.set_settings(table, program, targets, changes)
+                self.plan.set_settings(*given.values())
             else:
-                self.plan.load(
-                    settings=table, program=program, targets=targets, changes=changes, **state
-                )
+                self.plan.load(**given, **state)
+
+    def returning(
+        self, scheduled: Sequence[Scheduled], changes: Changes, state: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        """One native call that makes all as it is now; ``state`` is as in ``commit``."""
+        given, used = self._given(scheduled, self.plan.settings, changes)
+        for thing in used:
+            given["changes"] += thing._changes(thing._memory)
+        return partial(self.plan.load, **given, **state)
+
+    def _given(
+        self, scheduled: Sequence[Scheduled], table: npt.NDArray[np.float64], changes: Changes
+    ) -> tuple[dict[str, Any], list[Remembering]]:
+        """What the plan takes, in its order, and what has a memory that the expressions read."""
+        expressions = [expression for expression, _ in scheduled]
+        program, functions = program_of(expressions) if expressions else (None, ())
+        controls = tuple({id(c): c for e in expressions for c in controls_of(e)}.values())
+        given = {
+            "settings": table,
+            "program": program,
+            "targets": [target for _, target in scheduled],
+            "changes": [
+                *changes,
+                (self, "functions", functions),
+                (self, "controls", controls),
+            ],
+        }
+        return given, [thing for expression in expressions for thing in memories(expression)]
 
     def before(self, clock: Clock | None, loss: Any) -> tuple[Clock, Changes]:
         """What a step needs of Python: functions called, and what controls are to remember."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ class Saved:
     __slots__ = ()
 
     _accumulator: Accumulator
+    _copied: dict[str, Any]
     _engine: Engine
     _expressions: Expressions
     _groups: tuple[Group, ...]
@@ -148,6 +149,32 @@ class Saved:
                 accumulated=accumulated,
                 arrays=self._copies({}),
             )
+
+    def _returning(self, changes: Changes) -> Callable[[], None]:
+        """A call that makes all as it is now, as often as wanted: parameters, state, settings.
+
+        What settings read is among it, and the changes are made too: on a CPU in one native call.
+        Room for accumulated gradients must not be made in between.
+        """
+        plan, settings = self._plan, self._settings
+        with plan.held():
+            if plan.is_in_place:
+                raise _core.StateError(
+                    "the parameters hold their averages: leave averaged_in_place() first"
+                )
+            state = {
+                "updates": plan.updates,  # waits for what writes the arrays
+                "values": plan.values,
+                "attempted": plan.attempted,
+                "applied": plan.applied,
+                "accumulated": plan.accumulated,
+                "nonfinite": plan.nonfinite,
+            }
+            arrays = [*self._parameters.values(), *self._copied.values(), *self._accumulator.arrays]
+            arrays += [array for states in self._states.values() for array in states.values()]
+            state["arrays"] = [(array, array.copy()) for array in arrays]
+            changes = [*changes, (settings, "values", settings.values)]
+            return self._expressions.returning(settings.scheduled(), changes, state)
 
     def _commit(self, settings: Mapping[Place, Any], changes: Changes, **state: Any) -> None:
         """Takes over settings and a state; all of it or, raising, nothing."""

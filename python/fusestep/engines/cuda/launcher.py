@@ -100,11 +100,12 @@ class Launcher:
 
     def staged(self, arrays: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         """Values for arrays, (destination, source), where the device can copy them; None: zeros."""
-        asarray = self._cupy.asarray
-        return [
-            (array, 0 if v is None else asarray(np.ascontiguousarray(v)).reshape(array.shape))
-            for array, v in arrays
-        ]
+        return [(array, self._staged(array, source)) for array, source in arrays]
+
+    def _staged(self, array: Any, source: Any) -> Any:
+        if source is None or isinstance(source, self._cupy.ndarray):
+            return 0 if source is None else source
+        return self._cupy.asarray(np.ascontiguousarray(source)).reshape(array.shape)
 
     def kept(self, arrays: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         """What destinations hold now, as pairs that `write` takes."""
