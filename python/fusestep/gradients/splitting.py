@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from .._core import StateError, StepInfo
+from .._core import StateError
 from ..arguments import check_scalar, check_whole
 from ..clock import Clock
 from .statistics import GradientStatistics
+
+Info = TypeVar("Info", covariant=True)  # what a step of the optimizer returns
 
 
 class Nested(Protocol):
@@ -20,7 +22,7 @@ class Nested(Protocol):
     def tree(self) -> Any: ...
 
 
-class Accumulating(Nested, Protocol):
+class Accumulating(Nested, Protocol[Info]):
     """An optimizer that accumulates gradients."""
 
     @property
@@ -34,11 +36,11 @@ class Accumulating(Nested, Protocol):
         loss: Any = ...,
         grad_scale: float = ...,
         statistics: GradientStatistics | None = ...,
-    ) -> StepInfo: ...
+    ) -> Info: ...
 
 
 def split_step(
-    opt: Accumulating,
+    opt: Accumulating[Info],
     loss_and_grads: Callable[..., tuple[Any, Any]],
     batch: Any,
     *,
@@ -47,7 +49,7 @@ def split_step(
     parts: int = 2,
     clock: Clock | None = None,
     grad_scale: float = 1.0,
-) -> tuple[StepInfo, float]:
+) -> tuple[Info, float]:
     """One step with a batch cut into parts, so that there are statistics of its gradients.
 
     Args:
@@ -93,7 +95,7 @@ def split_step(
     if opt.accumulated:
         raise StateError(f"{opt.accumulated:g} samples are accumulated already: call step() first")
     total = 0.0
-    samples = _rows(batch)
+    samples = rows_of(batch)
     try:
         for rows in _cuts(samples, parts):
             loss, grads = of_batch(_cut(batch, rows))
@@ -130,7 +132,7 @@ def split_batch(batch: Any, n: int = 2) -> Iterator[Any]:
         2 [0 1]
         3 [2 3 4]
     """
-    cuts = _cuts(_rows(batch), check_whole("n", n, 1))
+    cuts = _cuts(rows_of(batch), check_whole("n", n, 1))
     return (_cut(batch, rows) for rows in cuts)
 
 
@@ -163,7 +165,8 @@ def _takes_two(function: Callable[..., Any]) -> bool:
     return sum(a.kind in places and a.default is a.empty for a in arguments) == 2
 
 
-def _rows(batch: Any) -> int:
+def rows_of(batch: Any) -> int:
+    """How many rows the arrays of a batch have."""
     data = batch.data if hasattr(batch, "clock") else batch
     rows = {len(array) for array in _leaves(data)}
     if len(rows) != 1 or 0 in rows:

@@ -29,7 +29,7 @@ class Accumulator:
         weight = check_positive("samples", samples)
         if not 1.0 / _MOST <= weight <= _MOST:
             raise ValueError(f"samples must be between 2^-53 and 2^53, not {samples!r}")
-        self._allocate("accumulate")
+        self.make_room("accumulate")
         return self._plan.accumulate(gradients, weight)
 
     def saved_form(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Accumulator:
                 "the state has accumulated gradients, and gradients are bound: bind(None) first"
             )
         if totals[1]:
-            self._allocate("load_state_dict")
+            self.make_room("load_state_dict")
         arrays = dict(zip(self._parameters, self._arrays or (), strict=False))
         copies = [(arrays[path], sum) for path, sum in gradients.items()]
         return (*totals, [path in gradients for path in arrays]), copies
@@ -67,7 +67,8 @@ class Accumulator:
         """The arrays of the sums, if there are any yet."""
         return self._arrays or ()
 
-    def _allocate(self, call: str) -> None:
+    def make_room(self, call: str) -> None:
+        """Allocates the sums, if they are not yet; for ``call``, which an error names."""
         if self._arrays is None:
             self._plan.refuse_capture(call)
             arrays = self._engine.zeros_like(list(self._parameters.values()))

@@ -14,8 +14,13 @@ from ..arguments import check_number, check_whole
 _LARGEST = 2**53  # samples: a step that still fits has no limit
 # what libraries raise besides MemoryError: NumPy's and CuPy's errors are some of those
 _NAMES = ("OutOfMemoryError",)
-_TEXTS = ("DefaultCPUAllocator: can't allocate memory", "CUDA_ERROR_OUT_OF_MEMORY")
-_TEXTS += ("cudaErrorMemoryAllocation", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_TEXTS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "cudaErrorMemoryAllocation",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def largest_batch(

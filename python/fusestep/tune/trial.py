@@ -12,12 +12,15 @@ from ..optim import Optimizer
 T = TypeVar("T")
 
 
-def tried(body: Callable[[], T], opt: Optimizer, loader: Any) -> T:
+def tried(body: Callable[[], T], opt: Optimizer, loader: Any, *, accumulates: bool = False) -> T:
     """What ``body`` returns; then, or when it raises, the optimizer and loader are as before.
 
     That is parameters, their averages and copies, state, settings, what settings follow, counts,
     accumulated gradients; and the position of the loader, or whatever its ``state_dict`` has.
+    ``accumulates``: whether the body accumulates gradients, which needs room.
     """
+    if accumulates:
+        opt._accumulator.make_room("accumulate")
     aside, back = loader._stepping_aside() if isinstance(loader, Loader) else ([], [])
     restore = opt._returning(back)
     if not isinstance(loader, Loader) and hasattr(loader, "load_state_dict"):
