@@ -106,6 +106,14 @@ def test_estimates_are_those_of_gradient_statistics() -> None:
     assert found.rounds == 1
 
 
+def test_a_batch_of_one_row_is_passed_over() -> None:
+    w, loss_and_grads = gaussian(8.0)
+    batches = [rows[:n] for rows, n in zip(drawn(0, 4, 8), [8, 8, 8, 1], strict=True)]
+    found = tune.noise_scale_scan(fs.SGD(w, lr=0.0), loss_and_grads, batches, steps=10)
+    assert found.samples.tolist() == [8] * 10
+    assert found.rounds == 4
+
+
 def test_larger_batches_count_for_more() -> None:
     w, loss_and_grads = gaussian(8.0)
     batches = [rows[:n] for rows, n in zip(drawn(0, 10, 64), [8, 64] * 5, strict=True)]
@@ -152,8 +160,8 @@ def test_a_window_shows_how_it_changes() -> None:
 @pytest.mark.parametrize(
     ("batch", "options", "message"),
     [
-        (np.ones((1, 3)), {}, "step 1 of the scan tells nothing: .* at least two rows, .* has 1"),
-        (np.full((4, 3), np.nan), {}, "step 1 of the scan tells nothing: it needs finite"),
+        (np.ones((1, 3)), {}, "loader: batches must have at least two rows"),
+        (np.full((4, 3), np.nan), {}, "step 1 of the scan: gradients must be finite"),
         (np.ones((4, 3)), {"steps": 9}, "steps must be at least 10"),
         (np.ones((4, 3)), {"parts": 1}, "parts must be at least 2"),
         (np.ones((4, 3)), {"confidence": 1.0}, "confidence must be between 0 and 1, not 1"),

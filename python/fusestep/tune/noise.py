@@ -17,7 +17,7 @@ from ..arguments import check_number, check_whole
 from ..gradients import GradientStatistics, split_step
 from ..gradients.splitting import rows_of
 from ..optim import Optimizer
-from .trial import Rounds, check_loader, tried
+from .trial import Rounds, check_loader, check_optimizer, tried
 
 Numbers = npt.NDArray[np.float64]
 
@@ -143,8 +143,8 @@ def noise_scale_scan(
 
     Args:
         opt: the optimizer that training uses; no gradients may be bound.
-        loss_and_grads, loader, params: as of `lr_range`. Batches need at least two rows, and tell
-            more if they are not far smaller than the noise scale.
+        loss_and_grads, loader, params: as of `lr_range`. Batches tell more if they are not far
+            smaller than the noise scale; one of a single row is passed over.
         steps: at least 10.
         parts: at least 2, as of `fusestep.gradients.split_step`: more of them tell more.
         population: as of `fusestep.gradients.GradientStatistics`: the number of samples in the data
@@ -155,7 +155,7 @@ def noise_scale_scan(
         A `NoiseScale`: ``batch_size``, ``interval``, and ``plot(path)``.
 
     Raises:
-        TypeError, ValueError: an argument is out of its range, a batch has one row, gradients are
+        TypeError, ValueError: an argument is out of its range, no batch has two rows, gradients are
             not finite, or what ``loss_and_grads`` and ``opt.step`` raise.
         StateError: the parameters hold their averages, or gradients are bound.
 
@@ -178,6 +178,7 @@ def noise_scale_scan(
     Source: McCandlish et al., "An Empirical Model of Large-Batch Training", 2018; Fieller, "Some
     Problems in Interval Estimation", 1954.
     """
+    check_optimizer(opt)
     check_whole("steps", steps, _FEWEST)
     check_whole("parts", parts, 2)
     check_loader(loader)
@@ -189,14 +190,18 @@ def noise_scale_scan(
         rows: list[list[float]] = []
         rounds = Rounds(loader)
         for batch in rounds:
+            if rows_of(batch) < 2:
+                if not rows and rounds.begun > 1:
+                    raise ValueError("loader: batches must have at least two rows, to be cut")
+                continue
             statistics = GradientStatistics(population=population)
             _, loss = split_step(
                 opt, loss_and_grads, batch, params=params, statistics=statistics, parts=parts
             )
             if not statistics.effective_samples:
                 raise ValueError(
-                    f"step {len(rows) + 1} of the scan tells nothing: it needs finite gradients of "
-                    f"at least two rows, and the batch has {rows_of(batch)}"
+                    f"step {len(rows) + 1} of the scan: gradients must be finite for their noise "
+                    "to be told"
                 )
             means = statistics._means(statistics._memory)
             rows.append([*means.values(), rows_of(batch), loss])

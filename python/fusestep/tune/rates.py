@@ -18,12 +18,12 @@ from ..expression import Expression
 from ..gradients.splitting import of_batch_alone
 from ..optim import Optimizer
 from ..schedules import exponential
-from .trial import Rounds, check_loader, tried
+from .trial import Rounds, check_loader, check_optimizer, tried
 
 Numbers = npt.NDArray[np.float64]
 
 _FEWEST = 10  # rates
-_CLEARLY = 4.0  # standard errors of the smoothed loss that a fall must exceed
+_CLEARLY = 6.0  # standard errors of the smoothed loss that a fall must exceed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,10 +86,12 @@ class RateRange:
     def _lowest(self) -> int | None:
         """Where the smoothed loss is least; None where its fall may be chance."""
         lowest = int(np.argmin(self.smoothed))
-        scatter = np.std((self.losses - self.smoothed)[: lowest + 1])
+        if lowest == 0:
+            return None
+        # of one loss, by the median difference of two: half of a normal one's are below 0.954
+        scatter = np.median(abs(np.diff(self.losses))) / 0.954
         error = scatter * math.sqrt((1 - self.smoothing) / (1 + self.smoothing))
-        is_clear = self.smoothed[0] - self.smoothed[lowest] > _CLEARLY * error
-        return lowest if is_clear else None
+        return lowest if self.smoothed[0] - self.smoothed[lowest] > _CLEARLY * error else None
 
     def plot(self, path: str | Path | None = None, *, ax: Any = None) -> Any:
         """Draws the losses over the rates, with the rates found; returns matplotlib's axes.
@@ -181,9 +183,11 @@ def lr_range(
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", 2017; the end at four
     times the lowest loss and the steepest slope are those of fastai.
     """
+    check_optimizer(opt)
     low, high = check_positive("low", low), check_positive("high", high)
-    if not low < high < math.inf or not math.isfinite(high / low):
+    if not low < high:
         raise ValueError(f"high must be above low, which is {low:g}, not {high:g}")
+    check_positive("high / low", high / low)
     check_whole("steps", steps, _FEWEST)
     check_number("smoothing", smoothing, 0.0, 1.0, below_upper=True)
     if check_number("diverged", diverged, 1.0) == 1.0:
@@ -208,6 +212,10 @@ def lr_range(
             if not math.isfinite(loss):
                 if not losses:
                     raise ValueError(f"the first loss must be finite, not {loss}")
+                if len(losses) == 1:
+                    raise ValueError(
+                        f"the loss was {loss} after the first rate: low must be less than {low:g}"
+                    )
                 ended = f"the loss was {loss} after {rates[len(losses) - 1]:.2g}"
                 break
             losses.append(loss)

@@ -46,6 +46,12 @@ def _both(
     return both
 
 
+def check_optimizer(opt: Any) -> None:
+    """Raises TypeError for what is no optimizer of this package."""
+    if not isinstance(opt, Optimizer):
+        raise TypeError(f"opt must be an optimizer of fusestep, not {opt!r}")
+
+
 def check_loader(loader: Any) -> None:
     """Raises TypeError where batches can't be gone over again."""
     if not hasattr(loader, "__iter__") or hasattr(loader, "__next__"):
