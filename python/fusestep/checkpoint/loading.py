@@ -249,9 +249,7 @@ class Loading:
             self.found.append(f"{where}: is read-only")
         if len(self.found) == before:
             if not isinstance(target, np.ndarray) and not target.flags.c_contiguous:
-                source = _on_device(
-                    target, source
-                )  # what may fail comes first
+                source = _on_device(target, source)  # what may fail comes first
             self._writes.append((target, source))
 
     def _lacks(self, path: str) -> None:
