@@ -12,6 +12,7 @@ COMMANDS = {
     "step": "the time of one optimizer step on the CPU, beside other libraries",
     "gpu": "the time of one optimizer step on the GPU, beside other libraries",
     "data": "the time of an epoch of batches, beside other loaders",
+    "checkpoint": "the time of saving and loading a run, beside other libraries",
     "schedule": "the time of schedules, beside other libraries",
     "rules": "every rule on handwritten digits, each with the best rate of the same sweep",
     "reproduce": "published claims in small, with lines to pass and controls that must miss them",

@@ -71,6 +71,21 @@ def in_turns(
     return {name: _timing(seconds[name], batches[name]) for name in names}
 
 
+def singly(steps: Mapping[str, Step], rounds: int, before: Mapping[str, Step]) -> dict[str, Timing]:
+    """Times one run of each step in every round: for steps of a second or so.
+
+    ``before[name]``, if given, is called ahead of that contestant's turn, untimed.
+    """
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            before.get(name, _nothing)()
+            seconds[name].append(_run(steps[name], 1))
+    return {name: _timing(seconds[name], 1) for name in names}
+
+
 def _nothing() -> None:
     pass
 

@@ -19,6 +19,7 @@ import importlib
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ def needed(module: str) -> Any:
         ) from error
 
 
+@cache
 def code_of(dtype: np.dtype[Any]) -> str | None:
     """What safetensors calls a dtype; None for one that it does not have."""
     is_little = dtype == dtype.newbyteorder("<")
