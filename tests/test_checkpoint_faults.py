@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from fusestep import checkpoint
+from fusestep.checkpoint import writing
 
 pytest.importorskip("safetensors")
 pytest.importorskip("xxhash")
@@ -81,6 +82,8 @@ def saved(path: Path, value: float, background: bool) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    if writing.fcntl is not None:  # macOS has a call of its own before fsync
+        monkeypatch.delattr(writing.fcntl, "F_FULLFSYNC", raising=False)
     return Calls(monkeypatch)
 
 
@@ -108,7 +111,8 @@ def test_a_call_that_fails_leaves_the_checkpoint_of_before(
     assert set(failed) == {name for _, name in CALLS}
     assert failed.count("write") >= 4
     if os.name != "nt":
-        assert failed[failed.index("replace") :] == ["replace", "close", "open", "fsync", "close"]
+        after = failed[failed.index("replace") - 1 :]
+        assert after == ["fsync", "replace", "close", "open", "fsync", "close"]
     saved(path, 3.0, background)
     assert loaded(path) == 3.0
 
@@ -132,6 +136,19 @@ def test_a_folder_that_is_removed_meanwhile_is_named(calls: Calls, tmp_path: Pat
         assert raised.value.filename == str(path)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows syncs no folders")
+def test_a_system_that_syncs_no_folders_is_saved_on(calls: Calls, tmp_path: Path) -> None:
+    def not_for_folders(call: Callable[..., Any], *_: Any, **__: Any) -> Any:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    path = tmp_path / "run.safetensors"
+    saved(path, 1.0, False)
+    with calls.other(len(calls.made) - 1, not_for_folders):
+        saved(path, 2.0, False)
+    assert calls.made[-2:] == ["fsync", "close"]
+    assert loaded(path) == 2.0
+
+
 @pytest.mark.parametrize("most", [1, 7, 1000])
 def test_a_write_that_takes_less_is_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: int
@@ -151,6 +168,21 @@ def test_a_write_that_takes_nothing_is_an_error(
     monkeypatch.setattr(os, "write", lambda descriptor, data: 0)
     with pytest.raises(OSError, match=r"nothing was written.*run\.safetensors"):
         saved(tmp_path / "run.safetensors", 2.0, False)
+
+
+@pytest.mark.skipif(writing.fcntl is None, reason="Windows removes no file that is open")
+def test_another_process_that_cleans_up_leaves_a_file_that_is_about_to_take_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    replace = Path.replace
+
+    def cleaned_up_before(self: Path, target: Path) -> Path:
+        writing._remove_unfinished(tmp_path, lambda name: True)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", cleaned_up_before)
+    saved(tmp_path / "run.safetensors", 2.0, False)
+    assert loaded(tmp_path / "run.safetensors") == 2.0
 
 
 LIMITED = """

@@ -237,6 +237,8 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: P
     others = [tmp_path / ".other.safetensors.0123abcd.partial", tmp_path / f"{name(3)}.partial"]
     for other in others:
         other.write_bytes(b"other")
+    others.append(tmp_path / f".{name(3)}.4567abcd.partial")  # which somebody may have begun now
+    others[-1].touch()
     with killed_at_the_end(subprocess.Popen(command, stdout=subprocess.PIPE)) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"begun\n"

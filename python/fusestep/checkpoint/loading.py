@@ -53,8 +53,8 @@ def load(
 ) -> Loaded:
     """Goes on from what `save` saved: into the arrays and objects that are there, or not at all.
 
-    The file is verified and all of it compared with what is here before anything is written. No
-    file can have code run, or more memory taken than its size and that of what is loaded into.
+    The file is verified and all of it compared with what is here before anything is written.
+    Nothing is unpickled, and memory is taken for the header of a file alone, of 100 MB at most.
 
     Args:
         path: of the file.
@@ -66,7 +66,7 @@ def load(
             with copies of the arrays.
         strict: False takes what the file has of what is here: parameters, and parts, that it has
             not stay as they are. What both have must still be of one shape and dtype.
-        keep: settings of the optimizers whose present values stay, as in ``keep=("lr",)``.
+        keep: settings of ``optimizer`` whose present values stay, as in ``keep=("lr",)``.
         rename: paths of parameters in the file and what they are called here.
 
     Returns:
@@ -78,10 +78,10 @@ def load(
         StateError: names every difference between the file and what is here.
         OSError: the file can't be read.
         ImportError: safetensors or xxhash is missing.
-            In each case nothing has changed: an object that had loaded its state before another
-            one refused has loaded its own again.
 
-    An interrupt while arrays are written may leave some of them written: load again.
+    In each case nothing has changed: where an object refuses its state, those that had loaded
+    theirs load again what they had. Only an interrupt while arrays are written leaves some of them
+    written.
 
     Example:
         >>> import tempfile, numpy as np, fusestep as fs

@@ -17,6 +17,8 @@ except ImportError:  # Windows
 
 CHUNK = 2**20  # bytes that a cache holds between hashing and writing
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+# where folders are not synced or not read, as PostgreSQL's fsync_fname takes it
+_NOT_FOR_FOLDERS = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP}
 _UNFINISHED = ".partial"
 
 
@@ -29,7 +31,7 @@ def replaced(path: Path, is_abandoned: Callable[[str], bool]) -> Iterator[int]:
     removed. OSError names the path.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
-    with named(path):
+    with _named(path):
         _remove_unfinished(path.parent, is_abandoned)
         descriptor = os.open(temporary, _FLAGS, 0o666)
         try:
@@ -51,7 +53,7 @@ def replaced(path: Path, is_abandoned: Callable[[str], bool]) -> Iterator[int]:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def _named(path: Path) -> Iterator[None]:
     """An error of the system says what failed, and for which file."""
     try:
         yield
@@ -78,11 +80,15 @@ def sync_folder(folder: Path) -> None:
     """Makes new names in a folder durable, where the system can."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _sync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_FOLDERS:
+            raise
 
 
 def _sync(descriptor: int) -> None:
