@@ -167,8 +167,19 @@ def test_the_file_is_one_that_safetensors_reads(path: Path) -> None:
         {"path": "bias", "dtype": "F32", "shape": [7]},
     ]
     assert (contents["begin"], contents["end"]) == (0, 22)
-    # each array begins at a multiple of its width, also for readers that map the file
-    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+
+
+def test_each_array_begins_at_a_multiple_of_its_width(path: Path) -> None:
+    dtypes = ["uint8", "float64", "bool", "float16", "complex64", "int32", "int8", "float32"]
+    for size in range(3):  # so that the header's length is any
+        name = "n" * size
+        arrays = {f"{name}{i}": np.ones(3, dtype) for i, dtype in enumerate(dtypes)}
+        checkpoint.save(path, params=arrays)
+        data = path.read_bytes()
+        begin = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:begin])
+        for key, array in arrays.items():
+            assert (begin + header[f"params/{key}"]["data_offsets"][0]) % array.itemsize == 0
 
 
 def test_equal_states_make_equal_files(path: Path) -> None:
@@ -312,6 +323,18 @@ def test_flattened_states_go_on_in_any_format(tmp_path: Path) -> None:
             same = {name: saved[name] for name in arrays}
             again = checkpoint.unflatten(same, saved["json"].item())
         assert bits(again) == bits(state)
+    # a byte order that is said, as zarr does, is the same
+    opt = fs.AdamW({"w": np.ones(2)}, lr=0.5)
+    arrays, text = checkpoint.flatten(opt.state_dict())
+    said = {
+        name: array.view(array.dtype.newbyteorder("=").newbyteorder(sys.byteorder))
+        for name, array in arrays.items()
+    }
+    assert {array.dtype.byteorder for array in said.values()} <= {"<", ">"}
+    opt.load_state_dict(checkpoint.unflatten(said, text))
+    # what formats without arrays of no dimensions give for one
+    arrays, text = checkpoint.flatten({"a": np.array(2.5, np.float32)})
+    assert bits(checkpoint.unflatten({"a": np.float32(2.5)}, text)) == bits({"a": arrays["a"]})
     with pytest.raises(checkpoint.CheckpointError, match="there is no array"):
         checkpoint.unflatten({}, checkpoint.flatten({"a": np.ones(2)})[1])
     with pytest.raises(checkpoint.CheckpointError, match="NaN is no finite number"):

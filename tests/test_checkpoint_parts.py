@@ -134,6 +134,19 @@ def test_names_must_fit(path: Path, rename: dict[str, str], errors: list[str]) -
         assert error in str(raised.value)
 
 
+def test_each_optimizer_is_told_of_its_own_names(path: Path) -> None:
+    a, b = params("a"), params("b")
+    checkpoint.save(path, optimizer={"first": trained(a), "second": trained(b)})
+    here = {"first": fs.AdamW({"x": np.zeros(3)}), "second": fs.AdamW({"y": np.zeros(3)})}
+    loaded = checkpoint.load(path, optimizer=here, rename={"a": "x", "b": "y"})
+    assert loaded.renamed == (
+        ("optimizer/first/a", "optimizer/first/x"),
+        ("optimizer/second/b", "optimizer/second/y"),
+    )
+    with pytest.raises(fs.StateError, match="rename: 'c' is not saved"):
+        checkpoint.load(path, optimizer=here, rename={"a": "x", "b": "y", "c": "x"})
+
+
 def test_several_optimizers_and_loaders_go_into_one_file(path: Path) -> None:
     a, b = params("a"), params("b")
     given = {"first": trained(a), "second": trained(b, fs.Lion)}

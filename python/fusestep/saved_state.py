@@ -285,6 +285,8 @@ def array(shape: Sequence[int], dtype: Any, written: Sequence[Any] = ()) -> Form
                 found.append(f"{path} {name}: saved {there}, present {here}")
         if any(np.may_share_memory(value, memory) for memory in written):
             found.append(f"{path}: is memory that loading it would write; pass a copy")
-        return np.require(value, requirements=("C", "A"))
+        source = np.require(value, requirements=("C", "A"))
+        # a dtype may say "<f8" where that is the processor's own order, as zarr's do
+        return source.view(dtype) if source.dtype == dtype else source
 
     return read_array

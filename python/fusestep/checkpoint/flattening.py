@@ -57,14 +57,14 @@ def flatten(state: Any) -> tuple[dict[str, Any], str]:
         HDF5, where paths become groups::
 
             with h5py.File("run.h5", "w") as file:
-                file.attrs["json"] = text
+                file["json"] = text
                 for name, array in arrays.items():
-                    file.create_dataset(name, data=array)
+                    file["arrays/" + name] = array
             with h5py.File("run.h5") as file:
-                entries = {}
-                file.visititems(lambda name, entry: entries.update({name: entry}))
+                text, entries = file["json"].asstr()[()], {}
+                file["arrays"].visititems(lambda name, entry: entries.update({name: entry}))
                 arrays = {n: e[()] for n, e in entries.items() if isinstance(e, h5py.Dataset)}
-                state = fs.checkpoint.unflatten(arrays, file.attrs["json"])
+            state = fs.checkpoint.unflatten(arrays, text)
 
         Zarr 3::
 
@@ -177,7 +177,8 @@ def array_of(value: Any, arrays: Mapping[str, Any]) -> Any:
     name = value[ARRAY]
     if not isinstance(name, str) or name not in arrays:
         raise CheckpointError(f"there is no array {short(name)}")
-    return arrays[name]
+    found = arrays[name]
+    return np.asarray(found) if isinstance(found, np.generic) else found  # HDF5 has no shape ()
 
 
 def has_state(value: Any) -> bool:

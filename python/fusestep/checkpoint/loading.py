@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,6 +108,7 @@ def load(
             loading.look_at_params(params)
             for name, value in given.items():
                 loading.look_at_part(name, value)
+            loading.look_at_names()
             if not found:
                 loading.load_objects()
         loading.write_arrays()
@@ -135,6 +136,7 @@ class Loading:
         self.found = found
         self._objects: list[tuple[str, Any, Any]] = []  # path, object, state
         self._writes: list[tuple[Any, Any]] = []  # array, source
+        self._known: set[str] = set()  # parameters that were saved
         self.extra: Any = None
         self.new: list[str] = []
         self.unused: list[str] = []
@@ -161,7 +163,15 @@ class Loading:
         here = dict(zip(structure.paths, leaves, strict=True))
         paths = [entry["path"] for entry in saved]
         there = {self._rename.get(path, path): path for path in paths}
-        self._check_rename(paths, here)
+        self._known.update(paths)
+        self.found += [
+            f"rename: {new!r} is not present" for new in self._rename.values() if new not in here
+        ]
+        self.found += [
+            f"rename: {count} saved parameters would be {path!r}"
+            for path, count in Counter(self._rename.get(path, path) for path in paths).items()
+            if count > 1
+        ]
         for path, leaf in here.items():
             if path in there:
                 source = self._file.arrays[name_of(there[path])]
@@ -177,15 +187,10 @@ class Loading:
                 self.unused.append(name_of(path))
         self.renamed += [(name_of(old), name_of(new)) for old, new in self._rename.items()]
 
-    def _check_rename(self, saved: Collection[str], here: Collection[str]) -> None:
-        self.found += [f"rename: {old!r} is not saved" for old in self._rename if old not in saved]
+    def look_at_names(self) -> None:
+        """What is renamed must be saved somewhere: each optimizer is told of its own."""
         self.found += [
-            f"rename: {new!r} is not present" for new in self._rename.values() if new not in here
-        ]
-        self.found += [
-            f"rename: {count} saved parameters would be {path!r}"
-            for path, count in Counter(self._rename.get(path, path) for path in saved).items()
-            if count > 1
+            f"rename: {old!r} is not saved" for old in self._rename if old not in self._known
         ]
 
     def look_at_part(self, name: str, value: Any) -> None:
@@ -213,6 +218,7 @@ class Loading:
         elif has_state(here):
             if kind == STATE:
                 self._objects.append((path, here, nested(there[STATE], arrays)))
+                self._known.update(_parameters_of(self._objects[-1][2]))
                 return here
         elif isinstance(here, Mapping):
             if kind is dict:
@@ -268,7 +274,7 @@ class Loading:
                 # after the last one nothing refuses: no copy of what may be large
                 is_needed = i < len(self._objects) or self.found
                 before = one.state_dict() if is_needed else None
-                options = self._options() if path.startswith("optimizer") else {}
+                options = self._options(state) if path.startswith("optimizer") else {}
                 with reported(self.found, path):
                     told = one.load_state_dict(state, **options)
                     loaded.append((one, before))
@@ -279,8 +285,10 @@ class Loading:
         if self.found:
             _put_back(loaded)
 
-    def _options(self) -> dict[str, Any]:
-        options = {"keep": self._keep, "rename": self._rename}
+    def _options(self, state: Any) -> dict[str, Any]:
+        saved = _parameters_of(state)
+        rename = {old: new for old, new in self._rename.items() if old in saved}
+        options = {"keep": self._keep, "rename": rename}
         given = {name: value for name, value in options.items() if value}
         return given if self._strict else {**given, "strict": False}
 
@@ -301,6 +309,12 @@ class Loading:
                 else:
                     target[...] = source
                 target.device.synchronize()  # the file is closed after it
+
+
+def _parameters_of(state: Any) -> Mapping[str, Any]:
+    """The saved parameters of an optimizer's state, by path."""
+    found = state.get("parameters") if isinstance(state, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _put_back(loaded: list[tuple[Any, Any]]) -> None:
