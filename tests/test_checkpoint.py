@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,19 @@ def test_each_array_begins_at_a_multiple_of_its_width(path: Path) -> None:
         header = json.loads(data[8:begin])
         for key, array in arrays.items():
             assert (begin + header[f"params/{key}"]["data_offsets"][0]) % array.itemsize == 0
+
+
+def test_neither_a_save_nor_a_load_copies_large_arrays(path: Path) -> None:
+    params = {"a": np.ones(2**21), "b": np.ones((2**10, 2**11), np.float32)}  # 16 MB, 8 MB
+    opt = fs.SGD(params, lr=0.1, momentum=0.5)
+    peaks = []
+    for call in (checkpoint.save, checkpoint.load):
+        call(path, params=params, optimizer=opt)  # and imports what it needs
+        tracemalloc.start()
+        call(path, params=params, optimizer=opt)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 2**21
 
 
 def test_equal_states_make_equal_files(path: Path) -> None:

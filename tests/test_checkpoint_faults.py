@@ -149,6 +149,37 @@ def test_a_system_that_syncs_no_folders_is_saved_on(calls: Calls, tmp_path: Path
     assert loaded(path) == 2.0
 
 
+@pytest.mark.skipif(writing.fcntl is None, reason="Windows has no fcntl")
+@pytest.mark.parametrize("fails", [False, True])
+def test_macos_is_asked_to_empty_the_cache_of_the_drive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: bool
+) -> None:
+    asked: list[Any] = []
+
+    def control(descriptor: int, command: int) -> None:
+        asked.append(command)
+        if fails:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(writing.fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(writing.fcntl, "fcntl", control)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append("fsync"))
+    saved(tmp_path / "run.safetensors", 2.0, False)
+    assert asked == ([51, "fsync"] if fails else [51]) * 2
+
+
+def test_a_system_without_locks_saves_and_cleans_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.safetensors"
+    left = tmp_path / f".{path.name}.0123abcd.partial"
+    left.write_bytes(b"left")
+    monkeypatch.setattr(writing, "fcntl", None)
+    saved(path, 2.0, False)
+    assert loaded(path) == 2.0
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("most", [1, 7, 1000])
 def test_a_write_that_takes_less_is_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: int

@@ -14,7 +14,9 @@ import pytest
 
 import fusestep as fs
 from fusestep import checkpoint
-from fusestep.checkpoint.form import DIGEST, DIGITS, PREFIX
+from fusestep.checkpoint import saving
+from fusestep.checkpoint.form import DIGEST, DIGITS, PREFIX, header
+from fusestep.checkpoint.reading import SavedFile
 
 pytest.importorskip("safetensors")
 xxhash = pytest.importorskip("xxhash")
@@ -243,6 +245,42 @@ def test_a_part_of_the_parameters_is_no_whole_checkpoint(file: bytes, tmp_path: 
     there["end"] = 3
     made = put_together(header, there, data[:begin] + data[end:])
     assert "elements 0 to 3 of 5 alone" in refused(tmp_path / "run.safetensors", made)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "shapes"),
+    [
+        (0, 2, {"a": (2,)}),
+        (2, 8, {"a": (1,), "b": (5,), "e": (0, 4)}),
+        (3, 9, {"b": (2, 3), "e": (0, 4)}),
+        (8, 12, {"b": (1,), "c": (3,), "e": (0, 4)}),
+        (9, 13, {"c": (2, 2), "e": (0, 4)}),
+        (5, 5, {}),
+        (0, 13, {"a": (3,), "b": (2, 3), "c": (2, 2), "e": (0, 4)}),
+    ],
+)
+def test_a_file_may_hold_a_range_of_the_elements_of_the_parameters(
+    tmp_path: Path, begin: int, end: int, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    whole = {"a": (3,), "b": (2, 3), "e": (0, 4), "c": (2, 2)}
+    listed = [{"path": n, "dtype": "F32", "shape": list(s)} for n, s in whole.items()]
+    held = {"step": 1, "params": listed, "begin": begin, "end": end, "parts": {}}
+    arrays = {f"params/{n}": np.full(s, 2.0, np.float32) for n, s in shapes.items()}
+    path = tmp_path / "range.safetensors"
+    saving.write_file(path, header(held, arrays), arrays, lambda name: False)
+    with SavedFile(path) as file:
+        file.verify()
+        assert {n: array.shape for n, array in file.arrays.items()} == {
+            f"params/{n}": s for n, s in shapes.items()
+        }
+        assert (file.contents["begin"], file.contents["end"], file.elements) == (begin, end, 13)
+    params = {n: np.zeros(s, np.float32) for n, s in whole.items()}
+    if end - begin == 13:
+        checkpoint.load(path, params=params)
+        assert all((array == 2).all() for array in params.values())
+    else:
+        with pytest.raises(checkpoint.CheckpointError, match=f"elements {begin} to {end} of 13 al"):
+            checkpoint.load(path, params=params)
 
 
 def test_memory_is_bounded_by_the_size_of_the_file(file: bytes, tmp_path: Path) -> None:

@@ -41,6 +41,14 @@ def report(info: fs.StepInfo) -> str:
     return f"{info.lr:.3g} {shown} {info.applied} {rate} {norm} {applied}"
 
 
+def resumed(saves: fs.checkpoint.Checkpoints, layers: list[Dense], opt: fs.Optimizer) -> int:
+    found: fs.checkpoint.Loaded | None = saves.load(params=layers, optimizer=opt, keep=("lr",))
+    first = 0 if found is None else found.step or 0
+    if saves.due(first + 1):
+        print(saves.save(step=first + 1, params=layers, optimizer=opt, background=True))
+    return first
+
+
 def main() -> None:
     layers = [Dense(np.zeros((3, 2), np.float32), np.zeros(2, np.float32))]
     lr = schedules.warmup_cosine(peak=3e-3, warmup=2, total=20)

@@ -31,3 +31,5 @@ opt.groups[0].momentum = 0.9  # wrong
 opt.groups[0].clip_norm = 0.9  # wrong
 opt.groups[0].step(w)  # wrong
 print(opt.step(w).loss)  # wrong
+fs.checkpoint.save("run", step="3")  # wrong
+fs.checkpoint.load("run", w)  # wrong
