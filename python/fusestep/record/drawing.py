@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -21,7 +21,10 @@ _TITLES = {
     "grad_norm": "gradient norm",
     "noise_scale": "noise scale",
 }
-_EXACT = ("lr", "batch_size")  # not smoothed
+_EXACT = ("lr", "batch_size")  # not smoothed, and on a linear scale
+_SMOOTHED = 100  # values, at least
+_CROWDED = 1000  # values, more than there are columns of pixels
+_PLACES = 500  # where a smoothed line is calculated
 _DECADES = 100.0  # the ratio from which on a scale is logarithmic
 
 
@@ -37,8 +40,8 @@ def draw(
     import matplotlib.pyplot as plt
 
     check_choice("by", by, Clock._fields[:3])
-    panels = _panels(record)
-    if by not in record or not panels:
+    panels = _panels(record, by) if by in record else {}
+    if not panels:
         raise ValueError(f"there is nothing to draw by {by}: the record has no values for it")
     is_new = axes is None
     if axes is None:
@@ -59,9 +62,8 @@ def draw(
         for name in names:
             # the only line of a panel needs no name
             shown = name if len(names) > 1 else ""
-            _draw_column(
-                ax, record[by], record[name], f"{label} {shown}".strip(), panel not in _EXACT
-            )
+            shown = f"{label} {shown}".strip()
+            _draw_column(ax, record[by], record[name], panel, shown)
         ax.tick_params(labelbottom=True)
         ax.set_title(_TITLES.get(panel, panel), fontsize="medium")
         ax.set_xlabel(by)
@@ -81,36 +83,34 @@ def draw(
     return dict(axes)
 
 
-def _panels(record: Columns) -> dict[str, list[str]]:
+def _panels(record: Columns, by: Unit) -> dict[str, list[str]]:
     """The columns with values by panel: "loss/validation" is drawn where "loss" is."""
     panels: dict[str, list[str]] = {}
     for name in record:
-        drawn = name not in (*Clock._fields[:3], "applied")
-        if drawn and np.isfinite(record[name]).any():
+        is_drawn = name not in (*Clock._fields[:3], "applied")
+        if is_drawn and np.isfinite(record[name] + record[by]).any():
             panels.setdefault(name.partition("/")[0], []).append(name)
     return panels
 
 
-def _draw_column(ax: Any, at: Array, values: Array, label: str, is_noisy: bool) -> None:
-    is_drawn = np.isfinite(at) & np.isfinite(values)
-    x, y = at[is_drawn], values[is_drawn]
-    window = len(y) // 50 if is_noisy else 0
-    is_sparse = 2 * len(y) < len(values) or len(y) == 1
-    marker = "." if is_sparse else ""
-    if window < 2:
-        ax.plot(x, y, marker=marker, label=label or None)
+def _draw_column(ax: Any, at: Array, values: Array, panel: str, label: str) -> None:
+    rows = np.flatnonzero(np.isfinite(at) & np.isfinite(values))
+    x, y = at[rows], values[rows]
+    is_sparse = len(rows) == 1 or 2 * len(rows) < np.ptp(rows)
+    if panel == "batch_size" and len(y) > _CROWDED:  # with a short batch in each epoch
+        x, y = _around(x, y, np.median)
+    if panel in _EXACT or is_sparse or len(y) < _SMOOTHED:
+        ax.plot(x, y, marker="." if is_sparse else "", label=label or None)
         return
     (line,) = ax.plot(x, y, alpha=0.3, linewidth=0.8, zorder=1)
-    ax.plot(x, _mean_around(y, window), color=line.get_color(), label=label or None)
+    ax.plot(*_around(x, y, np.mean), color=line.get_color(), label=label or None)
 
 
-def _mean_around(values: Array, window: int) -> Array:
-    """The mean of as many values around each; of fewer at the ends."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    at = np.arange(len(values))
-    first, last = np.maximum(at - window // 2, 0), np.minimum(at + window // 2 + 1, len(values))
-    means: Array = (sums[last] - sums[first]) / (last - first)
-    return means
+def _around(x: Array, y: Array, take: Callable[[Array], Any]) -> tuple[Array, Array]:
+    """At some places what is taken of the fiftieth of all values around each."""
+    half = len(y) // 100
+    places = np.unique(np.linspace(0, len(y) - 1, _PLACES).astype(int))
+    return x[places], np.array([take(y[max(0, i - half) : i + half + 1]) for i in places])
 
 
 def _set_scale(ax: Any) -> None:

@@ -240,9 +240,10 @@ class Record:
             path: writes the picture to this file, in the format that its name ends with.
             label: of this record in the legend.
 
-        A loss and a gradient norm come with a smoothed line, the mean over a fiftieth of the
-        record around each step, and on a logarithmic scale where they span more than two decades.
-        Red ticks are skipped steps.
+        What is noisy comes with a smoothed line, the mean of the fiftieth of the record around each
+        step, and on a logarithmic scale where it spans more than two decades; a batch size is the
+        median, where there are more than 1000. "loss/validation" is drawn where "loss" is. Red
+        ticks are skipped steps.
 
         Needs matplotlib: ``pip install "fusestep[plot]"``.
         """

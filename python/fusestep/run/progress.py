@@ -69,6 +69,7 @@ class Progress:
         shown = [f"{n} {record[n][-1]:.4g}" for n in ("loss", "lr") if len(record) and n in record]
         if isinstance(self._batch, Batch):
             shown.append(f"batch {self._batch.size}")
-        shown.append(f"{(self._step - self._first) / max(now - self._begin, 1e-9):.3g} steps/s")
+        rate = (self._step - self._first) / max(now - self._begin, 1e-9)
+        shown.append(f"{self._bar.format_sizeof(rate)} steps/s")
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
         self._bar.update(self._done - self._bar.n)
