@@ -63,7 +63,7 @@ IMPORTS: dict[str, set[str]] = {
     | {"gradients", "memory", "saved_state"},
     "record": {"_core", "arguments", "clock", "gradients", "saved_state"},
     "checkpoint": {"_core", "foreign", "trees", "arguments", "cuda", "optim", "saved_state"},
-    "run": {"_core", "arguments", "checkpoint", "data", "record", "saved_state"},
+    "run": {"_core", "arguments", "checkpoint", "data", "optim", "record", "saved_state", "trees"},
     "fusestep": {"_core", "checkpoint", "clock", "control", "engines", "expression", "schedules"}
     | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "run"}
     | {"scaling", "threads"},

@@ -310,6 +310,19 @@ def test_parameters_must_be_given(tmp_path: Path) -> None:
         fs.Run(tmp_path, optimizer=fs.SGD(np.ones(2)))  # type: ignore[call-arg]
 
 
+def test_parameters_that_the_optimizer_does_not_update_are_refused(tmp_path: Path) -> None:
+    params = {"w": np.ones(2), "b": np.ones(3)}
+    opts = {"one": fs.SGD(params)}
+    message = r"params must hold the arrays that the optimizer updates, and lacks its \['b'\]"
+    with pytest.raises(ValueError, match=message):
+        fs.Run(tmp_path, params={**params, "b": np.ones(3)}, optimizer=opts)
+    run = fs.Run(tmp_path, params=params, optimizer=opts)
+    opts["one"].rebind({**params, "b": np.ones(3)})
+    with pytest.raises(ValueError, match=message):
+        next(run.steps(1))
+    fs.Run(tmp_path, params=[params["w"], {"x": params["b"]}], optimizer=fs.SGD(params))
+
+
 def test_a_note_belongs_in_the_body_and_loops_do_not_nest(tmp_path: Path) -> None:
     training = Training(tmp_path)
     with pytest.raises(fs.StateError, match="note is for the body of a loop"):

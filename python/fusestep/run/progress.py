@@ -30,12 +30,11 @@ class Progress:
         record: whose last row is shown.
     """
 
-    _batch: Any
-
     def __init__(self, loader: Any, step: int, total: int | None, record: Record) -> None:
         bar = bar_class()
         self._first = self._step = step
-        self._record, self._batch = record, None
+        self._record = record
+        self._batch: Any = None
         self._loader: Loader | None = None
         end, done = total, step
         if isinstance(loader, Loader) and total is None:
@@ -55,21 +54,19 @@ class Progress:
             self._done = step
         else:
             self._done = self._end - (self._loader._left_of(self._loader._cursor) or 0)
-        now = time.monotonic()
-        if now - self._shown >= _SECONDS:
-            self._draw(now)
+        if time.monotonic() - self._shown >= _SECONDS:
+            self.draw()
 
     def close(self) -> None:
-        """Draws it for the last time."""
-        self._draw(time.monotonic())
         self._bar.close()
 
-    def _draw(self, now: float) -> None:
-        self._shown, record = now, self._record
+    def draw(self) -> None:
+        """Draws the bar anew; on a GPU it waits for what is shown."""
+        self._shown, record = time.monotonic(), self._record
         shown = [f"{n} {record[n][-1]:.4g}" for n in ("loss", "lr") if len(record) and n in record]
         if isinstance(self._batch, Batch):
             shown.append(f"batch {self._batch.size}")
-        rate = (self._step - self._first) / max(now - self._begin, 1e-9)
+        rate = (self._step - self._first) / max(self._shown - self._begin, 1e-9)
         shown.append(f"{self._bar.format_sizeof(rate)} steps/s")
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
         self._bar.update(self._done - self._bar.n)

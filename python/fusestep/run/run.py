@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from os import PathLike
 from typing import Any
 
-from .. import checkpoint
+from .. import checkpoint, trees
 from .._core import StateError
 from ..arguments import check_flag, check_whole, named_arguments
 from ..checkpoint.flattening import has_state
 from ..checkpoint.saving import collected
 from ..data import Batch, Loader
+from ..optim import Optimizer
 from ..record import Record
 from ..saved_state import short
 from .progress import Progress, bar_class
@@ -32,7 +33,7 @@ class Run:
 
     Args:
         folder: of this run alone, for its checkpoints; made if it is not there.
-        params: the parameters, as the optimizer has them: arrays in any nesting.
+        params: the parameters: the arrays that the optimizers update, in any nesting.
         optimizer: an optimizer, or a dict of several: objects with ``state_dict`` and
             ``load_state_dict``.
         loader: what ``steps`` takes batches from: a `Loader`, or an iterable with these two
@@ -120,7 +121,7 @@ class Run:
         self._background = check_flag("background", background)
         self._progress = check_flag("progress", progress)
         if progress:
-            bar_class()
+            bar_class()  # now, and not when hours have passed
         self._epochs = _epochs(every, loader)
         self._passed = 0  # times that so many epochs have passed
         self._saved: int | None = None  # the step of the last save
@@ -200,6 +201,8 @@ class Run:
                 if self.step != self._saved and self.step > 0:
                     self._save(background=False)
                 checkpoint.wait()
+            if progress is not None:
+                progress.draw()
         finally:
             self.stopped = signals.received or self.stopped
             self._is_in_loop, self._batch = False, None
@@ -240,6 +243,7 @@ class Run:
 
     def _parts(self) -> dict[str, Any]:
         """What is saved, and loaded."""
+        _check_same(self._params, self._optimizer)
         extra = {"record": self.record, **({} if self._extra is None else {"extra": self._extra})}
         return {
             "params": self._params,
@@ -268,6 +272,19 @@ class _Position:
     def load_state_dict(self, state: Any) -> None:
         self._loader.load_state_dict(state)
         self.take()
+
+
+def _check_same(params: Any, optimizer: Any) -> None:
+    """Raises ValueError unless the parameters hold the very arrays that optimizers update."""
+    held = {id(leaf) for leaf in trees.flatten(params)[1]}
+    for one in optimizer.values() if isinstance(optimizer, Mapping) else [optimizer]:
+        updated = one.params if isinstance(one, Optimizer) else {}
+        other = [path for path, array in updated.items() if id(array) not in held]
+        if other:
+            raise ValueError(
+                f"params must hold the arrays that the optimizer updates, and lacks its {other}: "
+                "pass what it was built with; after a change, optimizer.rebind(params)"
+            )
 
 
 def _epochs(every: Any, loader: Any) -> int | None:
