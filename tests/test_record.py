@@ -177,11 +177,12 @@ def test_a_record_goes_on_from_its_state(rows: int) -> None:
 
 
 def test_a_record_does_not_share_the_memory_of_a_state() -> None:
-    state = filled(3).state_dict()
-    record = fs.Record()
-    record.load_state_dict(state)
-    record.add(step=2, loss=9.0)
-    assert state["columns"]["loss"][2] == 1 / 3
+    saved, resumed = filled(3), fs.Record()
+    state = saved.state_dict()
+    resumed.load_state_dict(state)
+    for record in (saved, resumed):
+        record.add(step=2, loss=9.0)
+        assert state["columns"]["loss"][2] == 1 / 3
 
 
 def columns(**changes: Any) -> dict[str, Any]:

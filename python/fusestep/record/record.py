@@ -321,10 +321,7 @@ def _columns(value: Any, path: str, found: list[str]) -> Columns:
     for name, entry in value.items():
         form = array(step.shape, np.int64 if name == "step" else np.float64)
         columns[name] = form(entry, within(path, name), found)
-    if (
-        step.dtype.kind == "i"
-        and len(step)
-        and not (step[0] >= 0 and step[-1] <= LARGEST and (step[1:] > step[:-1]).all())
-    ):
+    limits = np.concatenate([[-1], step, [LARGEST + 1]])
+    if step.dtype == np.int64 and (limits[1:] <= limits[:-1]).any():
         found.append(f"{path}.step: must be whole numbers that rise from each row to the next")
     return {n: c.copy() for n, c in columns.items()} if len(found) == before else {}
