@@ -182,7 +182,8 @@ def test_without_a_loader_it_gives_the_numbers_of_the_steps(tmp_path: Path) -> N
 def test_what_else_is_given_comes_back_into_the_same_dict(tmp_path: Path) -> None:
     def extra() -> dict[str, Any]:
         statistics = fs.gradients.GradientStatistics()
-        return {"best": None, "sums": np.zeros(2), "of": {"s": statistics}}
+        own = {"best": None, "sums": np.zeros(2), "of": {"s": statistics}}
+        return {**own, "history": [], "pair": [np.zeros(1), 0]}
 
     first = Training(tmp_path, extra=extra())
     for batch in first.run.steps():
@@ -191,12 +192,16 @@ def test_what_else_is_given_comes_back_into_the_same_dict(tmp_path: Path) -> Non
         assert own is not None
         own["best"], own["sums"][1] = 0.5, 7.0
         own["of"]["s"].add([2.0, 6.0], sizes=[8, 8], squared_norm_of_mean=3.0)
+        own["history"].append([batch.size, None])
+        own["pair"][1] += 1
         if len(first.seen) == 2:
             first.run.stop()
     mine = extra()
     sums, statistics = mine["sums"], mine["of"]["s"]
     Training(tmp_path, extra=mine).run.steps()
     assert mine["best"] == 0.5
+    assert mine["history"] == [[4, None], [4, None]]
+    assert mine["pair"] == [0.0, 2]
     assert mine["sums"] is sums
     assert sums.tolist() == [0.0, 7.0]
     assert mine["of"]["s"] is statistics

@@ -223,7 +223,7 @@ class Loading:
         elif isinstance(here, Mapping):
             if kind is dict:
                 return self._look_at_entries(here, there, path)
-        elif isinstance(here, (list, tuple)):
+        elif isinstance(here, (list, tuple)) and _is_loaded_into(here):
             if kind is list and len(there) == len(here):
                 pairs = enumerate(zip(here, there, strict=True))
                 return [self._look(a, b, f"{path}/{i}") for i, (a, b) in pairs]
@@ -339,6 +339,14 @@ def _kind(saved: Any) -> Any:
     if isinstance(saved, dict):
         return next((marker for marker in (ARRAY, STATE) if marker in saved), dict)
     return type(saved)
+
+
+def _is_loaded_into(here: Any) -> bool:
+    """Whether there are arrays or objects in it; otherwise it is a value, which may grow."""
+    if foreign.is_array(here) or has_state(here):
+        return True
+    entries = here.values() if isinstance(here, Mapping) else here
+    return isinstance(here, (Mapping, list, tuple)) and any(map(_is_loaded_into, entries))
 
 
 def _in_words(saved: Any) -> str:
