@@ -105,5 +105,20 @@ def main() -> None:
     print(report(optimizer.step()), optimizer.groups[0].lr)
 
 
+def train(folder: str, layers: list[Dense], loader: fs.Loader, record: fs.Record) -> str | None:
+    opt = fs.AdamW(layers, lr=schedules.constant(1e-3))
+    run = fs.Run(folder, params=layers, optimizer=opt, loader=loader, record=record, every="1 h")
+    for batch in run.steps(total=100):
+        loss, grads = loss_and_grads(layers, batch)
+        run.note(opt.step(grads, clock=batch.clock), loss=loss, accuracy=0.5)
+        if loss < 0.1:
+            run.stop()
+    rates: npt.NDArray[np.float64] = run.record["lr"]
+    values: dict[str, Any] = {"loss/validation": 0.5}
+    record.add(step=run.step, loss=float(rates[-1]), **values)
+    record.plot(by="epoch", path="run.png")
+    return run.stopped
+
+
 if __name__ == "__main__":
     main()

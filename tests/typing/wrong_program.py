@@ -33,3 +33,7 @@ opt.groups[0].step(w)  # wrong
 print(opt.step(w).loss)  # wrong
 fs.checkpoint.save("run", step="3")  # wrong
 fs.checkpoint.load("run", w)  # wrong
+fs.Run("folder", optimizer=opt)  # wrong
+fs.Run("folder", params=w, record={})  # wrong
+fs.Run("folder", params=w).steps("all")  # wrong
+fs.Record().plot(by="time")  # wrong
