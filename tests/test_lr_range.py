@@ -190,6 +190,19 @@ def test_other_settings_follow_their_schedules_meanwhile() -> None:
     assert seen[1:] == pytest.approx([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0, 1.0])
 
 
+def test_other_settings_that_follow_the_loss_see_it_meanwhile() -> None:
+    opt = fs.SGD(np.ones(1), lr=1.0, weight_decay=0.1 * fs.control.Plateau(0.5, patience=0))
+    seen = []
+
+    def loss_and_grads(batch: Any) -> tuple[float, Any]:
+        seen.append(opt.weight_decay)
+        return 1.0, np.zeros(1)
+
+    tune.lr_range(opt, loss_and_grads, [None], steps=10)
+    assert seen[-1] == pytest.approx(0.1 * 0.5**8)
+    assert opt.weight_decay == 0.1
+
+
 def test_parameters_are_passed_to_a_function_of_two_arguments() -> None:
     params = {"w": np.ones(2)}
     opt = fs.SGD(params, lr=1.0)

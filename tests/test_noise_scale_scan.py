@@ -55,17 +55,26 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
     assert fewest <= held <= most
 
 
-def test_the_interval_is_that_of_fieller() -> None:
-    # within t standard errors of 0 is what lies in the interval, and only that
+# quantiles of Student's distribution
+@pytest.mark.parametrize(("n", "t"), [(10, 2.262157), (50, 2.009575), (1000, 1.962341)])
+def test_the_interval_is_that_of_fieller(n: int, t: float) -> None:
     random = np.random.default_rng(1)
+    x = random.normal(2.0, 1.0, n)
+
+    def errors(ratio: float) -> float:
+        """How many standard errors the means are apart if this were their ratio."""
+        difference = x - ratio * y
+        return float(abs(difference.mean()) / (difference.std(ddof=1) / math.sqrt(n)))
+
     for mean in (0.3, 1.0, 3.0):
-        x, y = random.normal(2.0, 1.0, 50), random.normal(mean, 1.0, 50)
+        y = random.normal(mean, 1.0, n)
         estimate = ratio_of_means(x, y, 0.95)
         assert estimate.noise_scale == x.mean() / y.mean()
-        for ratio in np.geomspace(1e-3, 1e3, 500):
-            difference = x - ratio * y
-            errors = abs(difference.mean()) / (difference.std(ddof=1) / math.sqrt(50))
-            assert (errors <= 2.0095752) == (estimate.low <= ratio <= estimate.high)
+        assert errors(estimate.low) == pytest.approx(t, rel=2e-4)
+        if estimate.high < math.inf:
+            assert errors(estimate.high) == pytest.approx(t, rel=2e-4)
+        for ratio in np.geomspace(1e-3, 1e3, 100):
+            assert (errors(ratio) <= t) == (estimate.low <= ratio <= estimate.high)
 
 
 def test_where_the_gradient_may_be_zero_the_interval_has_no_end() -> None:

@@ -38,13 +38,13 @@ def draw_rates(found: RateRange, path: str | Path | None, ax: Any) -> Any:
 
 def draw_noise(found: NoiseScale, path: str | Path | None, window: int | None, ax: Any) -> Any:
     """The noise scale in a moving window and in all steps, each with its interval."""
-    from matplotlib import ticker
-
     steps = len(found.samples)
     window = max(2, steps // 5) if window is None else window
     # NaN, which is not drawn, where |G|^2 is not above 0
     scale, low, high = np.array(found.along(window), float).T
     ax = _axes(ax)
+    from matplotlib import ticker
+
     at = np.arange(len(scale)) + (window + 1) / 2
     whole = found.noise_scale
     # where a window tells least, its interval leaves the picture
@@ -71,8 +71,12 @@ def draw_noise(found: NoiseScale, path: str | Path | None, window: int | None, a
 
 
 def _axes(ax: Any) -> Any:
-    import matplotlib.pyplot as plt
-
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError(
+            "pictures need matplotlib: pip install 'fusestep[plot]'", name="matplotlib"
+        ) from None
     return plt.subplots(figsize=(_WIDE, _HIGH), layout="constrained")[1] if ax is None else ax
 
 

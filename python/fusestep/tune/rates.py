@@ -88,7 +88,7 @@ class RateRange:
         lowest = int(np.argmin(self.smoothed))
         if lowest == 0:
             return None
-        # of one loss, by the median difference of two: half of a normal one's are below 0.954
+        # half of the differences of two normal numbers are below 0.954 standard deviations
         scatter = np.median(abs(np.diff(self.losses))) / 0.954
         error = scatter * math.sqrt((1 - self.smoothing) / (1 + self.smoothing))
         return lowest if self.smoothed[0] - self.smoothed[lowest] > _CLEARLY * error else None
