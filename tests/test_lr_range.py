@@ -267,6 +267,20 @@ def test_it_ends_at_a_loss_that_is_not_finite(bad: float) -> None:
         tune.lr_range(opt, lambda _: (math.nan, np.zeros(1)), [None])
 
 
+def test_numpy_warns_of_no_overflow_meanwhile() -> None:
+    w = np.ones(2)
+
+    def loss_and_grads(batch: Any) -> tuple[float, Any]:
+        return float(np.exp(1e3 * np.sum(w**2))) + 1.0, -w
+
+    w[:] = 0.01
+    with np.errstate(all="raise"):
+        found = tune.lr_range(fs.SGD(w, lr=1.0), loss_and_grads, [None])
+        with pytest.raises(FloatingPointError):
+            np.exp(np.float64(1e3))
+    assert found.ended.startswith("the loss ")
+
+
 @pytest.mark.parametrize("nonfinite", ["propagate", "skip", "raise"])
 def test_gradients_that_are_not_finite_end_it_by_their_loss(nonfinite: Any) -> None:
     w = np.ones(2)

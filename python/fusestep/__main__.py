@@ -41,8 +41,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.command == "plot" and arguments.all == bool(arguments.expressions):
         plot.error("give expressions, or --all")
-    needed = "demo" if arguments.command == "find-lr" else arguments.command
-    if absent := missing(needed):  # before minutes of work, not after
+    extra = "demo" if arguments.command == "find-lr" else arguments.command
+    if absent := missing(extra, arguments.command):  # before minutes of work, not after
         print(f"error: {absent}", file=sys.stderr)
         return 1
     try:

@@ -24,12 +24,12 @@ def lines() -> list[str]:
     return found
 
 
-def missing(extra: str) -> str | None:
-    """What to install for an extra, in words that hold wherever fusestep came from; or None."""
+def missing(extra: str, command: str) -> str | None:
+    """What a command lacks of an extra, in words that hold wherever fusestep came from; or None."""
     absent = [package for package in _extras().get(extra, ()) if _version(package) is None]
     if not absent:
         return None
-    return f"{extra} needs {', '.join(absent)}: pip install {' '.join(absent)}"
+    return f"{command} needs {', '.join(absent)}: pip install {' '.join(absent)}"
 
 
 def _extras() -> dict[str, list[str]]:

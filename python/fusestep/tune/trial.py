@@ -23,7 +23,8 @@ def tried(body: Callable[[], T], opt: Optimizer, loader: Any, *, accumulates: bo
         opt._accumulator.make_room("accumulate")
     aside, back = loader._stepping_aside() if isinstance(loader, Loader) else ([], [])
     restore = opt._returning(back)
-    if not isinstance(loader, Loader) and hasattr(loader, "load_state_dict"):
+    has_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+    if has_state and not isinstance(loader, Loader):
         restore = _both(restore, loader.load_state_dict, loader.state_dict())
     try:
         try:
