@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -435,3 +436,9 @@ def test_a_picture_shows_the_losses_and_the_rates_found(tmp_path: Any) -> None:
     flat = found_from(np.ones(30)).plot()
     assert len(flat.lines) == 2
     pyplot.close("all")
+
+
+def test_a_picture_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"pip install 'fusestep\[plot\]'"):
+        found_from(np.ones(30)).plot()

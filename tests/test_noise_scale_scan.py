@@ -55,6 +55,37 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
     assert fewest <= held <= most
 
 
+def test_the_noise_of_a_data_set_is_what_all_its_gradients_say() -> None:
+    pytest.importorskip("sklearn")
+    from fusestep.demo import Digits, log_softmax
+
+    digits = Digits.load()
+    x, y = digits.train_x.astype(np.float64), digits.train_y
+    w = np.zeros((64, 10))
+
+    def errors(x: Any, y: Any) -> Any:
+        return np.exp(log_softmax(x @ w)) - np.eye(10)[y]
+
+    def loss_and_grads(batch: Any) -> tuple[float, Any]:
+        x, y = batch["x"], batch["y"]
+        return 0.0, x.T @ errors(x, y) / len(y)
+
+    for step in range(2):  # at first, and after an update
+        each = (x[:, :, None] * errors(x, y)[:, None, :]).reshape(len(y), -1)
+        squared = float((each.mean(axis=0) ** 2).sum())
+        exact = float(each.var(axis=0, ddof=1).sum()) / squared
+        held = 0
+        for seed in range(20):
+            loader = fs.Loader({"x": x, "y": y}, 32, seed=seed, tail="drop")
+            found = tune.noise_scale_scan(
+                fs.SGD(w, lr=0.0), loss_and_grads, loader, population=len(y)
+            )
+            assert found.noise_scale == pytest.approx(exact, rel=0.25)
+            held += found.interval[0] <= exact <= found.interval[1]
+        assert held >= 18, step
+        w -= loss_and_grads({"x": x, "y": y})[1]
+
+
 # quantiles of Student's distribution
 @pytest.mark.parametrize(("n", "t"), [(10, 2.262157), (50, 2.009575), (1000, 1.962341)])
 def test_the_interval_is_that_of_fieller(n: int, t: float) -> None:

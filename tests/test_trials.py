@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -222,6 +223,32 @@ def test_an_interrupt_between_any_two_lines_leaves_everything_as_before(scan: st
         interrupt = Interrupt(at)
         interrupt.during(call)
         assert everything(opt, model, loader) == before, interrupt.where
+
+
+@pytest.mark.unsanitized
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+def test_signals_at_random_moments_leave_everything_as_before() -> None:
+    model = Model()
+    opt = fs.AdamW(model.params, lr=fs.schedules.cosine(start=0.1, length=50))
+    loader = fs.Loader(DATA, 8, seed=1)
+    trained(opt, model, loader)
+    before = everything(opt, model, loader)
+    random, interrupted = np.random.default_rng(0), 0
+    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for scan in list(SCANS.values()) * 100:
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 2e-3))
+                    scan(opt, model.loss_and_grads, loader)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert everything(opt, model, loader) == before
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert interrupted > 0
 
 
 def test_another_loader_is_loaded_back() -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from os import PathLike
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -93,12 +93,12 @@ class NoiseScale:
         return ratio_of_means(variances, squares, self.confidence)
 
     def plot(
-        self, path: str | Path | None = None, *, window: int | None = None, ax: Any = None
+        self, path: str | PathLike[str] | None = None, *, window: int | None = None, ax: Any = None
     ) -> Any:
         """Draws the noise scale along the steps with its interval; returns matplotlib's axes.
 
         Args:
-            path: where to write the picture, in the format of its suffix; None: nowhere.
+            path: writes the picture to this file, in the format that its name ends with.
             window: how many steps each estimate is over, at least 2; None: a fifth of them.
             ax: axes to draw into. None: those of a new figure.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -93,11 +93,11 @@ class RateRange:
         error = scatter * math.sqrt((1 - self.smoothing) / (1 + self.smoothing))
         return lowest if self.smoothed[0] - self.smoothed[lowest] > _CLEARLY * error else None
 
-    def plot(self, path: str | Path | None = None, *, ax: Any = None) -> Any:
+    def plot(self, path: str | PathLike[str] | None = None, *, ax: Any = None) -> Any:
         """Draws the losses over the rates, with the rates found; returns matplotlib's axes.
 
         Args:
-            path: where to write the picture, in the format of its suffix; None: nowhere.
+            path: writes the picture to this file, in the format that its name ends with.
             ax: axes to draw into. None: those of a new figure.
 
         Needs matplotlib: ``pip install "fusestep[plot]"``.
