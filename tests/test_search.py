@@ -82,6 +82,10 @@ def test_every_form_gives_what_it_says_under_names_that_are_paths() -> None:
         *("lr/exponential/start", "lr/exponential/rate", "betas/0", "clip_norm"),
         "clip_norm/uniform",
     }
+    scales = {name: kind for trial in study.trials for name, kind in trial.distributions.items()}
+    assert {name for name, kind in scales.items() if getattr(kind, "log", False)} == {
+        *("loader/epochs", "lr/cosine/start", "lr/exponential/start"),
+    }
     rates = [t.params[n] for t in study.trials for n in t.params if n.endswith("start")]
     assert 1e-4 <= min(rates) < 1e-3 < 1e-2 < max(rates) <= 1e-1
     assert {settings["clip_norm"] for settings in seen} >= {None, 1.0}

@@ -15,10 +15,12 @@ import fusestep as fs
 from fusestep import schedules
 
 pytest.importorskip("sklearn")
+from joblib.externals.loky import get_reusable_executor
 from sklearn import neural_network
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import check_estimator
 
 from fusestep.sklearn import MLPClassifier, MLPRegressor
 
@@ -124,6 +126,12 @@ def test_an_estimator_is_cloned_and_shown_as_any(kind: type) -> None:
     assert isinstance(model, getattr(neural_network, kind.__name__))
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learn_finds_an_estimator_as_it_should_be(kind: type) -> None:
+    check_estimator(kind(max_iter=20))
+
+
 def test_settings_are_got_and_set_by_name() -> None:
     model = small()
     params = model.get_params()
@@ -216,7 +224,10 @@ def test_a_grid_is_searched_in_two_processes() -> None:
         "optimizer__lr": [0.0, schedules.cosine(start=0.02, length=4, by="epoch")],
         "optimizer": [fs.AdamW, fs.NAdam],
     }
-    search = GridSearchCV(small(), grid, cv=2, n_jobs=2).fit(X, Y)
+    try:
+        search = GridSearchCV(small(), grid, cv=2, n_jobs=2).fit(X, Y)
+    finally:
+        get_reusable_executor().shutdown()  # processes that would wait for more to do
     assert search.best_params_["optimizer__lr"] == grid["optimizer__lr"][1]
     alone = GridSearchCV(small(), grid, cv=2).fit(X, Y)
     scores = [found.cv_results_["mean_test_score"].tolist() for found in (search, alone)]

@@ -20,10 +20,10 @@ import numpy as np
 try:
     import sklearn
     from sklearn import neural_network
-except ImportError:
+except ImportError as error:
     raise ImportError(
         "fusestep.sklearn needs scikit-learn: pip install scikit-learn", name="sklearn"
-    ) from None
+    ) from error
 
 from .arguments import check_named
 from .clock import Clock
@@ -151,7 +151,8 @@ def _constructor(base: Any) -> Callable[..., None]:
     """That of a network of scikit-learn, with an optimizer in place of what its solvers take."""
     own, *inherited = inspect.signature(base.__init__).parameters.values()
     kept = [p.replace(kind=p.KEYWORD_ONLY) for p in inherited if p.name not in _REPLACED]
-    known = [*(parameter.name for parameter in kept), "optimizer"]
+    chosen = inspect.Parameter("optimizer", own.KEYWORD_ONLY, default=Adam)
+    known = [parameter.name for parameter in (*kept, chosen)]
 
     def __init__(self: Any, *, optimizer: type[Optimizer] = Adam, **given: Any) -> None:
         settings = {name: given.pop(name) for name in [*given] if name.startswith(_SETTING)}
@@ -160,9 +161,8 @@ def _constructor(base: Any) -> Callable[..., None]:
         self.optimizer = optimizer
         vars(self).update(settings)
 
-    chosen = inspect.Parameter("optimizer", own.KEYWORD_ONLY, default=Adam)
-    settings = inspect.Parameter("settings", own.VAR_KEYWORD)
-    __init__.__signature__ = inspect.Signature([own, *kept, chosen, settings])  # type: ignore[attr-defined]
+    # where scikit-learn looks for the parameters of an estimator
+    __init__.__signature__ = inspect.Signature([own, *kept, chosen])  # type: ignore[attr-defined]
     return __init__
 
 

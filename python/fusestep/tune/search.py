@@ -106,12 +106,20 @@ def report(trial: Any, value: float, *, step: int) -> None:
 
         def objective(trial):
             settings = tune.suggest(trial, space)
-            ...
+            loader = fs.Loader(data, settings.pop("batch_size"), epochs=1)
+            params = initial_params()
+            opt = fs.AdamW(params, **settings)
             for epoch in range(20):
                 for batch in loader:
-                    ...
-                tune.report(trial, validation_loss(), step=epoch)
-            return validation_loss()
+                    opt.step(gradients(params, batch), clock=batch.clock)
+                loss = validation_loss(params)
+                tune.report(trial, loss, step=epoch)
+            return loss
+
+        optuna.create_study(storage="sqlite:///study.db").optimize(objective, n_trials=100)
+
+    ``examples/search_digits.py`` is such a program, with several processes and what becomes of
+    trials whose process was killed.
     """
     number, at = check_scalar("value", value), check_whole("step", step, 0)
     trial.report(number, at)
@@ -251,8 +259,8 @@ def _name(value: Any) -> str:
 def _optuna() -> Any:
     try:
         import optuna
-    except ImportError:
+    except ImportError as error:
         raise ImportError(
             "hyper-parameter search needs Optuna: pip install 'fusestep[tune]'", name="optuna"
-        ) from None
+        ) from error
     return optuna
