@@ -14,6 +14,7 @@ COMMANDS = {
     "data": "the time of an epoch of batches, beside other loaders",
     "checkpoint": "the time of saving and loading a run, beside other libraries",
     "schedule": "the time of schedules, beside other libraries",
+    "sklearn": "the time of scikit-learn's networks with their own Adam, and with fusestep's",
     "rules": "every rule on handwritten digits, each with the best rate of the same sweep",
     "reproduce": "published claims in small, with lines to pass and controls that must miss them",
 }

@@ -20,6 +20,7 @@ def test_every_example_is_run() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PROGRAMS}
 
 
+@pytest.mark.unsanitized
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_example_ends_well(name: str, tmp_path: Path) -> None:
     needed, arguments, last = PROGRAMS[name]

@@ -219,6 +219,7 @@ def test_training_ends_with_a_word_where_nothing_improves(capsys: Any) -> None:
     assert capsys.readouterr().out.endswith("for 2 consecutive epochs. Stopping.\n")
 
 
+@pytest.mark.unsanitized
 def test_a_grid_is_searched_in_two_processes() -> None:
     grid = {
         "optimizer__lr": [0.0, schedules.cosine(start=0.02, length=4, by="epoch")],

@@ -91,8 +91,8 @@ def report(trial: Any, value: float, *, step: int) -> None:
     """Tells a trial of Optuna how it does, and ends it if that is too bad.
 
     Call it after every epoch, or after as many samples: trials with other batch sizes are compared
-    at the same ``step``. The study's pruner decides. A NaN, which it would count as the worst, ends
-    the trial at once: Optuna would otherwise take it for one that failed, and learn nothing.
+    at the same ``step``. The study's pruner decides. A NaN ends the trial in any case, as the worst
+    there is: one that goes on and returns it counts as failed, and samplers learn nothing from it.
 
     Args:
         trial: the one that the objective is called with.
