@@ -1,13 +1,4 @@
-"""scikit-learn's multi-layer perceptrons, trained by the optimizers of fusestep.
-
->>> from sklearn.datasets import load_iris
->>> import fusestep as fs
->>> from fusestep.sklearn import MLPClassifier
->>> model = MLPClassifier(optimizer=fs.AdamW, optimizer__lr=0.01, max_iter=300, random_state=0)
->>> x, y = load_iris(return_X_y=True)
->>> model.fit(x, y).score(x, y)
-0.98
-"""
+"""scikit-learn's multi-layer perceptrons, trained by the optimizers of fusestep."""
 
 from __future__ import annotations
 
@@ -93,7 +84,7 @@ class _Steps:
 
     def _over(self, params: list[Any]) -> Optimizer:
         tree = _tree(params)
-        if self._optimizer is not None:  # partial_fit, or weights that early stopping restored
+        if self._optimizer is not None:  # partial_fit, or other weights in their place
             self._optimizer.rebind(tree)
             return self._optimizer
         try:
