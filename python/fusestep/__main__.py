@@ -36,7 +36,9 @@ def main() -> int:
         required=True,
         help="of a network on handwritten digits; for your own call fusestep.tune.lr_range",
     )
-    find_lr.add_argument("-o", "--out", type=Path, default=Path("fusestep-find-lr.png"))
+    find_lr.add_argument(
+        "-o", "--out", type=Path, default=Path("fusestep-find-lr.png"), help="the picture"
+    )
     commands.add_parser("info", help="what is installed here")
     arguments = parser.parse_args()
     if arguments.command == "plot" and arguments.all == bool(arguments.expressions):
