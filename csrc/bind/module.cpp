@@ -14,6 +14,7 @@ void register_cpu_plan(pybind11::module_& module);
 void register_cuda_plan(pybind11::module_& module);
 void register_program(pybind11::module_& module);
 void register_target(pybind11::module_& module);
+void register_tree(pybind11::module_& module);
 }  // namespace fusestep
 
 // NumPy supports the main interpreter alone, and pybind11 would wait for ever for its GIL in
@@ -45,6 +46,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     fusestep::register_cpu_plan(module);
     fusestep::register_cuda_plan(module);
     fusestep::register_launch(module);
+    fusestep::register_tree(module);
 }
 #undef PyInit__core
 

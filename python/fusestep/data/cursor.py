@@ -66,10 +66,13 @@ class Cutting:
     def __init__(self, samples: int, tail: Any, shard: Any, even: Any) -> None:
         self._samples = samples
         self.tail = check_choice("tail", tail, ("short", "drop", "carry"))
-        if not isinstance(shard, (tuple, list)) or len(shard) != 2:
-            raise TypeError(f"shard must be (rank, world), not {shard!r}")
-        self.world = check_whole("shard[1]", shard[1], 1)
-        self._rank = check_whole("shard[0]", shard[0], 0, self.world - 1)
+        if not isinstance(shard, (tuple, list)) or len(shard) not in (2, 3):
+            raise TypeError(f"shard must be (rank, world) or (begin, end, leaves), not {shard!r}")
+        *first, self.world = shard
+        check_whole(f"shard[{len(first)}]", self.world, 1)
+        begin = check_whole("shard[0]", first[0], 0, self.world - (len(first) == 1))
+        end = begin + 1 if len(first) == 1 else check_whole("shard[1]", first[1], begin, self.world)
+        self._share = begin, end
         # of which every batch is a multiple
         self._unit = self.world if check_flag("even", even) else 1
         if samples < self._unit:
@@ -137,7 +140,7 @@ class Cutting:
         if self.world == 1:
             return pieces
         size = sum(piece.end - piece.begin for piece in pieces)
-        begin, end = (size * rank // self.world for rank in (self._rank, self._rank + 1))
+        begin, end = (size * part // self.world for part in self._share)
         part, passed = [], 0
         for epoch, first, last in pieces:
             low, high = max(begin - passed, 0), min(end - passed, last - first)

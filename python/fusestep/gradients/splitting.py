@@ -98,7 +98,7 @@ def split_step(
     samples = rows_of(batch)
     try:
         for rows in _cuts(samples, parts):
-            loss, grads = of_batch(_cut(batch, rows))
+            loss, grads = of_batch(cut(batch, rows))
             opt.accumulate(grads, rows.stop - rows.start)
             total += check_scalar("loss", loss) * (rows.stop - rows.start)
         mean = total / samples
@@ -133,7 +133,7 @@ def split_batch(batch: Any, n: int = 2) -> Iterator[Any]:
         3 [2 3 4]
     """
     cuts = _cuts(rows_of(batch), check_whole("n", n, 1))
-    return (_cut(batch, rows) for rows in cuts)
+    return (cut(batch, rows) for rows in cuts)
 
 
 class _RowsByName(dict[Any, Any]):
@@ -189,12 +189,12 @@ def _leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def _cut(tree: Any, rows: slice) -> Any:
+def cut(tree: Any, rows: slice) -> Any:
     if hasattr(tree, "clock"):
-        return tree._part(_cut(tree.data, rows), rows)
+        return tree._part(cut(tree.data, rows), rows)
     if isinstance(tree, dict):
-        return _RowsByName((key, _cut(entry, rows)) for key, entry in tree.items())
+        return _RowsByName((key, cut(entry, rows)) for key, entry in tree.items())
     if isinstance(tree, (list, tuple)):
         make = getattr(tree, "_make", type(tree))  # the first for a named tuple
-        return make(_cut(entry, rows) for entry in tree)
+        return make(cut(entry, rows) for entry in tree)
     return tree[rows]

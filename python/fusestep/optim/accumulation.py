@@ -71,9 +71,12 @@ class Accumulator:
         """Allocates the sums, if they are not yet; for ``call``, which an error names."""
         if self._arrays is None:
             self._plan.refuse_capture(call)
-            arrays = self._engine.zeros_like(list(self._parameters.values()))
-            self._plan.set_accumulators(arrays)
-            self._arrays = arrays
+            self.use(self._engine.zeros_like(list(self._parameters.values())))
+
+    def use(self, arrays: list[Any]) -> None:
+        """Sums into these arrays from now on; StateError while something is accumulated."""
+        self._plan.set_accumulators(arrays)
+        self._arrays = arrays
 
 
 class Gradients:

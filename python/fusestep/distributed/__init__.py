@@ -1,0 +1,28 @@
+"""Several processes that train one model, with the same bits for any number of them.
+
+group = distributed.mpi(MPI.COMM_WORLD)
+opt = distributed.Sharded(fs.AdamW, params, group=group, leaves=64, lr=1e-3)
+loader = fs.Loader({"x": X, "y": y}, 512, shard=opt.share)
+for batch in loader:
+    info, loss = distributed.step(opt, loss_and_grads, batch)
+"""
+
+from __future__ import annotations
+
+from .groups import Group, Leaves, RankError, RankTimeout, alone, mpi, share, threads
+from .layout import flatten
+from .sharded import Sharded, step
+
+__all__ = [
+    "Group",
+    "Leaves",
+    "RankError",
+    "RankTimeout",
+    "Sharded",
+    "alone",
+    "flatten",
+    "mpi",
+    "share",
+    "step",
+    "threads",
+]

@@ -1,0 +1,537 @@
+"""One optimizer over a group of processes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .. import _core, foreign
+from ..arguments import check_positive, check_scalar
+from ..clock import Clock
+from ..engines import StepInfo
+from ..gradients.splitting import cut
+from ..gradients.statistics import GradientStatistics
+from ..memory import Changes, claimed
+from ..optim import SGD, Optimizer
+from . import norm
+from .groups import Group, Leaves, RankError, leaf_bounds
+from .layout import Layout
+from .tree import Node, Sums, additions, pieces
+
+# of the optimizer of a rank's shard, and the same on every rank but for `state`
+_SHARED = (
+    "groups",
+    "nonfinite",
+    "state",
+    "steps_applied",
+    "steps_attempted",
+    "steps_skipped",
+)
+
+
+class Sharded:
+    """One optimizer over a group of processes, each of which has the state of a shard.
+
+    Every rank has all parameters and updates a part of them. ``step`` adds the gradients of all
+    leaves of a batch along a tree that ``leaves`` alone decides, so parameters, state, norms and
+    losses have the same bits for any number of ranks, any shares and any engine, given the same
+    gradients of leaves. An ordinary optimizer that is fed with the sums of that tree has them, too.
+
+    Args:
+        rule: `fusestep.AdamW`, `fusestep.SGD` or another class of optimizers that does not sum over
+            single arrays; its arguments follow as keywords, groups and schedules among them.
+        params: arrays of NumPy of one dtype, in any nesting: all of them, with the same values on
+            every rank. Parameters from `flatten` are exchanged without copies.
+        group: from `mpi`, `threads` or `alone`.
+        leaves: into how many parts a batch is cut: at least the number of ranks, at most 4096.
+            Where leaves / ranks is a power of two, no more is sent than by any other reduction.
+        shares: how many leaves each rank has; default even.
+        memory: how much of the state each rank has, in any unit: numbers of at least 0, 0 for a
+            rank that computes gradients alone; default even.
+
+    Raises:
+        TypeError, ValueError: named by the argument, before anything was exchanged.
+
+    Settings are read and set as those of the rule: ``opt.lr = 0.1``, on every rank alike.
+    ``opt.state`` has this rank's shard.
+
+    Example:
+        >>> import numpy as np, fusestep as fs
+        >>> from fusestep import distributed
+        >>> params = {"w": np.zeros(2)}
+        >>> opt = distributed.Sharded(fs.SGD, params, group=distributed.alone(), leaves=2, lr=1.0)
+        >>> opt.accumulate({"w": np.array([3.0, 4.0])}, samples=3)
+        25.0
+        >>> opt.accumulate({"w": np.array([-1.0, 0.0])}, samples=1)
+        1.0
+        >>> opt.step().applied, params["w"]
+        (True, array([-2., -3.]))
+    """
+
+    def __init__(
+        self,
+        rule: Callable[..., Optimizer],
+        params: Any,
+        *,
+        group: Group,
+        leaves: int,
+        shares: Sequence[int] | None = None,
+        memory: Sequence[float] | None = None,
+        **settings: Any,
+    ) -> None:
+        self._group, self.leaves = group, leaves
+        self._layout = layout = Layout(params)
+        self._leaf_bounds = leaf_bounds(group.world, leaves, shares)
+        self._nodes = [
+            pieces(a, b, leaves)
+            for a, b in zip(self._leaf_bounds, self._leaf_bounds[1:], strict=False)
+        ]
+        self._bounds = layout.cut(group.world, _checked_memory(memory, group.world))
+        self._begin, self._end = self._bounds[group.rank : group.rank + 2]
+        # checks gradients of the whole model, weighs them, and takes their norm
+        self._whole = SGD(params, lr=0.0)
+        self._views = layout.views(self._begin, self._end)
+        self._own = rule(self._views, **settings)
+        _refuse_sums(self._own)
+        self._buffers: list[Any] = []
+        self._parts: list[list[Any]] = []  # a buffer as an array for each parameter
+        self._sums = Sums(
+            self._leaf_bounds[group.rank],
+            self._leaf_bounds[group.rank + 1],
+            leaves,
+            self._new_buffer,
+            self._add_buffers,
+        )
+        self._received: dict[tuple[int, int], Any] = {}  # by rank and piece
+        self._reduced = np.empty(self._end - self._begin, layout.dtype)
+        self._gradients = [
+            self._reduced[a : a + view.size]
+            for a, view in zip(self._offsets(), self._views.values(), strict=True)
+        ]
+        self._memory = layout.memory()
+        self._staged = None if self._memory is not None else np.empty(layout.total, layout.dtype)
+        self._identity = self._identify(rule, settings)
+        self._is_checked = False
+        self._error: Exception | None = None
+        self._attempts = 0
+        self._forget()
+
+    def _offsets(self) -> list[int]:
+        """Where the part of each parameter begins in this rank's shard."""
+        spans = self._layout.spans(self._begin, self._end)
+        begins = zip(self._layout.begins, spans, strict=False)
+        return [
+            min(max(at + first - self._begin, 0), self._end - self._begin)
+            for at, (first, _) in begins
+        ]
+
+    def _identify(self, rule: Any, settings: Mapping[str, Any]) -> str:
+        """What must be the same on every rank."""
+        described = json.dumps(self._own.state_dict()["settings"], sort_keys=True, default=str)
+        shapes = [
+            (p, a.shape) for p, a in zip(self._layout.paths, self._layout.arrays, strict=True)
+        ]
+        text = f"{rule}{described}{shapes}{self._layout.dtype}{self.leaves}{self._leaf_bounds}{self._bounds}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    # settings and counts, which are those of the shard's optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__.get("_own")
+        if own is not None and (name in _SHARED or name in own._declared.fields):
+            return getattr(own, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = self.__dict__.get("_own")
+        if own is not None and (name == "nonfinite" or name in own._declared.fields):
+            setattr(own, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def share(self) -> Leaves:
+        """This rank's part of every batch, for ``Loader(shard=...)``."""
+        begin, end = self._leaf_bounds[self._group.rank : self._group.rank + 2]
+        return Leaves(begin, end, self.leaves)
+
+    # gradients
+
+    def accumulate(self, grads: Any, samples: float, *, loss: Any = math.nan) -> float:
+        """Adds the gradients of this rank's next leaf.
+
+        Args:
+            grads: the mean over the leaf's samples, as for `Optimizer.accumulate`.
+            samples: how many they are.
+            loss: the mean loss over them; `loss` has that over all leaves after the step.
+
+        Returns:
+            The squared norm of these gradients.
+        """
+        self._require_leaf()
+        value = check_scalar("loss", loss)
+        into = self._sums.sibling()
+        buffer = self._sums.take() if into is None else into
+        if into is None:
+            self._finish_buffer()
+            self._whole._accumulator.use(self._parts[buffer])
+        before = self._whole._plan.accumulated[3]
+        try:
+            squares = float(self._whole.accumulate(grads, samples))
+        except BaseException:
+            if into is None:
+                self._sums.give_back(buffer)
+            raise
+        self._fill(buffer, before, is_first=into is None)
+        self._sums.put(buffer)
+        self._records.append([float(samples), value, squares])
+        return squares
+
+    def skip(self) -> None:
+        """This rank's next leaf has no samples: a batch that is smaller than ``leaves``."""
+        self._require_leaf()
+        self._sums.put(None)
+        self._records.append([0.0, 0.0, 0.0])
+
+    def _require_leaf(self) -> None:
+        if self._sums.next == self.share.end:
+            raise _core.StateError(
+                f"all {self.share.end - self.share.begin} leaves are here: step()"
+            )
+
+    def _fill(self, buffer: int, before: Sequence[bool], is_first: bool) -> None:
+        """Gradients that are None count as zeros where others are not."""
+        holds = self._whole._plan.accumulated[3]
+        if not all(before if not is_first else holds):
+            for part, was, held in zip(self._parts[buffer], before, holds, strict=True):
+                if not held:
+                    part[...] = 0
+                elif not was and not is_first:
+                    part += 0  # the zeros of the leaf before: -0.0 becomes 0.0
+        self._held = [a or b for a, b in zip(self._held, holds, strict=True)]
+
+    def _finish_buffer(self) -> None:
+        self._whole.discard_accumulated()
+
+    def _new_buffer(self) -> int:
+        memory = np.empty(self._layout.total, self._layout.dtype)
+        self._buffers.append(memory)
+        self._parts.append(self._layout.parts(memory))
+        return len(self._buffers) - 1
+
+    def _add_buffers(self, source: int, target: int) -> None:
+        into = self._buffers[target]
+        _core.add_arrays([into, self._buffers[source]], [0, 1, -1], into)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Keeps an exception of the body, which ``step`` tells all ranks and raises.
+
+        So no rank waits for one that failed, and the run can go on.
+        """
+        try:
+            yield
+        except Exception as error:
+            self._error = error
+
+    def _forget(self) -> None:
+        self._finish_buffer()
+        self._sums.clear()
+        self._records: list[list[float]] = []
+        self._held = [False] * len(self._layout.paths)
+
+    # a step
+
+    def step(
+        self, *, clock: Clock | None = None, statistics: GradientStatistics | None = None
+    ) -> StepInfo:
+        """Updates the parameters of all ranks once, from the leaves that they accumulated.
+
+        Args:
+            clock: as for `Optimizer.step`, the same on every rank.
+            statistics: learns from all leaves, the same on every rank.
+
+        Returns:
+            As `Optimizer.step`, the same on every rank. `loss` is the mean loss over all samples.
+
+        Raises:
+            RankError: another rank failed, or is at another step, or has other settings. Nothing
+                was updated on any rank, what was accumulated is forgotten, and the run may go on.
+            RankTimeout: a rank did not come.
+                Whatever ``guard`` kept is raised on its own rank.
+        """
+        heard = self._tell()
+        records = [record for one in heard for record in one["leaves"]]
+        samples = math.fsum(record[0] for record in records)
+        self.loss = math.fsum(b * loss for b, loss, _ in records if b > 0) / samples
+        holds = [any(held) for held in zip(*(one["held"] for one in heard), strict=True)]
+        self._reduce(heard)
+        self._forget()
+        self._attempts += 1
+        info = self._update(holds, samples, records, clock, statistics)
+        if info.applied:
+            self._gather()
+        return info
+
+    def _tell(self) -> list[dict[str, Any]]:
+        """What every rank says before anything moves; raises on every rank if one can't go on."""
+        count = self.share.end - self.share.begin
+        error = self._error
+        if error is None and len(self._records) != count:
+            error = _core.StateError(
+                f"this rank has {count} leaves, and {len(self._records)} are accumulated"
+            )
+        own = {
+            "error": None if error is None else f"{type(error).__name__}: {error}"[:1000],
+            "step": self._attempts,
+            "identity": self._identity if self._is_checked else self._identity + self._values(),
+            "leaves": self._records,
+            "held": [int(held) for held in self._held],
+        }
+        heard = [json.loads(told) for told in self._group.gather_bytes(json.dumps(own).encode())]
+        failed = [(rank, one["error"]) for rank, one in enumerate(heard) if one["error"]]
+        if not failed:
+            first = heard[0]
+            failed = [
+                (rank, f"is at step {one['step']} of another model, settings or run than rank 0")
+                for rank, one in enumerate(heard)
+                if (one["step"], one["identity"]) != (first["step"], first["identity"])
+            ]
+        if not failed and not any(record[0] > 0 for one in heard for record in one["leaves"]):
+            failed = [(self._group.rank, "no leaf has samples")]
+        if failed:
+            self._error = None
+            self._forget()
+            if error is not None:
+                raise error
+            texts = "; ".join(f"rank {rank}: {text}" for rank, text in failed)
+            raise RankError(f"nothing was updated: {texts}")
+        self._is_checked = True
+        return heard
+
+    def _values(self) -> str:
+        """A hash of all parameters."""
+        digest = hashlib.blake2b(digest_size=8)
+        for array in self._layout.arrays:
+            digest.update(array.reshape(-1).view(np.uint8))
+        return digest.hexdigest()
+
+    def _reduce(self, heard: Sequence[Mapping[str, Any]]) -> None:
+        """Sends pieces to the owners of shards, and adds those that come along the tree."""
+        own, bounds = self._sums.finish(), self._bounds
+        sends = [
+            (rank, k, self._buffers[buffer][bounds[rank] : bounds[rank + 1]])
+            for rank in range(self._group.world)
+            if rank != self._group.rank and bounds[rank] < bounds[rank + 1]
+            for k, buffer in enumerate(own)
+            if buffer is not None
+        ]
+        sources: list[Any] = []
+        nodes: list[Node] = []
+        receives = []
+        for rank, one in enumerate(heard):
+            for k, node in enumerate(self._nodes[rank]):
+                first, last = (leaf - self._leaf_bounds[rank] for leaf in node.span(self.leaves))
+                if not any(record[0] > 0 for record in one["leaves"][first:last]):
+                    continue
+                nodes.append(node)
+                if rank == self._group.rank:
+                    buffer = own[k]
+                    assert buffer is not None
+                    sources.append(self._buffers[buffer][self._begin : self._end])
+                else:
+                    sources.append(self._room(rank, k))
+                    receives.append((rank, k, sources[-1]))
+        self._group.exchange(sends, receives if self._reduced.size else [])
+        _core.add_arrays(sources, additions(nodes, self.leaves), self._reduced)
+
+    def _room(self, rank: int, piece: int) -> Any:
+        if (rank, piece) not in self._received:
+            self._received[rank, piece] = np.empty_like(self._reduced)
+        return self._received[rank, piece]
+
+    def _update(
+        self,
+        holds: Sequence[bool],
+        samples: float,
+        records: Sequence[Sequence[float]],
+        clock: Clock | None,
+        statistics: GradientStatistics | None,
+    ) -> StepInfo:
+        own, plan = self._own, self._own._plan
+        squared_norm = None
+        if statistics is not None or own.clip_norm is not None or own.nonfinite != "propagate":
+            squared_norm = self._squared_norm()
+            if own.nonfinite == "raise":
+                self._refuse_nonfinite(squared_norm[0])
+        grads = [g if held else None for g, held in zip(self._gradients, holds, strict=True)]
+        learn = None
+        if statistics is not None:
+            squares = math.fsum(b * s for b, _, s in records)
+            count = sum(b > 0 for b, _, _ in records)
+
+            def learn(norm: float) -> Changes:
+                return statistics._adding(squares, samples, count, norm * norm)
+
+        with (
+            plan.held(),
+            claimed("optimizer", own._expressions.owner, [statistics] if statistics else []),
+        ):
+            now, changes = own._expressions.before(clock, self.loss)
+            return plan.step(
+                grads, samples, now, statistics is not None, changes, learn, squared_norm
+            )
+
+    def _squared_norm(self) -> tuple[float, float]:
+        """The sum of squares over all ranks' gradients, times the square of a power of two."""
+        total = self._norm_scaled_by(1.0)
+        scale = _core.scale_for(total) if self._layout.dtype == np.float64 else 1.0
+        return (total if scale == 1.0 else self._norm_scaled_by(scale)), scale
+
+    def _norm_scaled_by(self, scale: float) -> float:
+        sums = _core.block_sums(self._reduced, scale)
+        told = self._group.gather_bytes(norm.message(sums, self._begin // _core.BLOCK))
+        return norm.total(told, self._bounds, self._layout.total)
+
+    def _refuse_nonfinite(self, total: float) -> None:
+        """Raises on every rank, naming the first parameter that is not finite."""
+        if math.isfinite(total):
+            return
+        bad = [
+            path
+            for path, gradient in zip(self._layout.paths, self._gradients, strict=True)
+            if not np.isfinite(gradient).all()
+        ]
+        told = self._group.gather_bytes(json.dumps(bad[:1]).encode())
+        found = [path for one in told for path in json.loads(one)]
+        where = foreign.where("params", found[0]) if found else "params"
+        raise ValueError(f"{where}: the gradient holds NaN or infinity; nothing was updated")
+
+    def _gather(self) -> None:
+        """Every rank gets the parameters that the others have updated."""
+        if self._group.world == 1:
+            return
+        memory = self._memory
+        if memory is None:
+            memory = self._staged
+            memory[self._begin : self._end] = np.concatenate(list(self._views.values()))
+        self._group.gather_shards(memory, self._bounds)
+        if self._memory is None:
+            for array, part in zip(self._layout.arrays, self._layout.parts(memory), strict=True):
+                np.copyto(array, part)
+
+    def verify(self) -> None:
+        """Raises RankError unless all ranks have the same parameters, bit for bit."""
+        told = self._group.gather_bytes(self._values().encode())
+        unlike = [rank for rank, values in enumerate(told) if values != told[0]]
+        if unlike:
+            raise RankError(f"the parameters of rank {unlike} are not those of rank 0")
+
+    # saved state
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The state in the form of the rule's own, on rank 0; None elsewhere. All ranks call it."""
+        state = self._own.state_dict()
+        entries = state["parameters"]
+        names = sorted({name for entry in entries.values() for name in entry["state"]})
+        for name in names:
+            memory = np.zeros(self._layout.total, self._layout.dtype)
+            shards = [
+                e["state"].get(name, v)
+                for e, v in zip(entries.values(), self._views.values(), strict=True)
+            ]
+            memory[self._begin : self._end] = np.concatenate(shards)
+            self._group.gather_shards(memory, self._bounds)
+            for path, part in zip(self._layout.paths, self._layout.parts(memory), strict=True):
+                if name in entries[path]["state"]:
+                    entries[path]["state"][name] = part.copy()
+        return state if self._group.rank == 0 else None
+
+    def load_state_dict(self, state: Mapping[str, Any], **options: Any) -> Any:
+        """Goes on from the state of the rule, or of any number of ranks; the same on every rank.
+
+        Takes the arguments of the rule's own ``load_state_dict``, and raises what that does.
+        """
+        spans = dict(
+            zip(self._layout.paths, self._layout.spans(self._begin, self._end), strict=True)
+        )
+        sizes = {p: a.size for p, a in zip(self._layout.paths, self._layout.arrays, strict=True)}
+        entries = {}
+        for path, entry in state["parameters"].items():
+            first, last = spans.get(path, (0, 0))
+            arrays = {}
+            for name, array in entry["state"].items():
+                if path in sizes and array.size != sizes[path]:
+                    raise _core.StateError(
+                        f"{foreign.where('params', path)} state.{name}: has {array.size} elements, "
+                        f"the parameter {sizes[path]}"
+                    )
+                arrays[name] = array.reshape(-1)[first:last]
+            entries[path] = {**entry, "state": arrays}
+        loaded = self._own.load_state_dict({**state, "parameters": entries}, **options)
+        self._attempts = self._own.steps_attempted
+        self._forget()
+        return loaded
+
+
+def step(
+    opt: Sharded,
+    loss_and_grads: Callable[[Any], tuple[Any, Any]],
+    batch: Any,
+    *,
+    statistics: GradientStatistics | None = None,
+) -> tuple[StepInfo, float]:
+    """Computes the gradients of this rank's leaves of a batch, and updates the parameters.
+
+    Args:
+        opt: whose ``share`` the loader has.
+        loss_and_grads: ``loss, grads`` of some samples, means over them, in the user's own code.
+        batch: of ``Loader(shard=opt.share)``.
+        statistics: as for `Sharded.step`.
+
+    Returns:
+        What the step tells, and the mean loss over the batch on all ranks.
+
+    Raises:
+        As `Sharded.step`; an exception in ``loss_and_grads`` is told to the other ranks first.
+    """
+    share = opt.share
+    begins = [batch.size * leaf // share.leaves for leaf in range(share.begin, share.end + 1)]
+    with opt.guard():
+        for first, last in itertools.pairwise(begins):
+            if first == last:
+                opt.skip()
+                continue
+            loss, grads = loss_and_grads(cut(batch, slice(first - begins[0], last - begins[0])))
+            opt.accumulate(grads, last - first, loss=loss)
+    info = opt.step(clock=batch.clock, statistics=statistics)
+    return info, opt.loss
+
+
+def _checked_memory(memory: Sequence[float] | None, world: int) -> Sequence[float] | None:
+    if memory is None:
+        return None
+    given = [float(check_scalar(f"memory[{rank}]", one)) for rank, one in enumerate(memory)]
+    if len(given) != world or min(given) < 0 or not math.isfinite(sum(given)):
+        raise ValueError(f"memory must be {world} numbers of at least 0, not {list(memory)}")
+    check_positive("the sum of memory", sum(given))
+    return given
+
+
+def _refuse_sums(optimizer: Optimizer) -> None:
+    """Shards cut arrays, over which some rules sum."""
+    settings = optimizer._settings.of(None)
+    asked = [name for name in ("cautious", "update_clip", "agc") if settings.get(name)]
+    name = type(optimizer).__name__
+    if name in ("LAMB", "LARS", "StableAdamW") or asked:
+        what = f"{asked[0]} of {name}" if asked else name
+        raise ValueError(
+            f"{what} sums over single arrays, which shards cut: not for several processes"
+        )
