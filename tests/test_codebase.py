@@ -64,6 +64,8 @@ IMPORTS: dict[str, set[str]] = {
     "record": {"_core", "arguments", "clock", "gradients", "saved_state"},
     "checkpoint": {"_core", "foreign", "trees", "arguments", "cuda", "optim", "saved_state"},
     "run": {"_core", "arguments", "checkpoint", "data", "optim", "record", "saved_state", "trees"},
+    "distributed": {"_core", "foreign", "trees", "arguments", "clock", "engines", "gradients"}
+    | {"memory", "optim"},
     "fusestep": {"_core", "checkpoint", "clock", "control", "engines", "expression", "schedules"}
     | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "run"}
     | {"scaling", "threads"},

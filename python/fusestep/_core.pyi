@@ -273,3 +273,24 @@ class Gathering:
     def __init__(self, entries: list[Any], indices: npt.NDArray[Any]) -> None: ...
     def has(self, rows: int) -> bool: ...
     def finish(self, rows: int) -> None: ...
+
+# of what several processes add
+BLOCK: int  # elements whose squares are added together
+
+def add_arrays(
+    arrays: Sequence[npt.NDArray[Any]], additions: Sequence[int], target: npt.NDArray[Any]
+) -> None:
+    """Writes a sum of arrays; ``additions`` are their places in postfix, and -1 to add."""
+    ...
+
+def block_sums(array: npt.NDArray[Any], scale: float = 1.0) -> npt.NDArray[np.float64]:
+    """The sums of squares of blocks of elements, which are multiplied by ``scale`` first."""
+    ...
+
+def add_block_sums(sums: npt.NDArray[np.float64]) -> float:
+    """The sum over blocks, as a step adds it."""
+    ...
+
+def scale_for(sum: float) -> float:
+    """The power of two for which sums of squares are taken again; 1 where they need not be."""
+    ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -36,8 +37,13 @@ class Layout:
 
         They begin at blocks of the norm, so that its sums are those of one process.
         """
+        given = [1.0] * world if memory is None else list(map(float, memory))
+        if len(given) != world or not min(given) >= 0 or not 0 < sum(given) < math.inf:
+            raise ValueError(
+                f"memory must be {world} numbers of at least 0, not all 0, not {given}"
+            )
         blocks = -(-self.total // _core.BLOCK)
-        shares = [0.0, *accumulate([1.0] * world if memory is None else memory)]
+        shares = [0.0, *accumulate(given)]
         bounds = [
             min(self.total, _core.BLOCK * int(blocks * s / shares[-1] + 1e-9)) for s in shares
         ]

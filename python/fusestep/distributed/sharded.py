@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
 from .. import _core, foreign
-from ..arguments import check_positive, check_scalar
 from ..clock import Clock
 from ..engines import StepInfo
 from ..gradients.splitting import cut
 from ..gradients.statistics import GradientStatistics
 from ..memory import Changes, claimed
-from ..optim import SGD, Optimizer
-from . import norm
+from ..optim import Optimizer
 from .groups import Group, Leaves, RankError, leaf_bounds
+from .header import Header, exchanged
 from .layout import Layout
-from .tree import Node, Sums, additions, pieces
+from .leaves import LeafGradients
+from .reduction import Reduction
 
 # of the optimizer of a rank's shard, and the same on every rank but for `state`
 _SHARED = (
@@ -89,57 +89,30 @@ class Sharded:
         self._group, self.leaves = group, leaves
         self._layout = layout = Layout(params)
         self._leaf_bounds = leaf_bounds(group.world, leaves, shares)
-        self._nodes = [
-            pieces(a, b, leaves)
-            for a, b in zip(self._leaf_bounds, self._leaf_bounds[1:], strict=False)
-        ]
-        self._bounds = layout.cut(group.world, _checked_memory(memory, group.world))
+        self._bounds = layout.cut(group.world, memory)
         self._begin, self._end = self._bounds[group.rank : group.rank + 2]
-        # checks gradients of the whole model, weighs them, and takes their norm
-        self._whole = SGD(params, lr=0.0)
+        self._gradients = LeafGradients(params, layout, self.share)
+        self._reduction = Reduction(group, layout, self._leaf_bounds, self._bounds)
         self._views = layout.views(self._begin, self._end)
         self._own = rule(self._views, **settings)
         _refuse_sums(self._own)
-        self._buffers: list[Any] = []
-        self._parts: list[list[Any]] = []  # a buffer as an array for each parameter
-        self._sums = Sums(
-            self._leaf_bounds[group.rank],
-            self._leaf_bounds[group.rank + 1],
-            leaves,
-            self._new_buffer,
-            self._add_buffers,
-        )
-        self._received: dict[tuple[int, int], Any] = {}  # by rank and piece
-        self._reduced = np.empty(self._end - self._begin, layout.dtype)
-        self._gradients = [
-            self._reduced[a : a + view.size]
-            for a, view in zip(self._offsets(), self._views.values(), strict=True)
-        ]
+        ends = list(accumulate(view.size for view in self._views.values()))
+        self._shard = np.split(self._reduction.gradient, ends[:-1])  # for each parameter
         self._memory = layout.memory()
-        self._staged = None if self._memory is not None else np.empty(layout.total, layout.dtype)
-        self._identity = self._identify(rule, settings)
+        self._staged: Any = np.empty(0 if self._memory is not None else layout.total, layout.dtype)
+        self._identity = self._identify()
         self._is_checked = False
         self._error: Exception | None = None
-        self._attempts = 0
-        self._forget()
+        self.loss = math.nan
 
-    def _offsets(self) -> list[int]:
-        """Where the part of each parameter begins in this rank's shard."""
-        spans = self._layout.spans(self._begin, self._end)
-        begins = zip(self._layout.begins, spans, strict=False)
-        return [
-            min(max(at + first - self._begin, 0), self._end - self._begin)
-            for at, (first, _) in begins
-        ]
-
-    def _identify(self, rule: Any, settings: Mapping[str, Any]) -> str:
-        """What must be the same on every rank."""
-        described = json.dumps(self._own.state_dict()["settings"], sort_keys=True, default=str)
-        shapes = [
-            (p, a.shape) for p, a in zip(self._layout.paths, self._layout.arrays, strict=True)
-        ]
-        text = f"{rule}{described}{shapes}{self._layout.dtype}{self.leaves}{self._leaf_bounds}{self._bounds}"
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    def _identify(self) -> str:
+        """Of what must be the same on every rank."""
+        layout, own = self._layout, self._own
+        shapes = [array.shape for array in layout.arrays]
+        described = json.dumps(own.state_dict()["settings"], sort_keys=True, default=str)
+        parts = [type(own).__qualname__, described, layout.paths, shapes, layout.dtype]
+        parts += [self._leaf_bounds, self._bounds]
+        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
     # settings and counts, which are those of the shard's optimizer
 
@@ -175,60 +148,11 @@ class Sharded:
         Returns:
             The squared norm of these gradients.
         """
-        self._require_leaf()
-        value = check_scalar("loss", loss)
-        into = self._sums.sibling()
-        buffer = self._sums.take() if into is None else into
-        if into is None:
-            self._finish_buffer()
-            self._whole._accumulator.use(self._parts[buffer])
-        before = self._whole._plan.accumulated[3]
-        try:
-            squares = float(self._whole.accumulate(grads, samples))
-        except BaseException:
-            if into is None:
-                self._sums.give_back(buffer)
-            raise
-        self._fill(buffer, before, is_first=into is None)
-        self._sums.put(buffer)
-        self._records.append([float(samples), value, squares])
-        return squares
+        return self._gradients.add(grads, samples, loss)
 
     def skip(self) -> None:
         """This rank's next leaf has no samples: a batch that is smaller than ``leaves``."""
-        self._require_leaf()
-        self._sums.put(None)
-        self._records.append([0.0, 0.0, 0.0])
-
-    def _require_leaf(self) -> None:
-        if self._sums.next == self.share.end:
-            raise _core.StateError(
-                f"all {self.share.end - self.share.begin} leaves are here: step()"
-            )
-
-    def _fill(self, buffer: int, before: Sequence[bool], is_first: bool) -> None:
-        """Gradients that are None count as zeros where others are not."""
-        holds = self._whole._plan.accumulated[3]
-        if not all(before if not is_first else holds):
-            for part, was, held in zip(self._parts[buffer], before, holds, strict=True):
-                if not held:
-                    part[...] = 0
-                elif not was and not is_first:
-                    part += 0  # the zeros of the leaf before: -0.0 becomes 0.0
-        self._held = [a or b for a, b in zip(self._held, holds, strict=True)]
-
-    def _finish_buffer(self) -> None:
-        self._whole.discard_accumulated()
-
-    def _new_buffer(self) -> int:
-        memory = np.empty(self._layout.total, self._layout.dtype)
-        self._buffers.append(memory)
-        self._parts.append(self._layout.parts(memory))
-        return len(self._buffers) - 1
-
-    def _add_buffers(self, source: int, target: int) -> None:
-        into = self._buffers[target]
-        _core.add_arrays([into, self._buffers[source]], [0, 1, -1], into)
+        self._gradients.skip()
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -240,12 +164,6 @@ class Sharded:
             yield
         except Exception as error:
             self._error = error
-
-    def _forget(self) -> None:
-        self._finish_buffer()
-        self._sums.clear()
-        self._records: list[list[float]] = []
-        self._held = [False] * len(self._layout.paths)
 
     # a step
 
@@ -268,51 +186,38 @@ class Sharded:
                 Whatever ``guard`` kept is raised on its own rank.
         """
         heard = self._tell()
-        records = [record for one in heard for record in one["leaves"]]
-        samples = math.fsum(record[0] for record in records)
-        self.loss = math.fsum(b * loss for b, loss, _ in records if b > 0) / samples
-        holds = [any(held) for held in zip(*(one["held"] for one in heard), strict=True)]
-        self._reduce(heard)
-        self._forget()
-        self._attempts += 1
+        records = [record for one in heard for record in one.leaves if record[0] > 0]
+        holds = [any(held) for held in zip(*(one.held for one in heard), strict=True)]
+        samples = math.fsum(count for count, _, _ in records)
+        self.loss = math.fsum(count * loss for count, loss, _ in records) / samples
+        try:
+            self._reduction.add(self._gradients.finish(), heard)
+        finally:
+            self._gradients.forget()
         info = self._update(holds, samples, records, clock, statistics)
         if info.applied:
             self._gather()
         return info
 
-    def _tell(self) -> list[dict[str, Any]]:
+    def _tell(self) -> list[Header]:
         """What every rank says before anything moves; raises on every rank if one can't go on."""
-        count = self.share.end - self.share.begin
-        error = self._error
-        if error is None and len(self._records) != count:
-            error = _core.StateError(
-                f"this rank has {count} leaves, and {len(self._records)} are accumulated"
-            )
-        own = {
-            "error": None if error is None else f"{type(error).__name__}: {error}"[:1000],
-            "step": self._attempts,
-            "identity": self._identity if self._is_checked else self._identity + self._values(),
-            "leaves": self._records,
-            "held": [int(held) for held in self._held],
-        }
-        heard = [json.loads(told) for told in self._group.gather_bytes(json.dumps(own).encode())]
-        failed = [(rank, one["error"]) for rank, one in enumerate(heard) if one["error"]]
-        if not failed:
-            first = heard[0]
-            failed = [
-                (rank, f"is at step {one['step']} of another model, settings or run than rank 0")
-                for rank, one in enumerate(heard)
-                if (one["step"], one["identity"]) != (first["step"], first["identity"])
-            ]
-        if not failed and not any(record[0] > 0 for one in heard for record in one["leaves"]):
-            failed = [(self._group.rank, "no leaf has samples")]
-        if failed:
-            self._error = None
-            self._forget()
+        error, self._error = self._error, None
+        if error is None and (missing := self._gradients.missing):
+            error = _core.StateError(f"{missing} leaves of this rank have not been accumulated")
+        told = Header(
+            self._identity if self._is_checked else self._identity + self._values(),
+            self._own.steps_attempted,
+            None if error is None else f"{type(error).__name__}: {error}"[:1000],
+            self._gradients.records,
+            self._gradients.held,
+        )
+        try:
+            heard = exchanged(self._group, told)
+        except RankError:
+            self._gradients.forget()
             if error is not None:
-                raise error
-            texts = "; ".join(f"rank {rank}: {text}" for rank, text in failed)
-            raise RankError(f"nothing was updated: {texts}")
+                raise error from None
+            raise
         self._is_checked = True
         return heard
 
@@ -322,40 +227,6 @@ class Sharded:
         for array in self._layout.arrays:
             digest.update(array.reshape(-1).view(np.uint8))
         return digest.hexdigest()
-
-    def _reduce(self, heard: Sequence[Mapping[str, Any]]) -> None:
-        """Sends pieces to the owners of shards, and adds those that come along the tree."""
-        own, bounds = self._sums.finish(), self._bounds
-        sends = [
-            (rank, k, self._buffers[buffer][bounds[rank] : bounds[rank + 1]])
-            for rank in range(self._group.world)
-            if rank != self._group.rank and bounds[rank] < bounds[rank + 1]
-            for k, buffer in enumerate(own)
-            if buffer is not None
-        ]
-        sources: list[Any] = []
-        nodes: list[Node] = []
-        receives = []
-        for rank, one in enumerate(heard):
-            for k, node in enumerate(self._nodes[rank]):
-                first, last = (leaf - self._leaf_bounds[rank] for leaf in node.span(self.leaves))
-                if not any(record[0] > 0 for record in one["leaves"][first:last]):
-                    continue
-                nodes.append(node)
-                if rank == self._group.rank:
-                    buffer = own[k]
-                    assert buffer is not None
-                    sources.append(self._buffers[buffer][self._begin : self._end])
-                else:
-                    sources.append(self._room(rank, k))
-                    receives.append((rank, k, sources[-1]))
-        self._group.exchange(sends, receives if self._reduced.size else [])
-        _core.add_arrays(sources, additions(nodes, self.leaves), self._reduced)
-
-    def _room(self, rank: int, piece: int) -> Any:
-        if (rank, piece) not in self._received:
-            self._received[rank, piece] = np.empty_like(self._reduced)
-        return self._received[rank, piece]
 
     def _update(
         self,
@@ -368,10 +239,10 @@ class Sharded:
         own, plan = self._own, self._own._plan
         squared_norm = None
         if statistics is not None or own.clip_norm is not None or own.nonfinite != "propagate":
-            squared_norm = self._squared_norm()
+            squared_norm = self._reduction.squared_norm()
             if own.nonfinite == "raise":
                 self._refuse_nonfinite(squared_norm[0])
-        grads = [g if held else None for g, held in zip(self._gradients, holds, strict=True)]
+        grads = [g if held else None for g, held in zip(self._shard, holds, strict=True)]
         learn = None
         if statistics is not None:
             squares = math.fsum(b * s for b, _, s in records)
@@ -389,24 +260,13 @@ class Sharded:
                 grads, samples, now, statistics is not None, changes, learn, squared_norm
             )
 
-    def _squared_norm(self) -> tuple[float, float]:
-        """The sum of squares over all ranks' gradients, times the square of a power of two."""
-        total = self._norm_scaled_by(1.0)
-        scale = _core.scale_for(total) if self._layout.dtype == np.float64 else 1.0
-        return (total if scale == 1.0 else self._norm_scaled_by(scale)), scale
-
-    def _norm_scaled_by(self, scale: float) -> float:
-        sums = _core.block_sums(self._reduced, scale)
-        told = self._group.gather_bytes(norm.message(sums, self._begin // _core.BLOCK))
-        return norm.total(told, self._bounds, self._layout.total)
-
     def _refuse_nonfinite(self, total: float) -> None:
         """Raises on every rank, naming the first parameter that is not finite."""
         if math.isfinite(total):
             return
         bad = [
             path
-            for path, gradient in zip(self._layout.paths, self._gradients, strict=True)
+            for path, gradient in zip(self._layout.paths, self._shard, strict=True)
             if not np.isfinite(gradient).all()
         ]
         told = self._group.gather_bytes(json.dumps(bad[:1]).encode())
@@ -418,14 +278,14 @@ class Sharded:
         """Every rank gets the parameters that the others have updated."""
         if self._group.world == 1:
             return
-        memory = self._memory
-        if memory is None:
-            memory = self._staged
-            memory[self._begin : self._end] = np.concatenate(list(self._views.values()))
+        if self._memory is not None:
+            self._group.gather_shards(self._memory, self._bounds)
+            return
+        memory = self._staged
+        memory[self._begin : self._end] = np.concatenate(list(self._views.values()))
         self._group.gather_shards(memory, self._bounds)
-        if self._memory is None:
-            for array, part in zip(self._layout.arrays, self._layout.parts(memory), strict=True):
-                np.copyto(array, part)
+        for array, part in zip(self._layout.arrays, self._layout.parts(memory), strict=True):
+            np.copyto(array, part)
 
     def verify(self) -> None:
         """Raises RankError unless all ranks have the same parameters, bit for bit."""
@@ -476,8 +336,7 @@ class Sharded:
                 arrays[name] = array.reshape(-1)[first:last]
             entries[path] = {**entry, "state": arrays}
         loaded = self._own.load_state_dict({**state, "parameters": entries}, **options)
-        self._attempts = self._own.steps_attempted
-        self._forget()
+        self._gradients.forget()
         return loaded
 
 
@@ -505,7 +364,7 @@ def step(
     share = opt.share
     begins = [batch.size * leaf // share.leaves for leaf in range(share.begin, share.end + 1)]
     with opt.guard():
-        for first, last in itertools.pairwise(begins):
+        for first, last in pairwise(begins):
             if first == last:
                 opt.skip()
                 continue
@@ -513,16 +372,6 @@ def step(
             opt.accumulate(grads, last - first, loss=loss)
     info = opt.step(clock=batch.clock, statistics=statistics)
     return info, opt.loss
-
-
-def _checked_memory(memory: Sequence[float] | None, world: int) -> Sequence[float] | None:
-    if memory is None:
-        return None
-    given = [float(check_scalar(f"memory[{rank}]", one)) for rank, one in enumerate(memory)]
-    if len(given) != world or min(given) < 0 or not math.isfinite(sum(given)):
-        raise ValueError(f"memory must be {world} numbers of at least 0, not {list(memory)}")
-    check_positive("the sum of memory", sum(given))
-    return given
 
 
 def _refuse_sums(optimizer: Optimizer) -> None:

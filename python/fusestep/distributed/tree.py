@@ -1,6 +1,6 @@
 """The tree along which the gradients of a batch's leaves are added: one for a number of leaves.
 
-Node (level, index) covers the leaves from ``index * 2^level`` to before ``(index + 1) * 2^level``
+Node (level, position) covers the leaves from ``position * 2^level`` on, 2^level of them or those
 that there are. Its value is that of its left half plus that of its right half, or of one half where
 the other has no samples. So sums have the same bits however leaves are spread over ranks.
 """
@@ -17,11 +17,11 @@ class Node(NamedTuple):
     """A part of the tree."""
 
     level: int
-    index: int
+    position: int
 
     def span(self, leaves: int) -> tuple[int, int]:
         """The leaves that it covers, from the first to before the last."""
-        begin = self.index << self.level
+        begin = self.position << self.level
         return begin, min(begin + (1 << self.level), leaves)
 
 
@@ -31,7 +31,7 @@ def pieces(begin: int, end: int, leaves: int) -> list[Node]:
     while begin < end:
         node = Node(0, begin)
         while True:
-            above = Node(node.level + 1, node.index >> 1)
+            above = Node(node.level + 1, node.position >> 1)
             first, last = above.span(leaves)
             if first != begin or last > end or 1 << node.level >= leaves:
                 break
@@ -49,15 +49,15 @@ def additions(nodes: Sequence[Node], leaves: int) -> list[int]:
     place = {node.span(leaves): k for k, node in enumerate(nodes)}
     found: list[int] = []
 
-    def visit(level: int, index: int) -> bool:
+    def visit(level: int, position: int) -> bool:
         """Whether the node has a value."""
-        span = Node(level, index).span(leaves)
+        span = Node(level, position).span(leaves)
         if span in place:
             found.append(place[span])
             return True
         if level == 0 or span[0] >= leaves:
             return False
-        left, right = visit(level - 1, 2 * index), visit(level - 1, 2 * index + 1)
+        left, right = visit(level - 1, 2 * position), visit(level - 1, 2 * position + 1)
         if left and right:
             found.append(ADD)
         return left or right
@@ -111,7 +111,7 @@ class Sums:
         node = Node(0, self.next)
         if buffer is not None and buffer == self.sibling():
             self._stack.pop()
-            node = Node(1, node.index >> 1)
+            node = Node(1, node.position >> 1)
         self.next += 1
         self._push(node, buffer)
 
@@ -119,7 +119,7 @@ class Sums:
         node = self._lifted(node)
         while self._stack:
             left, other = self._stack[-1]
-            if left.level != node.level or left.index + 1 != node.index or left.index % 2:
+            if left.level != node.level or left.position + 1 != node.position or left.position % 2:
                 break
             self._stack.pop()
             if buffer is not None and other is not None:
@@ -127,13 +127,17 @@ class Sums:
                 self._free.append(buffer)
                 buffer = other
             buffer = other if buffer is None else buffer
-            node = self._lifted(Node(node.level + 1, node.index >> 1))
+            node = self._lifted(Node(node.level + 1, node.position >> 1))
         self._stack.append((node, buffer))
 
     def _lifted(self, node: Node) -> Node:
         """The highest node with this value: a left half without a right one is the whole."""
-        while node.index % 2 == 0 and node.index > 0 and node.span(self._leaves)[1] == self._leaves:
-            node = Node(node.level + 1, node.index >> 1)
+        while (
+            node.position % 2 == 0
+            and node.position > 0
+            and node.span(self._leaves)[1] == self._leaves
+        ):
+            node = Node(node.level + 1, node.position >> 1)
         return node
 
     def finish(self) -> list[int | None]:

@@ -1,0 +1,56 @@
+"""What all ranks tell each other before anything moves, so that one that failed stops all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .groups import Group, RankError
+
+
+class Header(NamedTuple):
+    """What a rank tells.
+
+    ``identity`` must be the same on all ranks. ``leaves`` are samples, mean loss and squared norm
+    of each of its own; ``held`` tells of each parameter whether it has a gradient there.
+    """
+
+    identity: str
+    step: int
+    error: str | None
+    leaves: list[list[float]]
+    held: list[bool]
+
+
+def exchanged(group: Group, own: Header) -> list[Header]:
+    """The headers of all ranks; raises RankError on every rank if one of them can't go on."""
+    told = json.dumps({**own._asdict(), "held": _to_text(own.held)}).encode()
+    heard = []
+    for text in group.gather_bytes(told):
+        entries = json.loads(text)
+        heard.append(Header(**{**entries, "held": _from_text(entries["held"], len(own.held))}))
+    failed = [(rank, one.error) for rank, one in enumerate(heard) if one.error is not None]
+    if not failed:
+        first = heard[0]
+        failed = [
+            (rank, f"is at step {one.step} of another model, settings or run than rank 0")
+            for rank, one in enumerate(heard)
+            if (one.step, one.identity) != (first.step, first.identity)
+        ]
+    if not failed and not any(samples > 0 for one in heard for samples, _, _ in one.leaves):
+        raise RankError("nothing was updated: no leaf has samples")
+    if failed:
+        texts = "; ".join(f"rank {rank}: {text}" for rank, text in failed)
+        raise RankError(f"nothing was updated: {texts}")
+    return heard
+
+
+def _to_text(held: Sequence[bool]) -> str:
+    """As a number in hexadecimal, the first in the lowest bit."""
+    return f"{sum(1 << i for i, one in enumerate(held) if one):x}"
+
+
+def _from_text(text: str, count: int) -> list[bool]:
+    number = int(text, 16)
+    return [bool(number >> i & 1) for i in range(count)]

@@ -1,0 +1,104 @@
+"""The gradients of a rank's leaves: checked, weighed, and added as far as the rank can alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ..arguments import check_scalar
+from ..optim import SGD
+from .groups import Leaves
+from .layout import Layout
+from .tree import Sums
+
+
+class LeafGradients:
+    """The sums of one rank.
+
+    ``records`` has samples, mean loss and squared norm of every leaf that came; ``held`` tells of
+    each parameter whether any of them had a gradient.
+    """
+
+    records: list[list[float]]
+    held: list[bool]
+
+    def __init__(self, params: Any, layout: Layout, share: Leaves) -> None:
+        self._layout, self._share = layout, share
+        # of the whole model: its plan checks gradients, weighs them and takes their norm
+        self._whole = SGD(params, lr=0.0)
+        self._memory: list[Any] = []  # the buffers of Sums
+        self._parts: list[list[Any]] = []  # each as an array for every parameter
+        self._sums = Sums(*share, self._new, self._add)
+        self.forget()
+
+    @property
+    def missing(self) -> int:
+        """How many leaves have not come."""
+        return self._share.end - self._sums.next
+
+    def add(self, grads: Any, samples: float, loss: Any) -> float:
+        """The next leaf; returns the squared norm of its gradients."""
+        self._require_one()
+        mean = check_scalar("loss", loss)
+        sibling = self._sums.sibling()
+        buffer = self._sums.take() if sibling is None else sibling
+        if sibling is None:
+            self._whole.discard_accumulated()
+            self._whole._accumulator.use(self._parts[buffer])
+        before = self._whole._plan.accumulated[3]
+        try:
+            squares = float(self._whole.accumulate(grads, samples))
+        except BaseException:
+            if sibling is None:
+                self._sums.give_back(buffer)
+            raise
+        self._fill(buffer, before, is_first=sibling is None)
+        self._sums.put(buffer)
+        self.records.append([float(samples), mean, squares])
+        return squares
+
+    def skip(self) -> None:
+        """The next leaf has no samples."""
+        self._require_one()
+        self._sums.put(None)
+        self.records.append([0.0, 0.0, 0.0])
+
+    def finish(self) -> list[Any]:
+        """The sums of the rank's pieces over all elements; None for one without samples."""
+        return [None if buffer is None else self._memory[buffer] for buffer in self._sums.finish()]
+
+    def forget(self) -> None:
+        """Begins with the first leaf."""
+        self._whole.discard_accumulated()
+        self._sums.clear()
+        self.records = []
+        self.held = [False] * len(self._layout.paths)
+
+    def _require_one(self) -> None:
+        if self.missing == 0:
+            count = self._share.end - self._share.begin
+            raise _core.StateError(f"all {count} leaves of this rank are here: call step()")
+
+    def _fill(self, buffer: int, before: Sequence[bool], is_first: bool) -> None:
+        """Gradients that are None count as zeros where others are not."""
+        holds = self._whole._plan.accumulated[3]
+        if not all(holds if is_first else before):
+            for part, was, held in zip(self._parts[buffer], before, holds, strict=True):
+                if not held:
+                    part[...] = 0
+                elif not was and not is_first:
+                    part += 0  # the zeros of the leaf before: -0.0 becomes 0.0
+        self.held = [a or b for a, b in zip(self.held, holds, strict=True)]
+
+    def _new(self) -> int:
+        memory = np.empty(self._layout.total, self._layout.dtype)
+        self._memory.append(memory)
+        self._parts.append(self._layout.parts(memory))
+        return len(self._memory) - 1
+
+    def _add(self, source: int, target: int) -> None:
+        into = self._memory[target]
+        _core.add_arrays([into, self._memory[source]], [0, 1, -1], into)
