@@ -262,7 +262,13 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: fs.Loader(X, 2, window=3), ValueError, "window goes with order='window'"),
     (lambda: fs.Loader(X, 2, tail="pad"), ValueError, "tail must be one of short, drop, carry"),
     (lambda: fs.Loader(X, 2, shard=(2, 2)), ValueError, r"shard\[0\] must be at least 0 and at mo"),
-    (lambda: fs.Loader(X, 2, shard=3), TypeError, r"shard must be \(rank, world\), not 3"),
+    (
+        lambda: fs.Loader(X, 2, shard=3),
+        TypeError,
+        r"shard must be \(rank, world\) or \(begin, end, leaves\), not 3",
+    ),
+    (lambda: fs.Loader(X, 2, shard=(2, 1, 4)), ValueError, r"shard\[1\] must be"),
+    (lambda: fs.Loader(X, 2, shard=(0, 5, 4)), ValueError, r"shard\[1\] must be"),
     (lambda: fs.Loader(X, 2, progress=1), TypeError, "progress must be True or False, not 1"),
     (
         lambda: fs.Loader({"x": X}, 2, transform={"y": abs}),

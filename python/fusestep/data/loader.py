@@ -88,7 +88,9 @@ class Loader:
             Parts differ by one row at most, and a batch of fewer samples than ranks leaves some of
             them without rows: their ``batch.weight`` is 0, and they still take part in what all
             ranks do together. The mean gradient of the batch is the sum over all ranks of
-            ``batch.weight`` times their own mean, where a weight of 0 adds nothing.
+            ``batch.weight`` times their own mean, where a weight of 0 adds nothing. Or (begin, end,
+            leaves): the parts ``begin`` to before ``end`` of ``leaves``, as of
+            `distributed.Sharded.share`.
         even: whether all ranks have as many rows of every batch, and none has none. Sizes are
             rounded down to a multiple of the number of ranks, at least one row for each. What is
             left of an epoch must be such a multiple with tail="short", or it is refused; "drop"
@@ -137,7 +139,7 @@ class Loader:
         | Subset = "shuffled",
         window: int | None = None,
         tail: Literal["short", "drop", "carry"] = "short",
-        shard: tuple[int, int] = (0, 1),
+        shard: tuple[int, int] | tuple[int, int, int] = (0, 1),
         even: bool = False,
         transform: Any = None,
         prefetch: int = 2,
