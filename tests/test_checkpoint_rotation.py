@@ -239,16 +239,20 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: P
         other.write_bytes(b"other")
     others.append(tmp_path / f".{name(3)}.4567abcd.partial")  # which somebody may have begun now
     others[-1].touch()
+    old = tmp_path / f".{name(3)}.89abcdef.partial"
+    old.touch()
+    os.utime(old, (0, 0))
     with killed_at_the_end(subprocess.Popen(command, stdout=subprocess.PIPE)) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"begun\n"
-        (held,) = set(tmp_path.iterdir()) - {left, *others}
+        (held,) = set(tmp_path.iterdir()) - {left, old, *others}
         checkpoint.save(path, params=params(0))  # this name alone
         assert left.exists()
         assert held.exists()
         saves = Checkpoints(tmp_path)
         saves.save(step=2, params=params(0))
         assert not left.exists()
+        assert not old.exists()
         assert held.exists()  # its process lives
         child.stdout.close()
     assert checkpoint.latest(tmp_path) == tmp_path / name(2)

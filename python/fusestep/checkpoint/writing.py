@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -105,7 +106,9 @@ def _remove_unfinished(folder: Path, is_abandoned: Callable[[str], bool]) -> Non
         is_unfinished = entry.name.endswith(_UNFINISHED) and len(token) == 8
         if is_unfinished and name.startswith(".") and is_abandoned(name[1:]):
             with suppress(OSError):
-                if entry.stat().st_size > 0:  # or somebody may be about to lock it
+                state = entry.stat()
+                # an empty one may be new, and about to be locked
+                if state.st_size > 0 or time.time() - state.st_mtime > 60:
                     _remove_unless_in_use(entry)
 
 
