@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fusestep as fs
 from emulation.interrupts import Interrupt
 from runs.children import killed_at_the_end
 from tables.training import Training, files
@@ -246,6 +247,35 @@ def test_signals_are_left_alone_outside_the_main_thread(tmp_path: Path, handlers
     thread.start()
     thread.join()
     assert found == [True, 18]
+
+
+def test_a_loop_around_another_one_is_told_too(tmp_path: Path, handlers: Any) -> None:
+    outer = fs.Run(tmp_path / "outer", params=np.ones(2))
+    stopped = []
+    for fold in outer.steps(5):
+        act = (lambda: signal.raise_signal(signal.SIGTERM)) if fold == 2 else (lambda: None)
+        stopped.append(train(tmp_path / str(fold), 6, act).run.stopped)
+    assert stopped == [None, None, "SIGTERM"]
+    assert (outer.stopped, outer.step) == ("SIGTERM", 3)
+    assert handlers()
+
+
+@pytest.mark.unsanitized
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_forked_child_takes_signals_as_before_the_loop(
+    tmp_path: Path, handlers: Any, number: signal.Signals
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def act() -> None:
+        pid = os.fork()
+        if pid == 0:
+            signal.raise_signal(number)
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == number
+
+    assert train(tmp_path, 6, act).run.stopped is None
 
 
 class Pressed(Interrupt):

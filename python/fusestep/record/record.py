@@ -97,6 +97,15 @@ class Record:
 
         Raises:
             TypeError, ValueError: named by argument; nothing was recorded.
+
+        Example:
+            >>> import fusestep as fs
+            >>> record = fs.Record()
+            >>> record.add(loss=2.0, clock=fs.Clock(samples=32, epoch=0.5, batch_size=32))
+            >>> record.add(step=0, accuracy=0.75)           # more of the same step
+            >>> record.add(loss=1.0)
+            >>> print(record["loss"], record["accuracy"])
+            [2. 1.] [0.75  nan]
         """
         if not isinstance(clock, (Clock, NoneType)):
             raise TypeError(f"clock must be a fusestep.Clock, not {short(clock)}")
@@ -270,6 +279,16 @@ class Record:
 
         Returns:
             The number of rows, with which the next call begins.
+
+        Example:
+            >>> import fusestep as fs
+            >>> class Writer:
+            ...     add_scalar = staticmethod(print)
+            >>> record = fs.Record()
+            >>> record.add(loss=0.5, lr=0.1)
+            >>> sent = record.to_tensorboard(Writer())
+            loss 0.5 0
+            lr 0.1 0
         """
         return writing.to_tensorboard(self, writer, check_whole("begin", begin, 0))
 
