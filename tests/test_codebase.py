@@ -61,7 +61,7 @@ IMPORTS: dict[str, set[str]] = {
     | {"saved_state"},
     "optim": {"_core", "foreign", "trees", "arguments", "clock", "engines", "expression", "control"}
     | {"gradients", "memory", "saved_state"},
-    "record": {"_core", "arguments", "clock", "gradients", "saved_state"},
+    "record": {"_core", "arguments", "clock", "expression", "gradients", "saved_state"},
     "checkpoint": {"_core", "foreign", "trees", "arguments", "cuda", "optim", "saved_state"},
     "run": {"_core", "arguments", "checkpoint", "data", "optim", "record", "saved_state", "trees"},
     "distributed": {"_core", "foreign", "trees", "arguments", "clock", "engines", "gradients"}

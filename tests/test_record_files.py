@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,10 @@ def test_a_picture_of_nothing_is_refused(pyplot: Any) -> None:
         apart.plot(by="epoch")
     with pytest.raises(ValueError, match="by must be one of step, samples, epoch"):
         filled(3).plot(by="time")  # type: ignore[arg-type]
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    for plot in (filled(3).plot, lambda: fs.schedules.constant(1.0).plot(3)):
+        with pytest.raises(ImportError, match=r"matplotlib: pip install 'fusestep\[plot\]'"):
+            plot()

@@ -14,10 +14,20 @@ _POINTS = 2000
 _LONGEST_LABEL = 200
 
 
+def pyplot() -> Any:
+    """That of matplotlib; ImportError names the extra."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError(
+            "pictures need matplotlib: pip install 'fusestep[plot]'", name="matplotlib"
+        ) from None
+    return plt
+
+
 def draw(expression: Any, stop: float, *, by: Unit, ax: Any, label: str) -> Any:
     """Draws an expression over [0, stop] in the unit of ``by``; returns the axes."""
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     stop = check_positive("stop", stop)
     check_choice("by", by, Clock._fields[:3])
     if ax is None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..arguments import check_choice
 from ..clock import Clock, Unit
+from ..expression.drawing import pyplot
 from .writing import Columns
 
 Array = npt.NDArray[Any]
@@ -37,8 +38,7 @@ def draw(
     label: str,
 ) -> dict[str, Any]:
     """What `Record.plot` does."""
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     check_choice("by", by, Clock._fields[:3])
     panels = _panels(record, by) if by in record else {}
     if not panels:
