@@ -57,7 +57,8 @@ class Run:
 
     SIGTERM, which schedulers of clusters send, and Ctrl-C are noted while a loop runs in the main
     thread: the step in progress ends, is saved, and is the last. A second Ctrl-C interrupts at
-    once. For other signals, ``signal.signal(signal.SIGUSR1, lambda *_: run.stop())``.
+    once. For other signals, ``signal.signal(signal.SIGUSR1, lambda *_: run.stop())``. Ranks that
+    wait for each other are not told of each other's signals, and each has a folder of its own.
 
     A loop that is left by an error, or by break, saves nothing: the last checkpoint stays. Numbers
     drawn from a generator of your own are not the run's: seed it with the step,
@@ -136,6 +137,8 @@ class Run:
 
     def steps(self, total: int | None = None) -> Iterator[Any]:
         """Goes on from the newest checkpoint if there is one, then gives batch after batch.
+
+        To be called in a ``for`` statement, which closes the loop however it is left.
 
         Args:
             total: ends the loop when so many steps have been made in all; it ends with the
