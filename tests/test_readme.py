@@ -56,8 +56,13 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def test_blocks_run_one_after_the_other_as_pasted() -> None:
+def test_blocks_run_one_after_the_other_as_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib").use("agg")
+    for needed in ("safetensors", "xxhash"):
+        pytest.importorskip(needed)
+    monkeypatch.chdir(tmp_path)
     names = surroundings()
     for block in BLOCKS:
         if "cupy" not in block:

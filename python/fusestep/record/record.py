@@ -234,19 +234,19 @@ class Record:
 
     def plot(
         self,
+        path: str | PathLike[str] | None = None,
         *,
         by: Unit = "step",
         axes: Mapping[str, Any] | None = None,
-        path: str | PathLike[str] | None = None,
         label: str = "",
     ) -> dict[str, Any]:
         """Draws a panel for each column with values; returns matplotlib's axes by panel.
 
         Args:
+            path: writes the picture to this file, in the format that its name ends with.
             by: along "step", "samples" or "epoch".
             axes: panels to draw into, as another record's ``plot`` returned them, to compare runs:
                 only these. None: a new picture.
-            path: writes the picture to this file, in the format that its name ends with.
             label: of this record in the legend.
 
         What is noisy comes with a smoothed line, the mean of the fiftieth of the record around each
