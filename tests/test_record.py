@@ -266,6 +266,19 @@ def test_what_is_on_a_gpu_is_waited_for_or_fetched_later(cupy: Any) -> None:
             assert copied[name].tobytes() == expected[name].tobytes(), name
 
 
+def test_rows_that_need_not_wait_synchronize_once_in_sixteen(emulated: Any) -> None:
+    import cupy
+
+    opt = fs.SGD(cupy.asarray(np.ones(5)), lr=0.1, clip_norm=1.0, nonfinite="skip")
+    grads, loss, record = cupy.asarray(np.ones(5)), cupy.asarray(np.ones(())), fs.Record()
+    found = []
+    for _ in range(60):
+        info, before = opt.step(grads), emulated.synchronizations
+        record.add(info, loss=loss, wait=False)
+        found.append(emulated.synchronizations > before)
+    assert np.flatnonzero(found).tolist() == [16, 33, 50]
+
+
 def test_what_is_given_by_name_stands_for_what_a_gpu_tells_later(cupy: Any) -> None:
     opt = fs.SGD(cupy.asarray(np.ones(5)), lr=0.1, clip_norm=1.0)
     record = fs.Record()
