@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from .groups import Group, RankError
+
+Flags = npt.NDArray[np.bool_]
 
 
 class Header(NamedTuple):
@@ -20,7 +24,7 @@ class Header(NamedTuple):
     step: int
     error: str | None
     leaves: list[list[float]]
-    held: list[bool]
+    held: Flags
 
 
 def exchanged(group: Group, own: Header) -> list[Header]:
@@ -46,11 +50,11 @@ def exchanged(group: Group, own: Header) -> list[Header]:
     return heard
 
 
-def _to_text(held: Sequence[bool]) -> str:
-    """As a number in hexadecimal, the first in the lowest bit."""
-    return f"{sum(1 << i for i, one in enumerate(held) if one):x}"
+def _to_text(held: Flags) -> str:
+    return "all" if held.all() else np.packbits(held).tobytes().hex()
 
 
-def _from_text(text: str, count: int) -> list[bool]:
-    number = int(text, 16)
-    return [bool(number >> i & 1) for i in range(count)]
+def _from_text(text: str, count: int) -> Flags:
+    if text == "all":
+        return np.ones(count, bool)
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from .. import _core
 from ..arguments import check_scalar
 from ..optim import SGD
 from .groups import Leaves
+from .header import Flags
 from .layout import Layout
 from .tree import Sums
 
@@ -23,7 +23,7 @@ class LeafGradients:
     """
 
     records: list[list[float]]
-    held: list[bool]
+    held: Flags
 
     def __init__(self, params: Any, layout: Layout, share: Leaves) -> None:
         self._layout, self._share = layout, share
@@ -31,6 +31,7 @@ class LeafGradients:
         self._whole = SGD(params, lr=0.0)
         self._memory: list[Any] = []  # the buffers of Sums
         self._parts: list[list[Any]] = []  # each as an array for every parameter
+        self._in_use = -1  # the buffer into which the plan sums
         self._sums = Sums(*share, self._new, self._add)
         self.forget()
 
@@ -47,15 +48,17 @@ class LeafGradients:
         buffer = self._sums.take() if sibling is None else sibling
         if sibling is None:
             self._whole.discard_accumulated()
-            self._whole._accumulator.use(self._parts[buffer])
-        before = self._whole._plan.accumulated[3]
+            if buffer != self._in_use:
+                self._whole._accumulator.use(self._parts[buffer])
+                self._in_use = buffer
+        before = None if sibling is None else self._holds()
         try:
             squares = float(self._whole.accumulate(grads, samples))
         except BaseException:
             if sibling is None:
                 self._sums.give_back(buffer)
             raise
-        self._fill(buffer, before, is_first=sibling is None)
+        self._fill(buffer, before)
         self._sums.put(buffer)
         self.records.append([float(samples), mean, squares])
         return squares
@@ -75,23 +78,30 @@ class LeafGradients:
         self._whole.discard_accumulated()
         self._sums.clear()
         self.records = []
-        self.held = [False] * len(self._layout.paths)
+        self.held = np.zeros(len(self._layout.paths), bool)
 
     def _require_one(self) -> None:
         if self.missing == 0:
             count = self._share.end - self._share.begin
             raise _core.StateError(f"all {count} leaves of this rank are here: call step()")
 
-    def _fill(self, buffer: int, before: Sequence[bool], is_first: bool) -> None:
-        """Gradients that are None count as zeros where others are not."""
-        holds = self._whole._plan.accumulated[3]
-        if not all(holds if is_first else before):
-            for part, was, held in zip(self._parts[buffer], before, holds, strict=True):
-                if not held:
-                    part[...] = 0
-                elif not was and not is_first:
-                    part += 0  # the zeros of the leaf before: -0.0 becomes 0.0
-        self.held = [a or b for a, b in zip(self.held, holds, strict=True)]
+    def _holds(self) -> Flags:
+        """Of which parameters the buffer in use has a sum."""
+        return np.array(self._whole._plan.accumulated[3], bool)
+
+    def _fill(self, buffer: int, before: Flags | None) -> None:
+        """Gradients that are None count as zeros where others are not.
+
+        ``before`` tells what the buffer held before its second leaf.
+        """
+        holds, parts = self._holds(), self._parts[buffer]
+        if before is None:
+            for i in np.flatnonzero(~holds):
+                parts[i][...] = 0
+        else:
+            for i in np.flatnonzero(holds & ~before):
+                parts[i] += 0  # the zeros of the leaf before: -0.0 becomes 0.0
+        self.held |= holds
 
     def _new(self) -> int:
         memory = np.empty(self._layout.total, self._layout.dtype)

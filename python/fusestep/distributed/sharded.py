@@ -20,7 +20,7 @@ from ..gradients.statistics import GradientStatistics
 from ..memory import Changes, claimed
 from ..optim import Optimizer
 from .groups import Group, Leaves, RankError, leaf_bounds
-from .header import Header, exchanged
+from .header import Flags, Header, exchanged
 from .layout import Layout
 from .leaves import LeafGradients
 from .reduction import Reduction
@@ -187,7 +187,7 @@ class Sharded:
         """
         heard = self._tell()
         records = [record for one in heard for record in one.leaves if record[0] > 0]
-        holds = [any(held) for held in zip(*(one.held for one in heard), strict=True)]
+        holds = np.logical_or.reduce([one.held for one in heard])
         samples = math.fsum(count for count, _, _ in records)
         self.loss = math.fsum(count * loss for count, loss, _ in records) / samples
         try:
@@ -230,7 +230,7 @@ class Sharded:
 
     def _update(
         self,
-        holds: Sequence[bool],
+        holds: Flags,
         samples: float,
         records: Sequence[Sequence[float]],
         clock: Clock | None,
@@ -242,7 +242,9 @@ class Sharded:
             squared_norm = self._reduction.squared_norm()
             if own.nonfinite == "raise":
                 self._refuse_nonfinite(squared_norm[0])
-        grads = [g if held else None for g, held in zip(self._shard, holds, strict=True)]
+        grads: list[Any] = self._shard
+        if not holds.all():
+            grads = [g if held else None for g, held in zip(self._shard, holds, strict=True)]
         learn = None
         if statistics is not None:
             squares = math.fsum(b * s for b, _, s in records)
