@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -72,15 +73,14 @@ def in_turns(
 
 
 def singly(steps: Mapping[str, Step], rounds: int, before: Mapping[str, Step]) -> dict[str, Timing]:
-    """Times one run of each step in every round: for steps of a second or so.
+    """Times one run of each step in every round, in any order: for steps of a second or so.
 
     ``before[name]``, if given, is called ahead of that contestant's turn, untimed.
     """
     names = list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in random.Random(turn).sample(names, len(names)):
             before.get(name, _nothing)()
             seconds[name].append(_run(steps[name], 1))
     return {name: _timing(seconds[name], 1) for name in names}

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fusestep import checkpoint
-from fusestep.checkpoint import writing
+from fusestep.checkpoint import saving, writing
 
 pytest.importorskip("safetensors")
 pytest.importorskip("xxhash")
@@ -147,6 +147,23 @@ def test_a_system_that_syncs_no_folders_is_saved_on(calls: Calls, tmp_path: Path
         saved(path, 2.0, False)
     assert calls.made[-2:] == ["fsync", "close"]
     assert loaded(path) == 2.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux begins early")
+def test_a_large_file_is_written_out_while_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, told = tmp_path / "run.safetensors", []
+
+    def advise(descriptor: int, begin: int, length: int, advice: int) -> None:
+        told.append((begin, begin + length))
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(saving, "STRETCH", 2**21)
+    checkpoint.save(path, params={name: np.ones(2**18) for name in "abc"})  # of 2 MB each
+    size = path.stat().st_size
+    assert told == [(size - (3 - i) * 2**21, size - (2 - i) * 2**21) for i in range(3)]
 
 
 @pytest.mark.skipif(writing.fcntl is None, reason="Windows has no fcntl")

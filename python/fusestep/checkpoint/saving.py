@@ -19,7 +19,7 @@ from ..saved_state import differences
 from .background import host_copy, writer
 from .flattening import Flattened, has_state
 from .form import DIGEST, code_of, header, name_of, needed
-from .writing import chunks, replaced, write
+from .writing import STRETCH, begin_writing_out, chunks, replaced, write
 
 
 def collected(
@@ -91,10 +91,15 @@ def write_file(
     with replaced(path, is_abandoned) as descriptor:
         checksum.update(begin)
         write(descriptor, memoryview(begin))
+        first = last = len(begin)
         for array in arrays.values():
             for chunk in chunks(_bytes_of(array)):
                 checksum.update(chunk)
                 write(descriptor, chunk)
+                last += len(chunk)
+                if last - first >= STRETCH:
+                    begin_writing_out(descriptor, first, last)
+                    first = last
         os.lseek(descriptor, DIGEST.start, os.SEEK_SET)
         write(descriptor, memoryview(checksum.hexdigest().encode()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CHUNK = 2**20  # bytes that a cache holds between hashing and writing
+STRETCH = 2**26  # bytes that are written out at once
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 # where folders are not synced or not read, as PostgreSQL's fsync_fname takes it
 _NOT_FOR_FOLDERS = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP}
@@ -75,6 +77,16 @@ def write(descriptor: int, memory: memoryview) -> None:
 def chunks(memory: Any) -> Iterable[memoryview]:
     view = memoryview(memory)
     return (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+
+
+def begin_writing_out(descriptor: int, begin: int, end: int) -> None:
+    """Has the system begin now with these bytes, which it would else leave to the sync.
+
+    Linux begins with those that are not on the disk yet when it is told that nobody needs them.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(folder: Path) -> None:
