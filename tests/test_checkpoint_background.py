@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -99,18 +100,20 @@ def test_the_next_save_waits(gate: Gate, tmp_path: Path, background: bool) -> No
 
 
 CALLS: list[Callable[[Path], object]] = [
-    lambda folder: checkpoint.save(folder / "b", params=np.ones(2)),
-    lambda folder: checkpoint.save(folder / "b", params=np.ones(2), background=True),
     lambda folder: checkpoint.load(folder / "b"),
     lambda folder: checkpoint.latest(folder),
     lambda folder: checkpoint.wait(),
-    lambda folder: checkpoint.Checkpoints(folder).save(step=1, params=np.ones(2)),
     lambda folder: checkpoint.Checkpoints(folder).load(),
+]
+SAVES: list[Callable[[Path], object]] = [
+    lambda folder: checkpoint.save(folder / "b", params=np.ones(1000)),
+    lambda folder: checkpoint.save(folder / "b", params=np.ones(1000), background=True),
+    lambda folder: checkpoint.Checkpoints(folder).save(step=1, params=np.ones(1000)),
 ]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_the_next_call_raises_the_error_and_does_nothing_else(
+@pytest.mark.parametrize("call", [*CALLS, *SAVES])
+def test_the_next_call_raises_the_error_and_a_save_saves_first(
     tmp_path: Path, call: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "gone" / "run.safetensors"
@@ -118,8 +121,16 @@ def test_the_next_call_raises_the_error_and_does_nothing_else(
     with pytest.raises(FileNotFoundError) as raised:
         call(tmp_path)
     assert raised.value.filename == str(path)
-    assert list(tmp_path.iterdir()) == []
     checkpoint.wait()  # raised once
+    assert [loaded(file) for file in tmp_path.iterdir()] == [1.0] * (call in SAVES)
+
+
+def test_two_errors_are_raised_one_after_the_other(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with pytest.raises(FileNotFoundError) if name == "second" else contextlib.nullcontext():
+            checkpoint.save(tmp_path / "gone" / name, params=np.ones(2), background=True)
+    with pytest.raises(FileNotFoundError, match="second"):
+        checkpoint.wait()
 
 
 def test_the_memory_of_snapshots_is_used_again_until_wait(tmp_path: Path) -> None:

@@ -46,12 +46,21 @@ class Background:
 
     def finish(self) -> None:
         """Waits for all writes, and raises the error of one that failed, once."""
+        self.raise_once(self.join())
+
+    def join(self) -> BaseException | None:
+        """Waits for all writes; gives the first error, which is still to be raised."""
         for thread in list(self._threads):
             thread.join()
             with suppress(ValueError):  # another thread has waited, too
                 self._threads.remove(thread)
-        if self._errors:
-            raise self._errors.pop(0)
+        return self._errors[0] if self._errors else None
+
+    def raise_once(self, error: BaseException | None) -> None:
+        """Raises an error of a write unless somebody did, or there is none."""
+        if error in self._errors:
+            self._errors.remove(error)
+            raise error
 
     def wait(self) -> None:
         """Finishes, and gives the memory of snapshots back."""

@@ -138,9 +138,9 @@ def save(
         extra: any nesting of dicts and lists of arrays, JSON values (numbers that are finite) and
             objects as above.
         background: return when all is copied, and let a thread write. The next call of this module
-            waits for it and raises the error that it ended with, `wait` does that alone, and the
-            exit of the interpreter waits. The memory of the copies is kept for the next save until
-            `wait`.
+            waits for it and raises the error that it ended with, a save once it has saved; `wait`
+            does that alone, and the exit of the interpreter waits. The memory of the copies is kept
+            for the next save until `wait`.
 
     Returns:
         The path.
@@ -182,7 +182,7 @@ def save_as(
 ) -> Path:
     """`save`, which does something more once the file is on the disk."""
     check_flag("background", background)
-    writer.finish()
+    failed = writer.join()
 
     def write(arrays: Mapping[str, Any]) -> None:
         write_file(path, begin, arrays, is_abandoned)
@@ -194,4 +194,5 @@ def save_as(
             writer.start(arrays, write)
         else:
             write(arrays)
+    writer.raise_once(failed)  # only now: a run that ends by it has lost nothing more
     return path
