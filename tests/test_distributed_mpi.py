@@ -49,11 +49,11 @@ def mpiexec(ranks: int, *program: str, seconds: float = 120) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def of_one_rank() -> Any:
     """What one process tells of the run, with one thread of BLAS as the others have."""
-    status, said = mpiexec(1, "runs.distributed_digits")
+    status, said = mpiexec(1, "runs.distributed_digits", "mpi")
     assert status == 0, said
     return said
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_processes_have_the_bits_of_one(ranks: int, of_one_rank: str) -> None:
-    assert mpiexec(ranks, "runs.distributed_digits") == (0, of_one_rank)
+    assert mpiexec(ranks, "runs.distributed_digits", "mpi") == (0, of_one_rank)

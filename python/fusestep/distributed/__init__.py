@@ -9,7 +9,7 @@ for batch in loader:
 
 from __future__ import annotations
 
-from .groups import Group, Leaves, RankError, RankTimeout, alone, mpi, share, threads
+from .groups import Group, Leaves, RankError, RankTimeout, alone, mpi, nccl, share, threads, torch
 from .layout import flatten
 from .sharded import Sharded, step
 
@@ -22,7 +22,9 @@ __all__ = [
     "alone",
     "flatten",
     "mpi",
+    "nccl",
     "share",
     "step",
     "threads",
+    "torch",
 ]

@@ -1,0 +1,29 @@
+"""Groups of processes: engines that exist move bytes, and never add numbers."""
+
+from .alone import Alone, alone
+from .mpi import Mpi, mpi
+from .nccl import Nccl, nccl
+from .protocol import Group, Message, RankError, RankTimeout
+from .shares import Leaves, leaf_bounds, share
+from .threads import Threads, threads
+from .torch import Torch, torch
+
+__all__ = [
+    "Alone",
+    "Group",
+    "Leaves",
+    "Message",
+    "Mpi",
+    "Nccl",
+    "RankError",
+    "RankTimeout",
+    "Threads",
+    "Torch",
+    "alone",
+    "leaf_bounds",
+    "mpi",
+    "nccl",
+    "share",
+    "threads",
+    "torch",
+]

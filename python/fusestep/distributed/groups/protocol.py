@@ -1,0 +1,51 @@
+"""What a group of processes does, and how it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+Message = tuple[int, int, Any]  # the other rank, a number that tells messages apart, an array
+
+
+class RankError(RuntimeError):
+    """Another rank failed. Nothing was updated on any rank, and all may go on."""
+
+
+class RankTimeout(RuntimeError):
+    """A rank did not come, or is gone. What it sent or did is unknown: go on from a checkpoint.
+
+    The group refuses all later calls at once.
+    """
+
+
+class Group(Protocol):
+    """Some ranks, all of which make the same calls in the same order."""
+
+    rank: int
+    world: int
+
+    def gather_bytes(self, mine: bytes) -> list[bytes]:
+        """What every rank gave, in the order of ranks."""
+        ...
+
+    def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+        """Fills the arrays to receive with those that other ranks send under the same number."""
+        ...
+
+    def gather_shards(self, memory: Any, bounds: Sequence[int]) -> None:
+        """Fills one array with the shard of every rank; its own is there."""
+        ...
+
+
+def late(rank: int, others: Iterable[int], timeout: float) -> RankTimeout:
+    """The error of a rank that has waited for others."""
+    names = ", ".join(map(str, sorted(set(others))))
+    return RankTimeout(
+        f"rank {rank} waited {timeout:g} s for rank {names}: go on from a checkpoint"
+    )
+
+
+def lost(rank: int, others: str, error: Exception) -> RankTimeout:
+    """The error of a rank whose engine can't reach others."""
+    return RankTimeout(f"rank {rank} lost {others}: {error}: go on from a checkpoint")
