@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.datasets import load_digits
 
 import fusestep as fs
 from fusestep import distributed
+from runs.connected import connected
 
 Params = dict[str, dict[str, Any]]
 STEPS, LEAVES = 14, 12
@@ -102,20 +104,11 @@ def train(group: distributed.Group, *, end_to_end: bool = True, **options: Any) 
     )
 
 
-def group_of(engine: str, timeout: float) -> distributed.Group:
-    """The processes that mpiexec started, or those whose addresses are in the environment."""
-    if engine == "mpi":
-        from mpi4py import MPI
-
-        return distributed.mpi(MPI.COMM_WORLD, timeout=timeout)
-    import torch.distributed
-
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    return distributed.torch(timeout=timeout)
-
-
 if __name__ == "__main__":
-    found = train(group_of(sys.argv[1], timeout=60))
-    if found is not None:
+    engine, *count = sys.argv[1:]
+    if engine == "threads":
+        ranks = distributed.threads(int(count[0]))
+        with ThreadPoolExecutor(len(ranks)) as pool:
+            print(next(filter(None, pool.map(train, ranks))))
+    elif (found := train(connected(engine))) is not None:
         print(found)
