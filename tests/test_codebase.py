@@ -65,7 +65,7 @@ IMPORTS: dict[str, set[str]] = {
     "checkpoint": {"_core", "foreign", "trees", "arguments", "cuda", "optim", "saved_state"},
     "run": {"_core", "arguments", "checkpoint", "data", "optim", "record", "saved_state", "trees"},
     "distributed": {"_core", "foreign", "trees", "arguments", "clock", "engines", "gradients"}
-    | {"memory", "optim"},
+    | {"checkpoint", "memory", "optim", "saved_state"},
     "fusestep": {"_core", "checkpoint", "clock", "control", "engines", "expression", "schedules"}
     | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "run"}
     | {"scaling", "threads"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from ..saved_state import array, differences, reported
 from .background import writer
 from .flattening import ARRAY, STATE, array_of, has_state, nested
 from .form import CheckpointError, name_of
+from .ranges import SavedRanges, opened
 from .reading import SavedFile
 from .saving import check_objects
 
@@ -101,24 +102,38 @@ def load(
     given = {"loader": loader, "extra": extra, "optimizer": optimizer}
     for name in ("optimizer", "loader"):
         check_objects(name, given[name])
-    with SavedFile(path) as file:
-        file.verify()
-        with differences(f"what {str(path)!r} is loaded into") as found:
-            loading = Loading(file, found, strict, keep, rename or {})
-            loading.look_at_params(params)
-            for name, value in given.items():
-                loading.look_at_part(name, value)
-            loading.look_at_names()
-            if not found:
-                loading.load_objects()
-        loading.write_arrays()
-        return Loaded(
-            file.contents["step"],
-            loading.extra,
-            tuple(loading.new),
-            tuple(loading.unused),
-            tuple(loading.renamed),
-        )
+    with opened(path) as file:
+        return load_from(file, params, given, strict=strict, keep=keep, rename=rename or {})
+
+
+def load_from(
+    file: SavedFile | SavedRanges,
+    params: Any,
+    given: Mapping[str, Any],
+    *,
+    strict: bool,
+    keep: Sequence[str],
+    rename: Mapping[str, str],
+    agree: Callable[[], object] | None = None,
+) -> Loaded:
+    """`load`, of a file that is open; ``agree`` may refuse what is ready to be written."""
+    file.verify()
+    with differences(f"what {str(file.path)!r} is loaded into") as found:
+        loading = Loading(file, found, strict, keep, rename)
+        loading.look_at_params(params)
+        for name, value in given.items():
+            loading.look_at_part(name, value)
+        loading.look_at_names()
+        if not found:
+            loading.load_objects(agree)
+    loading.write_arrays()
+    return Loaded(
+        file.contents["step"],
+        loading.extra,
+        tuple(loading.new),
+        tuple(loading.unused),
+        tuple(loading.renamed),
+    )
 
 
 class Loading:
@@ -126,7 +141,7 @@ class Loading:
 
     def __init__(
         self,
-        file: SavedFile,
+        file: SavedFile | SavedRanges,
         found: list[str],
         strict: bool,
         keep: Sequence[str],
@@ -266,19 +281,21 @@ class Loading:
 
     # writing
 
-    def load_objects(self) -> None:
+    def load_objects(self, agree: Callable[[], object] | None) -> None:
         """Loads the states of all objects, or puts back those that took theirs over."""
         loaded: list[tuple[Any, Any]] = []
         try:
             for i, (path, one, state) in enumerate(self._objects, 1):
                 # after the last one nothing refuses: no copy of what may be large
-                is_needed = i < len(self._objects) or self.found
+                is_needed = i < len(self._objects) or self.found or agree is not None
                 before = one.state_dict() if is_needed else None
                 options = self._options(state) if path.startswith("optimizer") else {}
                 with reported(self.found, path):
                     told = one.load_state_dict(state, **options)
                     loaded.append((one, before))
                     self._tell(path, told)
+            if agree is not None and not self.found:
+                agree()
         except BaseException:
             _put_back(loaded)
             raise

@@ -38,6 +38,8 @@ from .form import (
 )
 from .writing import CHUNK
 
+RANGES = "ranges"  # the part that lists other files
+
 _parameter = fields({"path": text, "dtype": text, "shape": list_of(whole())})
 _contents = fields(
     {
@@ -65,13 +67,14 @@ class SavedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._is_verified = False
         self._library = needed("safetensors")
         self._file = path.open("rb")
         try:
             self._look()
         except CheckpointError as error:
             self._file.close()
-            raise self._error(str(error)) from None
+            raise self.error(str(error)) from None
         except BaseException:
             self._file.close()
             raise
@@ -89,7 +92,9 @@ class SavedFile:
         self._file.close()
 
     def verify(self) -> None:
-        """Reads the whole file; CheckpointError where these are not the bytes that were saved."""
+        """Reads the whole file once; CheckpointError where the bytes are not those saved."""
+        if self._is_verified:
+            return
         checksum = needed("xxhash").xxh3_128()
         begin = bytearray(self._begin)
         begin[DIGEST] = b"0" * DIGITS
@@ -99,9 +104,15 @@ class SavedFile:
         while count := self._file.readinto(buffer):
             checksum.update(buffer[:count])
         if checksum.hexdigest().encode() != self._begin[DIGEST]:
-            raise self._error("it is damaged: its bytes have another checksum than those saved")
+            raise self.error("it is damaged: its bytes have another checksum than those saved")
+        self._is_verified = True
 
-    def _error(self, reason: str) -> CheckpointError:
+    @property
+    def digest(self) -> str:
+        """The checksum that it says it has."""
+        return self._begin[DIGEST].decode("ascii", "replace")
+
+    def error(self, reason: str) -> CheckpointError:
         return CheckpointError(f"{self.path} can't be loaded: {reason}")
 
     def _look(self) -> None:
@@ -121,7 +132,8 @@ class SavedFile:
         data = np.frombuffer(memory, np.uint8)[8 + length :]
         self.arrays = {name: _array(data, entry) for name, entry in entries.items()}
         self._check_parameters()
-        nested(self.contents["parts"], self.arrays)  # every array that it names is there
+        if RANGES not in self.contents["parts"]:  # whose arrays are in other files
+            nested(self.contents["parts"], self.arrays)  # every array that it names is there
 
     def _vet(self) -> None:
         """Has safetensors look at the header: every byte of the data is of one array, and fits."""

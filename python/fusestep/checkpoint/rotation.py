@@ -16,7 +16,7 @@ from ..arguments import check_whole
 from .background import writer
 from .form import CheckpointError
 from .loading import Loaded, load
-from .reading import SavedFile
+from .ranges import opened
 from .saving import save_as
 from .writing import sync_folder
 
@@ -36,9 +36,9 @@ def latest(folder: str | PathLike[str]) -> Path | None:
         True
     """
     writer.finish()
-    for path in _saved(Path(folder)):
+    for path in saved_in(Path(folder)):
         try:
-            with SavedFile(path):
+            with opened(path):
                 return path
         except (CheckpointError, OSError):
             continue
@@ -118,12 +118,12 @@ class Checkpoints:
         parts = {"optimizer": optimizer, "loader": loader, "extra": extra}
 
         def delete_older() -> None:
-            older = [other for other in _saved(self.folder) if _step_of(other) < step]
+            older = [other for other in saved_in(self.folder) if step_of(other) < step]
             for other in older[self._keep - 1 :] if self._keep is not None else ():
                 with suppress(OSError):  # one that somebody reads now goes after the next save
                     other.unlink()
 
-        save_as(path, _is_name, step, params, parts, background, delete_older)
+        save_as(path, is_name, step, params, parts, background, delete_older)
         self._saved(step)
         return path
 
@@ -148,7 +148,7 @@ class Checkpoints:
         """
         writer.finish()  # its error is no damage
         errors = []
-        for path in _saved(self.folder):
+        for path in saved_in(self.folder):
             try:
                 loaded = load(
                     path,
@@ -165,7 +165,7 @@ class Checkpoints:
                 continue
             for text in errors:
                 warnings.warn(f"{text}; went on from {path}", RuntimeWarning, stacklevel=2)
-            self._saved(_step_of(path))
+            self._saved(step_of(path))
             return loaded
         if errors:
             raise CheckpointError("\n  ".join(["no checkpoint is whole:", *errors]))
@@ -175,20 +175,20 @@ class Checkpoints:
         self._last_step, self._last_time = step, time.monotonic()
 
 
-def _saved(folder: Path) -> list[Path]:
+def saved_in(folder: Path) -> list[Path]:
     """The files of checkpoints in a folder, from the newest to the oldest."""
     try:
-        found = [path for path in folder.iterdir() if _is_name(path.name)]
+        found = [path for path in folder.iterdir() if is_name(path.name)]
     except FileNotFoundError:
         return []
-    return sorted(found, key=_step_of, reverse=True)
+    return sorted(found, key=step_of, reverse=True)
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
     return int(path.name[len("step-") : -len(".safetensors")])
 
 

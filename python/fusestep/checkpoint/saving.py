@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,22 +44,34 @@ def collected(
     with differences("a checkpoint") as found:
         flattened = Flattened(found, held)
         if params is not None:
-            _refuse_averages(parts.get("optimizer"))
+            refuse_averages(parts.get("optimizer"))
             structure, leaves = trees.flatten(params)
             foreign.check_parameters(structure.paths, leaves)
             for path, array in zip(structure.paths, leaves, strict=True):
                 flattened.add(name_of(path), array)
-            contents["params"] = [
-                {"path": path, "dtype": code_of(array.dtype), "shape": list(array.shape)}
-                for path, array in zip(structure.paths, leaves, strict=True)
-            ]
+            contents["params"] = listed(structure.paths, leaves)
             contents["end"] = sum(math.prod(array.shape) for array in leaves)
         for name in ("optimizer", "loader"):
             check_objects(name, parts.get(name))
         contents["parts"] = {name: flattened.of(value, name) for name, value in parts.items()}
+    return laid_out(contents, flattened.arrays)
+
+
+def listed(paths: Sequence[str], arrays: Sequence[Any]) -> list[dict[str, Any]]:
+    """Parameters as the contents of a file have them."""
+    return [
+        {"path": path, "dtype": code_of(array.dtype), "shape": list(array.shape)}
+        for path, array in zip(paths, arrays, strict=True)
+    ]
+
+
+def laid_out(
+    contents: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
+    """The header of a file, and its arrays in their order."""
     # the widest first, so that each begins at a multiple of its width
-    arrays = sorted(flattened.arrays.items(), key=lambda entry: -entry[1].dtype.itemsize)
-    return header(contents, dict(arrays)), dict(arrays)
+    placed = dict(sorted(arrays.items(), key=lambda entry: -entry[1].dtype.itemsize))
+    return header(contents, placed), placed
 
 
 def check_objects(name: str, value: Any) -> None:
@@ -74,7 +86,7 @@ def check_objects(name: str, value: Any) -> None:
             )
 
 
-def _refuse_averages(optimizer: Any) -> None:
+def refuse_averages(optimizer: Any) -> None:
     for one in optimizer.values() if isinstance(optimizer, Mapping) else [optimizer]:
         if isinstance(one, Optimizer) and one._plan.is_in_place:
             raise StateError("the parameters hold their averages: leave averaged_in_place() first")
@@ -85,8 +97,11 @@ def write_file(
     begin: bytes,
     arrays: Mapping[str, Any],
     is_abandoned: Callable[[str], bool],
-) -> None:
-    """Writes a file whole and durably, or raises OSError with what was there before in place."""
+) -> str:
+    """Writes a file whole and durably, or raises OSError with what was there before in place.
+
+    Returns its checksum.
+    """
     checksum = needed("xxhash").xxh3_128()
     with replaced(path, is_abandoned) as descriptor:
         checksum.update(begin)
@@ -101,7 +116,9 @@ def write_file(
                     begin_writing_out(descriptor, first, last)
                     first = last
         os.lseek(descriptor, DIGEST.start, os.SEEK_SET)
-        write(descriptor, memoryview(checksum.hexdigest().encode()))
+        digest: str = checksum.hexdigest()
+        write(descriptor, memoryview(digest.encode()))
+    return digest
 
 
 def _bytes_of(array: Any) -> Any:

@@ -24,6 +24,7 @@ from .header import Flags, Header, exchanged
 from .layout import Layout
 from .leaves import LeafGradients
 from .reduction import Reduction
+from .saving import SavedInFolders
 
 # of the optimizer of a rank's shard, and the same on every rank but for `state`
 _SHARED = (
@@ -36,7 +37,7 @@ _SHARED = (
 )
 
 
-class Sharded:
+class Sharded(SavedInFolders):
     """One optimizer over a group of processes, each of which has the state of a shard.
 
     Every rank has all parameters and updates a part of them. ``step`` adds the gradients of all
