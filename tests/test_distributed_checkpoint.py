@@ -333,10 +333,10 @@ def test_an_error_of_one_rank_is_one_of_all_and_the_one_before_stays(
         opt.save(tmp_path, step=1)
         stepped(opt)
         found = []
-        for full, extra in (("-1024-", None), ("step-000000002.", None), ("", object())):
+        for full, extra in (("-1024-", None), ("step-000000002.", None), ("", object()), ("", 0)):
             names[:] = [full] * bool(full)
             try:
-                opt.save(tmp_path, step=2, extra=extra)
+                opt.save(tmp_path, step=-1 if extra == group.rank - 2 else 2, extra=extra)
             except Exception as error:
                 found.append(error)
             group.gather_bytes(b"")  # before the next
@@ -355,17 +355,24 @@ def test_an_error_of_one_rank_is_one_of_all_and_the_one_before_stays(
         pytest.skip("needs to know which file is written")
     monkeypatch.setattr(os, "write", full_disk)
     found = raised(on_ranks(3, work))
-    failing = [1, 0, 0]
-    types = [OSError, OSError, fs.StateError]
+    failing = [1, 0, 0, 2]
+    types: list[type[Exception]] = [OSError, OSError, fs.StateError, ValueError]
     for k, (rank, kind) in enumerate(zip(failing, types, strict=True)):
         assert type(found[rank][k]) is kind
         for other in {0, 1, 2} - {rank}:
             error = found[other][k]
             assert isinstance(error, distributed.RankError)
             assert re.match(f"nothing was saved: rank {rank}: ", str(error))
-    # the one before, of the second save of its step, and nothing else
-    assert len(list(tmp_path.iterdir())) == 4
+    # the one before, of the second save of its step, and the files without an index
+    assert len(list(tmp_path.iterdir())) == 4 + 3
     assert loaded_by(2, tmp_path) == [1, 1]
+    saved(tmp_path, 2, 2)
+    assert len(list(tmp_path.iterdir())) == 3 + 3
+    params = model()
+    saves = checkpoint.Checkpoints(tmp_path, keep=1)
+    saves.save(step=3, params=params, optimizer=fs.AdamW(params, lr=0.1))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000003.safetensors"]
+    assert loaded_by(2, tmp_path) == [3, 3]
 
 
 def test_what_is_older_goes_and_what_no_index_lists(tmp_path: Path) -> None:

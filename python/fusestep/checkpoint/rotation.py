@@ -122,6 +122,8 @@ class Checkpoints:
             for other in older[self._keep - 1 :] if self._keep is not None else ():
                 with suppress(OSError):  # one that somebody reads now goes after the next save
                     other.unlink()
+                    for file in self.folder.glob(f"{other.stem}-*{other.suffix}"):
+                        file.unlink()  # of a rank, which the other lists
 
         save_as(path, is_name, step, params, parts, background, delete_older)
         self._saved(step)

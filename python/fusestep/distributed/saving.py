@@ -96,11 +96,11 @@ class SavedInFolders:
             ('step-000000007.safetensors', 7, array([0., 0.]))
         """
         folder, group = Path(folder), self._group
-        path = folder / f"step-{check_whole('step', step, 0):09}.safetensors"
-        if keep is not None:
-            check_whole("keep", keep, 1)
         with ExitStack() as held:
             with _Agreement(group, "saved") as agree:
+                path = folder / f"step-{check_whole('step', step, 0):09}.safetensors"
+                if keep is not None:
+                    check_whole("keep", keep, 1)
                 parts = {"loader": loader, "extra": extra} if group.rank == 0 else {}
                 index, arrays, others = self._collected(held, step, parts)
                 if group.rank == 0 and not folder.is_dir():
@@ -116,22 +116,22 @@ class SavedInFolders:
                 )
             token = told[0][0]  # a save of a step that was saved leaves the files of before alone
             own = folder / f"{path.stem}-{self._begin}-{self._end}.{token}{path.suffix}"
-            try:
-                with _Agreement(group, "saved") as agree:
-                    told = agree([own.name, *self._written(own, token, index, arrays)])
-                index["parts"][RANGES] = [
-                    dict(zip(("name", "begin", "end", "xxh3_128"), one, strict=True))
-                    for one in told
-                    if one[1] < one[2]
-                ]
-                with _Agreement(group, "saved") as agree:
-                    if group.rank == 0:
-                        write_file(path, *laid_out(index, others), _is_ours)
-                    agree()
-            except Exception:
-                with suppress(OSError):
-                    own.unlink()
-                raise
+            with _Agreement(group, "saved") as agree:
+                begin, end, digest = self._written(own, token, index, arrays)
+                try:
+                    told = agree([own.name, begin, end, digest])
+                except RankError:
+                    own.unlink(missing_ok=True)  # the disk of another rank may be full
+                    raise
+            index["parts"][RANGES] = [
+                dict(zip(("name", "begin", "end", "xxh3_128"), one, strict=True))
+                for one in told
+                if one[1] < one[2]
+            ]
+            with _Agreement(group, "saved") as agree:
+                if group.rank == 0:
+                    write_file(path, *laid_out(index, others), _is_ours)
+                agree()
         if group.rank == 0:
             _delete_older(folder, step, keep)
         return path
