@@ -38,6 +38,14 @@ def on_ranks(
     return found
 
 
+def raised(found: list[Any]) -> list[Any]:
+    """What ranks returned; raises the first error of one."""
+    for error in found:
+        if isinstance(error, Exception):
+            raise error
+    return found
+
+
 def level_by_level(values: list[Array | None]) -> Array | None:
     """The sum over the tree, as NumPy adds it."""
     while len(values) > 1:
