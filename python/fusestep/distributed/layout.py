@@ -33,22 +33,8 @@ class Layout:
         self.total = self.begins[-1]
 
     def cut(self, world: int, memory: Sequence[float] | None) -> list[int]:
-        """Where shards begin, and the last ends: even, or in proportion to ``memory``.
-
-        They begin at blocks of the norm, so that its sums are those of one process.
-        """
-        given = [1.0] * world if memory is None else list(map(float, memory))
-        if len(given) != world or not min(given) >= 0 or not 0 < sum(given) < math.inf:
-            raise ValueError(
-                f"memory must be {world} numbers of at least 0, not all 0, not {given}"
-            )
-        blocks = -(-self.total // _core.BLOCK)
-        shares = [0.0, *accumulate(given)]
-        bounds = [
-            min(self.total, _core.BLOCK * int(blocks * s / shares[-1] + 1e-9)) for s in shares
-        ]
-        bounds[-1] = self.total
-        return bounds
+        """Where shards begin, and the last ends."""
+        return shard_bounds(self.total, world, memory)
 
     def spans(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Of each parameter, its first and last element that lie in a range."""
@@ -77,19 +63,37 @@ class Layout:
 
     def memory(self) -> Any:
         """The parameters as one array where they lie end to end in one; else None."""
-        base = self.arrays[0]
+        filled = [array for array in self.arrays if array.size]  # others lie anywhere
+        if not filled:
+            return None
+        base = filled[0]
         while isinstance(base.base, np.ndarray):
             base = base.base
         if base.dtype != self.dtype or not base.flags.c_contiguous:
             return None
-        flat, place = base.reshape(-1), self.arrays[0].ctypes.data
+        flat, place = base.reshape(-1), filled[0].ctypes.data
         begin = (place - flat.ctypes.data) // flat.itemsize
-        for array in self.arrays:
+        for array in filled:
             if array.ctypes.data != place:
                 return None
             place += array.nbytes
         inside = flat[begin : begin + self.total]
         return inside if inside.size == self.total else None
+
+
+def shard_bounds(total: int, world: int, memory: Sequence[float] | None) -> list[int]:
+    """Where shards of some elements begin, and the last ends: even, or as ``memory`` says.
+
+    They begin at blocks of the norm, so that its sums are those of one process.
+    """
+    given = [1.0] * world if memory is None else list(map(float, memory))
+    if len(given) != world or not min(given) >= 0 or not 0 < sum(given) < math.inf:
+        raise ValueError(f"memory must be {world} numbers of at least 0, not all 0, not {given}")
+    blocks = -(-total // _core.BLOCK)
+    shares = [0.0, *accumulate(given)]
+    bounds = [min(total, _core.BLOCK * int(blocks * s / shares[-1] + 1e-9)) for s in shares]
+    bounds[-1] = total
+    return bounds
 
 
 def flatten(params: Any) -> Any:

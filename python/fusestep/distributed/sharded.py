@@ -96,11 +96,12 @@ class Sharded(SavedInFolders):
         self._reduction = Reduction(group, layout, self._leaf_bounds, self._bounds)
         self._views = layout.views(self._begin, self._end)
         self._own = rule(self._views, **settings)
-        _refuse_sums(self._own)
+        refuse_sums(self._own)
         ends = list(accumulate(view.size for view in self._views.values()))
         self._shard = np.split(self._reduction.gradient, ends[:-1])  # for each parameter
         self._memory = layout.memory()
-        self._staged: Any = np.empty(0 if self._memory is not None else layout.total, layout.dtype)
+        is_staged = self._memory is None and group.world > 1
+        self._staged: Any = np.empty(layout.total if is_staged else 0, layout.dtype)
         self._identity = self._identify()
         self._is_checked = False
         self._error: Exception | None = None
@@ -377,7 +378,7 @@ def step(
     return info, opt.loss
 
 
-def _refuse_sums(optimizer: Optimizer) -> None:
+def refuse_sums(optimizer: Optimizer) -> None:
     """Shards cut arrays, over which some rules sum."""
     settings = optimizer._settings.of(None)
     asked = [name for name in ("cautious", "update_clip", "agc") if settings.get(name)]
