@@ -13,6 +13,7 @@ COMMANDS = {
     "gpu": "the time of one optimizer step on the GPU, beside other libraries",
     "data": "the time of an epoch of batches, beside other loaders",
     "checkpoint": "the time of saving and loading a run, beside other libraries",
+    "distributed": "the time and memory of a step of several processes, beside other ways",
     "schedule": "the time of schedules, beside other libraries",
     "sklearn": "the time of scikit-learn's networks with their own Adam, and with fusestep's",
     "rules": "every rule on handwritten digits, each with the best rate of the same sweep",

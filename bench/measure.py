@@ -69,7 +69,7 @@ def in_turns(
     finally:
         if collecting:
             gc.enable()
-    return {name: _timing(seconds[name], batches[name]) for name in names}
+    return {name: timing(seconds[name], batches[name]) for name in names}
 
 
 def singly(steps: Mapping[str, Step], rounds: int, before: Mapping[str, Step]) -> dict[str, Timing]:
@@ -83,7 +83,7 @@ def singly(steps: Mapping[str, Step], rounds: int, before: Mapping[str, Step]) -
         for name in random.Random(turn).sample(names, len(names)):
             before.get(name, _nothing)()
             seconds[name].append(_run(steps[name], 1))
-    return {name: _timing(seconds[name], 1) for name in names}
+    return {name: timing(seconds[name], 1) for name in names}
 
 
 def _nothing() -> None:
@@ -121,6 +121,6 @@ def _settle() -> None:
             return
 
 
-def _timing(seconds: list[float], batch: int) -> Timing:
+def timing(seconds: list[float], batch: int) -> Timing:
     lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
     return Timing(median, lower, upper, rounds=len(seconds), batch=batch)

@@ -286,7 +286,7 @@ class Sharded(SavedInFolders):
             self._group.gather_shards(self._memory, self._bounds)
             return
         memory = self._staged
-        memory[self._begin : self._end] = np.concatenate(list(self._views.values()))
+        np.concatenate(list(self._views.values()), out=memory[self._begin : self._end])
         self._group.gather_shards(memory, self._bounds)
         for array, part in zip(self._layout.arrays, self._layout.parts(memory), strict=True):
             np.copyto(array, part)
