@@ -61,6 +61,17 @@ class Layout:
             for array, begin in zip(self.arrays, self.begins, strict=False)
         ]
 
+    def elsewhere(self, memory: Any, begin: int, end: int) -> list[tuple[Any, Any]]:
+        """Parameters with elements outside a range, each with its part of ``memory``."""
+        spans = self.spans(begin, end)
+        return [
+            (array, part)
+            for array, part, (first, last) in zip(
+                self.arrays, self.parts(memory), spans, strict=True
+            )
+            if last - first < array.size
+        ]
+
     def memory(self) -> Any:
         """The parameters as one array where they lie end to end in one; else None."""
         filled = [array for array in self.arrays if array.size]  # others lie anywhere

@@ -102,6 +102,7 @@ class Sharded(SavedInFolders):
         self._memory = layout.memory()
         is_staged = self._memory is None and group.world > 1
         self._staged: Any = np.empty(layout.total if is_staged else 0, layout.dtype)
+        self._copies = layout.elsewhere(self._staged, self._begin, self._end) if is_staged else []
         self._identity = self._identify()
         self._is_checked = False
         self._error: Exception | None = None
@@ -288,7 +289,7 @@ class Sharded(SavedInFolders):
         memory = self._staged
         np.concatenate(list(self._views.values()), out=memory[self._begin : self._end])
         self._group.gather_shards(memory, self._bounds)
-        for array, part in zip(self._layout.arrays, self._layout.parts(memory), strict=True):
+        for array, part in self._copies:
             np.copyto(array, part)
 
     def verify(self) -> None:
