@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -154,3 +155,11 @@ def test_parameters_of_other_libraries_are_refused_with_what_to_do(
         TypeError, match=rf"^params\['w'\]: must be a numpy\.ndarray, not .*{message}"
     ):
         fs.AdamW({"w": make()})
+
+
+def test_a_dtype_that_says_the_native_byte_order_is_taken() -> None:
+    order = {"little": "<", "big": ">"}[sys.byteorder]
+    w = np.ones(3, np.dtype(np.float64).newbyteorder(order))
+    opt = fs.SGD(w, lr=1.0)
+    opt.step(np.ones(3, np.dtype(np.float64).newbyteorder(order)))
+    assert w.tolist() == [0.0, 0.0, 0.0]

@@ -39,8 +39,8 @@ DataType type_of(PyObject* descr) {
         if (descr == dtypes().exact[type]) return static_cast<DataType>(type);
     }
     const py::dtype dtype = py::reinterpret_borrow<py::dtype>(descr);
-    const char order = dtype.byteorder();
-    if (order == '=' || order == '|') {
+    // NumPy says '=', libraries that read files may say '<' or '>' of the same order
+    if (dtype.attr("isnative").cast<bool>()) {
         if (dtype.num() == npy_api::NPY_FLOAT_) return kFloat32;
         if (dtype.num() == npy_api::NPY_DOUBLE_) return kFloat64;
     }
