@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..gradients.splitting import cut
 from ..gradients.statistics import GradientStatistics
 from ..memory import Changes, claimed
 from ..optim import Optimizer
-from .groups import Group, Leaves, RankError, leaf_bounds
+from .groups import Group, Leaves, RankError, RankTimeout, leaf_bounds
 from .header import Flags, Header, exchanged
 from .layout import Layout
 from .leaves import LeafGradients
@@ -166,7 +166,7 @@ class Sharded(SavedInFolders):
         try:
             yield
         except Exception as error:
-            self._error = error
+            self._error = self._error or error
 
     # a step
 
@@ -188,27 +188,33 @@ class Sharded(SavedInFolders):
             RankTimeout: a rank did not come.
                 Whatever ``guard`` kept is raised on its own rank.
         """
-        heard = self._tell()
-        records = [record for one in heard for record in one.leaves if record[0] > 0]
-        holds = np.logical_or.reduce([one.held for one in heard])
-        samples = math.fsum(count for count, _, _ in records)
-        self.loss = math.fsum(count * loss for count, loss, _ in records) / samples
-        try:
-            self._reduction.add(self._gradients.finish(), heard)
-        finally:
-            self._gradients.forget()
-        info = self._update(holds, samples, records, clock, statistics)
+        own = self._own
+        with ExitStack() as held:
+            with self.guard():  # what fails on this rank alone is told, too
+                held.enter_context(own._plan.held())
+                things = [] if statistics is None else [statistics]
+                held.enter_context(claimed("optimizer", own._expressions.owner, things))
+            heard = self._tell(clock)
+            records = [record for one in heard for record in one.leaves if record[0] > 0]
+            holds = np.logical_or.reduce([one.held for one in heard])
+            samples = math.fsum(count for count, _, _ in records)
+            self.loss = math.fsum(count * loss for count, loss, _ in records) / samples
+            try:
+                self._reduction.add(self._gradients.finish(), heard)
+            finally:
+                self._gradients.forget()
+            info = self._update(holds, samples, records, clock, statistics)
         if info.applied:
             self._gather()
         return info
 
-    def _tell(self) -> list[Header]:
+    def _tell(self, clock: Clock | None) -> list[Header]:
         """What every rank says before anything moves; raises on every rank if one can't go on."""
         error, self._error = self._error, None
         if error is None and (missing := self._gradients.missing):
             error = _core.StateError(f"{missing} leaves of this rank have not been accumulated")
         told = Header(
-            self._identity if self._is_checked else self._identity + self._values(),
+            f"{self._identity} {clock} {'' if self._is_checked else self._values()}",
             self._own.steps_attempted,
             None if error is None else f"{type(error).__name__}: {error}"[:1000],
             self._gradients.records,
@@ -220,6 +226,10 @@ class Sharded(SavedInFolders):
             self._gradients.forget()
             if error is not None:
                 raise error from None
+            raise
+        except RankTimeout as timeout:
+            if error is not None:
+                raise timeout from error
             raise
         self._is_checked = True
         return heard
@@ -256,14 +266,8 @@ class Sharded(SavedInFolders):
             def learn(norm: float) -> Changes:
                 return statistics._adding(squares, samples, count, norm * norm)
 
-        with (
-            plan.held(),
-            claimed("optimizer", own._expressions.owner, [statistics] if statistics else []),
-        ):
-            now, changes = own._expressions.before(clock, self.loss)
-            return plan.step(
-                grads, samples, now, statistics is not None, changes, learn, squared_norm
-            )
+        now, changes = own._expressions.before(clock, self.loss)
+        return plan.step(grads, samples, now, statistics is not None, changes, learn, squared_norm)
 
     def _refuse_nonfinite(self, total: float) -> None:
         """Raises on every rank, naming the first parameter that is not finite."""

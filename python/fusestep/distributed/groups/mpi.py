@@ -34,31 +34,41 @@ class Mpi(PointToPoint):
         self._mpi, self._communicator = MPI, communicator.Dup()
 
     def _move(self, sends: list[Message], receives: list[Message]) -> None:
-        requests: list[Any] = []
+        waiting: list[tuple[int, Any]] = []
         try:
             for rank, tag, array in receives:
-                requests.append(self._communicator.Irecv(array, rank, tag))
+                waiting.append((rank, self._communicator.Irecv(array, rank, tag)))
             for rank, tag, array in sends:
-                requests.append(self._communicator.Isend(array, rank, tag))
-            self._wait(requests, [rank for rank, _, _ in [*receives, *sends]])
-        except self._mpi.Exception as error:
-            _unfinished.append(requests)
-            raise lost(self.rank, "another", error) from error
-        except BaseException:
-            _unfinished.append(requests)
+                waiting.append((rank, self._communicator.Isend(array, rank, tag)))
+            self._wait([request for _, request in waiting])
+        except BaseException as error:
+            _unfinished.append(waiting)
+            if isinstance(error, TimeoutError):
+                raise late(self.rank, self._absent(waiting), self.timeout) from None
+            if isinstance(error, self._mpi.Exception):
+                names = ", ".join(map(str, self._absent(waiting)))
+                raise lost(self.rank, f"rank {names}", error) from error
             raise
 
-    def _wait(self, requests: list[Any], ranks: list[int]) -> None:
+    def _wait(self, requests: list[Any]) -> None:
         begin = time.monotonic()
         while not self._mpi.Request.Testall(requests):
             waited = time.monotonic() - begin
             if waited > self.timeout:
-                self._mpi.Request.Testsome(requests)  # those that have come become null
-                waiting = zip(requests, ranks, strict=True)
-                absent = [rank for one, rank in waiting if one != self._mpi.REQUEST_NULL]
-                raise late(self.rank, absent or ranks, self.timeout)
+                raise TimeoutError
             if waited > _SPIN:
                 time.sleep(0)
+
+    def _absent(self, waiting: list[tuple[int, Any]]) -> list[int]:
+        """The ranks of messages that have not come."""
+        found = set()
+        for rank, request in waiting:
+            try:
+                if not request.Test():
+                    found.add(rank)
+            except self._mpi.Exception:
+                found.add(rank)
+        return sorted(found)
 
 
 def mpi(communicator: Any, *, timeout: float = 600.0) -> Mpi:

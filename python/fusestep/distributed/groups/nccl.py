@@ -27,11 +27,13 @@ class Nccl(PointToPoint):
         types = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         stream = self._cuda.get_current_stream()
         nccl.groupStart()
-        for start, messages in ((communicator.recv, receives), (communicator.send, sends)):
-            # NCCL has no tags: the messages between two ranks are in one order on both
-            for rank, _, array in sorted(messages, key=lambda message: message[:2]):
-                start(array.data.ptr, array.size, types[array.dtype.str[1:]], rank, stream.ptr)
-        nccl.groupEnd()
+        try:
+            for start, messages in ((communicator.recv, receives), (communicator.send, sends)):
+                # NCCL has no tags: the messages between two ranks are in one order on both
+                for rank, _, array in sorted(messages, key=lambda message: message[:2]):
+                    start(array.data.ptr, array.size, types[array.dtype.str[1:]], rank, stream.ptr)
+        finally:
+            nccl.groupEnd()
         end, deadline = stream.record(), time.monotonic() + self.timeout
         while not end.done:
             try:

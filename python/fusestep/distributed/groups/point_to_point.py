@@ -77,8 +77,8 @@ class PointToPoint:
     def _deliver(self, sends: list[Message], receives: list[Message]) -> None:
         if not self._is_whole:
             raise RankTimeout(
-                f"rank {self.rank}: an earlier exchange did not end, so this group is of no more "
-                "use: go on from a checkpoint"
+                f"rank {self.rank}: an earlier exchange of this group did not end: go on from a "
+                "checkpoint"
             )
         own, others = list(self._chunks(sends)), list(self._chunks(receives))
         if own or others:
