@@ -11,6 +11,7 @@ import itertools
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,11 @@ def digest(*trees: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def train(group: distributed.Group, *, end_to_end: bool = True, **options: Any) -> str | None:
-    """What rank 0 tells of the run."""
+def train(group: distributed.Group, path: Path | None = None) -> str | None:
+    """What rank 0 tells of the run, which goes on from a checkpoint at ``path`` and saves there."""
     digits = load_digits()
     data = {"x": (digits.data / 16).astype(np.float32), "y": digits.target}
-    params = distributed.flatten(parameters()) if end_to_end else parameters()
+    params = distributed.flatten(parameters())
     opt = distributed.Sharded(
         fs.AdamW,
         params,
@@ -78,17 +79,25 @@ def train(group: distributed.Group, *, end_to_end: bool = True, **options: Any) 
         clip_norm=fs.schedules.linear(0.3, 1.0, length=10),
         nonfinite="skip",
         groups=[{"match": "*/b", "weight_decay": 0.0}],
-        **options,
     )
     size = fs.batch_sizes.polynomial(start=7, end=150, length=STEPS)
     statistics = fs.gradients.GradientStatistics(horizon=2000)
     told: list[Any] = []
     loader = fs.Loader(data, size, seed=3, epochs=5, shard=opt.share)
-    for batch, _ in zip(loader, range(STEPS), strict=False):
+    if path is not None and path.exists():
+        saved = fs.checkpoint.load(path, params=params, loader=loader).extra
+        told = saved["told"]
+        opt.load_state_dict(saved["optimizer"])
+        statistics.load_state_dict(saved["statistics"])
+    for batch, _ in zip(loader, range(len(told), STEPS), strict=False):
         info, loss = distributed.step(
             opt, lambda part: loss_and_grads(params, part), batch, statistics=statistics
         )
         told.append([info.lr, info.grad_norm, info.applied, loss, batch.size])
+        state = opt.state_dict() if path is not None else None
+        if path is not None and state is not None:
+            extra = {"told": told, "optimizer": state, "statistics": statistics.state_dict()}
+            fs.checkpoint.save(path, params=params, loader=loader, extra=extra)
     opt.verify()
     state = opt.state_dict()
     if state is None:

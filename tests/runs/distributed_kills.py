@@ -1,0 +1,64 @@
+"""Runs on digits of which one rank is killed at random moments, and which go on with other ranks.
+
+    PYTHONPATH=tests python -m runs.distributed_kills 50       # kills; any seed may follow
+
+After each kill all other ranks must end within `SECONDS`, and the last checkpoint must load, on
+another number of ranks. What a run tells at its end is that of one rank that never stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from runs import distributed_digits, processes
+from runs.connected import connected
+
+PROGRAM, SECONDS = "runs.distributed_kills", 60
+
+
+def life(folder: str, victim: str, delay: str, engine: str) -> None:
+    """One rank; it kills itself after a delay where it is the victim."""
+    group = connected(engine, timeout=10)
+    if group.rank == int(victim):
+        threading.Timer(float(delay), os.kill, (os.getpid(), signal.SIGKILL)).start()
+    found = distributed_digits.train(group, Path(folder) / "last.safetensors")
+    if found is not None:
+        print(found)
+
+
+def main(kills: int, seed: int) -> None:
+    pick, done, ended = random.Random(seed), 0, 0
+    status, expected, errors = processes.on_mpi(1, "runs.distributed_digits")
+    assert status == 0, errors
+    with tempfile.TemporaryDirectory() as folder:
+        while done < kills:
+            world, delay = pick.randint(1, 4), pick.uniform(0, 2)
+            victim, begin = pick.randrange(world), time.monotonic()
+            arguments = (folder, str(victim), str(delay))
+            status, said, errors = processes.on_mpi(world, PROGRAM, *arguments, seconds=SECONDS)
+            if status == 0:
+                assert said == expected, (said, expected)
+                (Path(folder) / "last.safetensors").unlink()
+                ended += 1
+                continue
+            assert "StateError" not in errors, errors
+            done += 1
+            print(
+                f"{done}: rank {victim} of {world} killed after {delay:.2f} s, all ended "
+                f"{time.monotonic() - begin:.1f} s after the start; {ended} runs ended as expected",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 5:
+        life(*sys.argv[1:])
+    else:
+        main(int(sys.argv[1]), int((*sys.argv, "0")[2]))
