@@ -39,7 +39,7 @@ def main(kills: int, seed: int) -> None:
     assert status == 0, errors
     with tempfile.TemporaryDirectory() as folder:
         while done < kills:
-            world, delay = pick.randint(1, 4), pick.uniform(0, 2)
+            world, delay = pick.randint(1, 4), pick.uniform(0, 4)
             victim, begin = pick.randrange(world), time.monotonic()
             arguments = (folder, str(victim), str(delay))
             status, said, errors = processes.on_mpi(world, PROGRAM, *arguments, seconds=SECONDS)
