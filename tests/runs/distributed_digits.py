@@ -64,8 +64,8 @@ def digest(*trees: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def train(group: distributed.Group, path: Path | None = None) -> str | None:
-    """What rank 0 tells of the run, which goes on from a checkpoint at ``path`` and saves there."""
+def train(group: distributed.Group, folder: Path | None = None) -> str | None:
+    """What rank 0 tells of the run, which goes on from the last checkpoint of a folder."""
     digits = load_digits()
     data = {"x": (digits.data / 16).astype(np.float32), "y": digits.target}
     params = distributed.flatten(parameters())
@@ -84,20 +84,18 @@ def train(group: distributed.Group, path: Path | None = None) -> str | None:
     statistics = fs.gradients.GradientStatistics(horizon=2000)
     told: list[Any] = []
     loader = fs.Loader(data, size, seed=3, epochs=5, shard=opt.share)
-    if path is not None and path.exists():
-        saved = fs.checkpoint.load(path, params=params, loader=loader).extra
-        told = saved["told"]
-        opt.load_state_dict(saved["optimizer"])
-        statistics.load_state_dict(saved["statistics"])
+    loaded = None if folder is None else opt.load(folder, loader=loader)
+    if loaded is not None:
+        told = loaded.extra["told"]
+        statistics.load_state_dict(loaded.extra["statistics"])
     for batch, _ in zip(loader, range(len(told), STEPS), strict=False):
         info, loss = distributed.step(
             opt, lambda part: loss_and_grads(params, part), batch, statistics=statistics
         )
         told.append([info.lr, info.grad_norm, info.applied, loss, batch.size])
-        state = opt.state_dict() if path is not None else None
-        if path is not None and state is not None:
-            extra = {"told": told, "optimizer": state, "statistics": statistics.state_dict()}
-            fs.checkpoint.save(path, params=params, loader=loader, extra=extra)
+        if folder is not None:
+            extra = {"told": told, "statistics": statistics}
+            opt.save(folder, step=len(told), loader=loader, extra=extra)
     opt.verify()
     state = opt.state_dict()
     if state is None:
