@@ -101,6 +101,14 @@ def other_statistics(rank: Rank) -> None:
     rank.step(FAILS, statistics=learnt)
 
 
+def fails_twice(rank: Rank) -> None:
+    rank.calls = fails
+    try:
+        other_statistics(rank)
+    finally:
+        del rank.calls
+
+
 def other_clock(rank: Rank) -> None:
     rank.step(FAILS, clock=FAILS + 1)
 
@@ -130,11 +138,12 @@ OTHER = "rank 1: is at step {} of another model, settings or run than rank 0"
         (calls(lacks_one), ValueError, "rank 1: ValueError: grads: must have the keys"),
         (calls(no_loss), TypeError, "rank 1: TypeError: loss must be"),
         (other_statistics, fs.StateError, "rank 1: StateError: GradientStatistics("),
+        (fails_twice, MemoryError, "rank 1: MemoryError: no room"),
         (other_clock, distributed.RankError, OTHER.format(2)),
         (ahead, distributed.RankError, OTHER.format(3)),
         (too_few, fs.StateError, "rank 1: StateError: 3 leaves of this rank have not been"),
     ],
-    ids=["exception", "shape", "tree", "loss", "statistics", "clock", "ahead", "too few"],
+    ids=["exception", "shape", "tree", "loss", "statistics", "two", "clock", "ahead", "too few"],
 )
 def test_a_rank_that_fails_is_an_error_of_all_and_the_run_goes_on_with_its_bits(
     fault: Callable[[Rank], None], own: type[Exception], others: str

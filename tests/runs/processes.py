@@ -17,6 +17,15 @@ import pytest
 from runs import children
 
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "FUSESTEP_NUM_THREADS": "1"}
+# Open MPI starts more ranks than there are processors, and starts at all for root, where it is told
+ANYWHERE = {
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    **{
+        f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1"
+        for prefix in ("OMPI", "PRTE")
+        for suffix in ("", "_CONFIRM")
+    },
+}
 
 
 def mpiexec() -> str:
@@ -50,7 +59,7 @@ def on_mpi(world: int, *program: str, seconds: float = 120) -> tuple[int, str, s
     launcher = mpiexec()
     libraries = [str(Path(launcher).parents[1] / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
     command = [launcher, "-n", str(world), sys.executable, "-m", "mpi4py", "-m", *program, "mpi"]
-    child = started(command, LD_LIBRARY_PATH=os.pathsep.join(filter(None, libraries)))
+    child = started(command, LD_LIBRARY_PATH=os.pathsep.join(filter(None, libraries)), **ANYWHERE)
     with children.killed_at_the_end(child):
         return ended(child, seconds)
 
