@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-import fusestep as fs
-from fusestep import checkpoint, control, distributed, schedules
+from fusestep import checkpoint
+from runs.ranks import Training
 from tables.models import Array, assert_same_bits, plain
 from tables.ranks import Case, on_ranks, raised
 
 pytest.importorskip("safetensors")
 pytest.importorskip("xxhash")
-
-LEAVES = 12
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -71,56 +72,16 @@ def test_a_run_of_one_process_goes_on_with_ranks(seed: int, tmp_path: Path) -> N
     assert plain(found[0][1]) == plain(state)
 
 
-# data, a growing batch, a schedule that learns
-
-
-DATA = np.random.default_rng(5).standard_normal((301, 3000)).astype(np.float32)
-
-
-class Training:
-    """A rank's program: the loader, its policy, a control and parameters of two groups."""
-
-    def __init__(self, group: Any, **options: Any) -> None:
-        self.params = {"w": np.zeros(3000, np.float32), "b": np.zeros((2, 700), np.float32)}
-        settings: dict[str, Any] = {
-            "lr": 0.1 * control.Plateau(patience=1),
-            "momentum": schedules.linear(0.5, 0.9, length=9),
-            "groups": [{"match": "b", "weight_decay": 0.1}],
-            "clip_norm": 5.0,
-            "ema": 0.9,
-        }
-        options = {"leaves": LEAVES, **options, **settings}
-        self.opt = distributed.Sharded(fs.SGD, self.params, group=group, **options)
-        size = 24 + fs.expression.step * 5
-        self.loader = fs.Loader({"x": DATA}, size, seed=3, epochs=None, shard=self.opt.share)
-        self.losses: list[str] = []
-
-    def gradients(self, batch: Any) -> tuple[float, Any]:
-        difference = self.params["w"] - batch["x"]
-        loss = float(np.square(difference).sum(1).mean())
-        return loss, {"w": difference.mean(0), "b": self.params["b"] + np.float32(loss)}
-
-    def steps(self, count: int) -> None:
-        for batch in self.loader:
-            info, loss = distributed.step(self.opt, self.gradients, batch)
-            self.losses.append(repr((info.lr, info.grad_norm, loss, batch.size, batch.clock)))
-            if (count := count - 1) == 0:
-                return
-
-
 def trained(worlds: list[int], folder: Path) -> tuple[list[str], Array, Any]:
     """Two steps of each number of ranks in turn, from folder to folder."""
     losses: list[str] = []
     for world in worlds:
 
         def work(group: Any) -> Any:
-            run, extra = Training(group), {"seen": np.zeros(2), "epoch": 0}
-            loaded = run.opt.load(folder, loader=run.loader, extra=extra)
-            done = 0 if loaded is None else loaded.step
-            assert loaded is None or (loaded.extra["epoch"], *extra["seen"]) == (done, done, 7)
+            run = Training(group)
+            done = run.load(folder)
             run.steps(2)
-            extra = {"seen": np.array([done + 2.0, 7.0]), "epoch": done + 2}
-            run.opt.save(folder, step=done + 2, loader=run.loader, extra=extra)
+            run.save(folder, done + 2)
             return run.losses, run.params["w"], run.opt.state_dict()
 
         found = raised(on_ranks(world, work))
@@ -142,3 +103,16 @@ def test_loader_schedules_controls_and_averages_go_on_with_other_ranks(tmp_path:
     assert found[0] == expected[0]
     assert_same_bits([found[1]], [expected[1]])
     assert plain(found[2]) == plain(expected[2])
+
+
+@pytest.mark.skipif(shutil.which("mpiexec") is None, reason="needs mpiexec")
+def test_after_each_kill_of_a_rank_the_newest_checkpoint_has_the_bits_of_one_rank() -> None:
+    pytest.importorskip("mpi4py")
+    command = [sys.executable, "-m", "runs.ranks", "4"]
+    folder, names = Path(__file__).parent, ("OPENBLAS_NUM_THREADS", "FUSESTEP_NUM_THREADS")
+    environment = {**os.environ, **dict.fromkeys(names, "1")}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "'kills': 4" in done.stdout
