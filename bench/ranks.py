@@ -265,7 +265,7 @@ def times(options: argparse.Namespace) -> dict[str, Any]:
 def memory(options: argparse.Namespace) -> dict[str, Any]:
     """Bytes that two steps added to what the process holds, and what the plan says, by rank."""
     elements = int(float(options.model))
-    parameters = {str(k): np.zeros(elements // 8, np.float32) for k in range(8)}
+    parameters = {str(k): np.ones(elements // 8, np.float32) for k in range(8)}
     if not options.apart:
         parameters = distributed.flatten(parameters)
     gradients = {name: np.ones_like(array) for name, array in parameters.items()}
