@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fusestep import checkpoint
+from runs import processes, ranks
 from runs.ranks import Training
 from tables.models import Array, assert_same_bits, plain
 from tables.ranks import Case, on_ranks, raised
@@ -105,14 +102,10 @@ def test_loader_schedules_controls_and_averages_go_on_with_other_ranks(tmp_path:
     assert plain(found[2]) == plain(expected[2])
 
 
-@pytest.mark.skipif(shutil.which("mpiexec") is None, reason="needs mpiexec")
-def test_after_each_kill_of_a_rank_the_newest_checkpoint_has_the_bits_of_one_rank() -> None:
-    pytest.importorskip("mpi4py")
-    command = [sys.executable, "-m", "runs.ranks", "4"]
-    folder, names = Path(__file__).parent, ("OPENBLAS_NUM_THREADS", "FUSESTEP_NUM_THREADS")
-    environment = {**os.environ, **dict.fromkeys(names, "1")}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert (done.stderr, done.returncode) == ("", 0)
-    assert "'kills': 4" in done.stdout
+def test_after_each_kill_of_a_rank_the_newest_checkpoint_has_the_bits_of_one_rank(
+    tmp_path: Path,
+) -> None:
+    processes.mpiexec()
+    counts = ranks.killed(tmp_path, kills=4, seed=0)
+    assert counts["kills"] == 4
+    assert counts["saved"] > 4

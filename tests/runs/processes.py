@@ -54,13 +54,17 @@ def ended(child: subprocess.Popen[bytes], seconds: float) -> tuple[int, str, str
     return child.returncode, said.decode(), errors.decode()
 
 
-def on_mpi(world: int, *program: str, seconds: float = 120) -> tuple[int, str, str]:
-    """Exit status, output and errors of all processes of a program that mpiexec starts."""
+def started_on_mpi(world: int, *program: str) -> subprocess.Popen[bytes]:
+    """The processes of a program that mpiexec starts."""
     launcher = mpiexec()
     libraries = [str(Path(launcher).parents[1] / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
     command = [launcher, "-n", str(world), sys.executable, "-m", "mpi4py", "-m", *program, "mpi"]
-    child = started(command, LD_LIBRARY_PATH=os.pathsep.join(filter(None, libraries)), **ANYWHERE)
-    with children.killed_at_the_end(child):
+    return started(command, LD_LIBRARY_PATH=os.pathsep.join(filter(None, libraries)), **ANYWHERE)
+
+
+def on_mpi(world: int, *program: str, seconds: float = 120) -> tuple[int, str, str]:
+    """Exit status, output and errors of all processes of a program that mpiexec starts."""
+    with children.killed_at_the_end(started_on_mpi(world, *program)) as child:
         return ended(child, seconds)
 
 

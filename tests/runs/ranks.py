@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,8 @@ import xxhash
 
 import fusestep as fs
 from fusestep import control, distributed, schedules
+from runs import children, processes
+from runs.connected import connected
 
 PARTIAL = ".partial"
 LEAVES = 12
@@ -38,7 +39,7 @@ class Training:
     def __init__(self, group: Any, **options: Any) -> None:
         self.params = {"w": np.zeros(3000, np.float32), "b": np.zeros((2, 700), np.float32)}
         settings: dict[str, Any] = {
-            "lr": 0.1 * control.Plateau(patience=1),
+            "lr": 0.01 + 0.1 * control.Plateau(patience=1),
             "momentum": schedules.linear(0.5, 0.9, length=9),
             "groups": [{"match": "b", "weight_decay": 0.1}],
             "clip_norm": 5.0,
@@ -90,12 +91,10 @@ class Training:
 
 def live(folder: Path) -> None:
     """One rank: goes on until it is killed; rank 0 tells which step was saved last."""
-    from mpi4py import MPI
-
-    group = distributed.mpi(MPI.COMM_WORLD, timeout=20)
+    group = connected("mpi", timeout=20)
     run = Training(group)
     step = run.load(folder)
-    print(f"process {os.getpid()}", flush=True)
+    (folder / f"process-{os.getpid()}").touch()  # mpiexec mixes the lines of ranks
     while True:
         run.steps(1)
         step += 1
@@ -111,38 +110,38 @@ def killed(folder: Path, kills: int, seed: int) -> dict[str, int]:
     counts = {"kills": 0, "steps": 0, "saved": 0, "while writing": 0}
     for _ in range(kills):
         ranks = chance.randint(1, 4)
-        command = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "runs.ranks"]
-        with subprocess.Popen(
-            [*command, "live", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        with children.killed_at_the_end(
+            processes.started_on_mpi(ranks, "runs.ranks", str(folder))
         ) as run:
-            assert run.stdout is not None
-            told = [run.stdout.readline() for _ in range(ranks)]
-            while sum(line.startswith(b"process") for line in told) < ranks:
-                told.append(run.stdout.readline())
-                assert told[-1], "a rank has ended by itself"
-            processes = [int(line.split()[1]) for line in told if line.startswith(b"process")]
-            time.sleep(chance.random() * 0.1)
-            os.kill(chance.choice(processes), signal.SIGKILL)
-            told += run.communicate(timeout=30)[0].splitlines()
+            deadline = time.monotonic() + 60
+            while len(found := list(folder.glob("process-*"))) < ranks:
+                assert run.poll() is None, f"a rank has ended by itself: {run.communicate()}"
+                assert time.monotonic() < deadline, "no rank begins"
+                time.sleep(0.01)
+            time.sleep(chance.random() * 0.3)
+            os.kill(int(chance.choice(found).name.split("-")[1]), signal.SIGKILL)
+            told = run.communicate(timeout=30)[0].splitlines()
+        for path in found:
+            path.unlink()
         assert run.returncode != 0
         saved = [int(line.split()[1]) for line in told if line.startswith(b"saved ")]
         last = max([counts["steps"], *saved])
         counts["kills"] += 1
         counts["saved"] += len(saved)
         counts["while writing"] += any(p.name.endswith(PARTIAL) for p in folder.iterdir())
-        found = Training(distributed.alone())
-        counts["steps"] = found.load(folder)
+        goes_on = Training(distributed.alone())
+        counts["steps"] = goes_on.load(folder)
         assert counts["steps"] >= last, f"step {last} was saved, and {counts['steps']} is there"
         never_stopped.steps(counts["steps"] - steps)
         steps = counts["steps"]
-        assert found.bits() == never_stopped.bits(), f"other bits at step {steps}"
+        assert goes_on.bits() == never_stopped.bits(), f"other bits at step {steps}"
     return counts
 
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    if sys.argv[1] == "live":
-        live(Path(sys.argv[2]))
+    if sys.argv[-1] == "mpi":
+        live(Path(sys.argv[1]))
     with tempfile.TemporaryDirectory() as made:
         seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
         print(killed(Path(made), int(sys.argv[1]), seed))
