@@ -15,6 +15,8 @@ import pytest
 
 import fusestep as fs
 from fusestep import checkpoint, distributed
+from fusestep.checkpoint.reading import SavedFile
+from fusestep.checkpoint.saving import laid_out, write_file
 from tables.models import Array, assert_same_bits, plain
 from tables.ranks import on_ranks, raised
 
@@ -130,6 +132,122 @@ def test_files_of_another_save_are_no_part_of_it(tmp_path: Path) -> None:
     for error in loaded_by(2, tmp_path / "a"):
         assert isinstance(error, checkpoint.CheckpointError)
         assert "is of another save" in str(error)
+
+
+def shift(ranges: list[Any]) -> None:
+    ranges[1]["begin"] += 1
+
+
+def outside(ranges: list[Any]) -> None:
+    ranges[0]["name"] = "../" + ranges[0]["name"]
+
+
+def swap(ranges: list[Any]) -> None:
+    ranges[0]["name"], ranges[1]["name"] = ranges[1]["name"], ranges[0]["name"]
+
+
+INDICES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a gap": (lambda parts: shift(parts["ranges"]), "not in order"),
+    "a range less": (lambda parts: parts["ranges"].pop(), "end at element"),
+    "a range twice": (lambda parts: parts["ranges"].append(parts["ranges"][2]), "not in order"),
+    "another folder": (lambda parts: outside(parts["ranges"]), "not in order"),
+    "files swapped": (lambda parts: swap(parts["ranges"]), "of another save"),
+    "no list": (lambda parts: parts.update(ranges={"a": 1}), "must be a list"),
+    "no names": (lambda parts: parts.update(ranges=[{"begin": 0}]), "not saved"),
+    "no arrays": (
+        lambda parts: parts["optimizer"]["fusestep.state"]["parameters"]["w"].update(state=[3]),
+        "not the state of one optimizer",
+    ),
+    "a missing array": (
+        lambda parts: parts["optimizer"]["fusestep.state"]["parameters"]["w"]["state"].update(
+            m={"fusestep.array": "params/none"}
+        ),
+        "has not its elements",
+    ),
+    "an array of a number": (
+        lambda parts: parts["optimizer"]["fusestep.state"]["parameters"]["w"]["state"].update(
+            m={"fusestep.array": 3}
+        ),
+        "of no parameter",
+    ),
+    "an array of another": (
+        lambda parts: parts["optimizer"]["fusestep.state"]["parameters"].update(
+            u=parts["optimizer"]["fusestep.state"]["parameters"]["w"]
+        ),
+        "of no parameter",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_an_index_that_lists_what_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
+    """With the right checksum: somebody wrote it."""
+    change, message = INDICES[name]
+    saved(tmp_path, 3, 1)
+    path = tmp_path / "step-000000001.safetensors"
+    with SavedFile(path) as index:
+        contents = {key: value for key, value in index.contents.items() if key != "fusestep"}
+    change(contents["parts"])
+    write_file(path, *laid_out(contents, {}), lambda name: False)
+    for error in loaded_by(2, path):
+        assert isinstance(error, checkpoint.CheckpointError)
+        assert message in str(error)
+    params = model()
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        checkpoint.load(path, params=params, optimizer=fs.AdamW(params, lr=0.1))
+
+
+def test_a_rank_reads_its_own_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, 4, 1)
+    verify, read = SavedFile.verify, []
+    monkeypatch.setattr(SavedFile, "verify", lambda self: (read.append(self.path), verify(self)))
+    assert loaded_by(4, tmp_path) == [1] * 4
+    ranges = [path.name for path in read if path.name.count("-") == 3]
+    assert sorted(ranges) == [path.name for path in sorted(files(tmp_path, 1))]
+    read.clear()
+    assert loaded_by(2, tmp_path) == [1] * 2
+    assert len({path for path in read if path.name.count("-") == 3}) == 4
+
+
+SEVERAL = "must have been saved as one, not as a dict"
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"params": True}, "optimizer: not saved"),
+        ({"optimizer": True}, "params: not saved"),
+        ({"params": True, "optimizer": "several"}, SEVERAL),
+        ({"params": True, "optimizer": "accumulating"}, "saved with accumulated gradients"),
+    ],
+)
+def test_what_one_process_saved_otherwise_is_refused(
+    parts: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    params = model()
+    opt: Any = fs.AdamW(params, lr=0.1)
+    if parts.get("optimizer") == "accumulating":
+        opt.accumulate(GRADS, 3)
+    there = {"params": params, "optimizer": {"a": opt} if message == SEVERAL else opt}
+    path = checkpoint.save(tmp_path / "run.safetensors", **{name: there[name] for name in parts})
+    for world in (1, 2):
+        for error in loaded_by(world, path):
+            assert isinstance(error, fs.StateError)
+            assert not isinstance(error, checkpoint.CheckpointError)
+            assert message in str(error)
+
+
+def test_leaves_that_were_accumulated_are_not_saved(tmp_path: Path) -> None:
+    def work(group: Any) -> None:
+        opt = built(group, model())
+        if group.rank == 1:
+            opt.accumulate(GRADS, samples=1)
+        opt.save(tmp_path, step=1)
+
+    found = on_ranks(2, work)
+    assert [type(error) for error in found] == [distributed.RankError, fs.StateError]
+    assert "save after step()" in str(found[0])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_folder_is_a_new_run_on_every_rank(tmp_path: Path) -> None:

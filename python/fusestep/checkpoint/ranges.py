@@ -103,7 +103,9 @@ class SavedRanges:
         self._open(held, [(begin, end) for begin, end in wanted.values() if begin < end])
         self.arrays = dict(self._index.arrays)
         names = [(name_of(path), path) for path in places]
-        for name, path in [*names, *cut_arrays(contents["parts"])]:
+        if contents["params"] is not None:
+            names += cut_arrays(contents["parts"])
+        for name, path in names:
             if path not in places or not isinstance(name, str):
                 raise CheckpointError(f"{short(name)} is of no parameter")
             place = places[path]

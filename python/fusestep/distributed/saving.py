@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import _core, foreign
 from ..arguments import check_whole
 from ..checkpoint.background import writer
-from ..checkpoint.flattening import Flattened
+from ..checkpoint.flattening import STATE, Flattened
 from ..checkpoint.form import CheckpointError, name_of, needed
 from ..checkpoint.loading import Loaded, load_from
 from ..checkpoint.ranges import SavedRanges, cut_arrays
@@ -294,6 +294,12 @@ class SavedInFolders:
                     f"leaves: saved {short(leaves)}, present {self.leaves}; use as many, on at "
                     'most as many ranks, or keep=("leaves",): then later steps have other bits'
                 )
+            optimizer = index.contents["parts"].get("optimizer", {STATE: {}})
+            state = optimizer.get(STATE) if isinstance(optimizer, dict) else None
+            if not isinstance(state, dict):
+                found.append("optimizer: must have been saved as one, not as a dict of several")
+            elif isinstance(sums := state.get("accumulated"), dict) and sums.get("micro_batches"):
+                found.append("optimizer: saved with accumulated gradients: save it after step()")
             for one in saved:
                 path = rename.get(one["path"], one["path"])
                 present = here.get(path, one)
