@@ -313,10 +313,10 @@ def test_an_error_of_one_rank_is_one_of_all_and_the_one_before_stays(
         opt.save(tmp_path, step=1)
         stepped(opt)
         found = []
-        for full, extra in (("-1024-", None), ("step-000000002.", None), ("", object()), ("", 0)):
+        for full, extra in (("-1024-", None), ("step-000000001.", None), ("", object()), ("", 0)):
             names[:] = [full] * bool(full)
             try:
-                opt.save(tmp_path, step=-1 if extra == group.rank - 2 else 2, extra=extra)
+                opt.save(tmp_path, step=-1 if extra == group.rank - 2 else 1, extra=extra)
             except Exception as error:
                 found.append(error)
             group.gather_bytes(b"")  # before the next
@@ -327,7 +327,7 @@ def test_an_error_of_one_rank_is_one_of_all_and_the_one_before_stays(
 
     def full_disk(descriptor: int, memory: Any) -> int:
         path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
-        if any(name in path and "step-000000002" in path for name in names):
+        if any(name in path for name in names):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(descriptor, memory)
 
