@@ -10,7 +10,8 @@ dtype, shape and place. The contents are::
 
 ``params`` lists all parameters of the model in their order, which makes one index space of their
 elements; the file holds those from ``begin`` to before ``end``, which are all of them where one
-process works alone. A parameter that is partly in this range has its part without its shape.
+process works alone; `ranges` says how several files go together. A parameter that is partly in this
+range has its part without its shape.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 group = distributed.mpi(MPI.COMM_WORLD)
 opt = distributed.Sharded(fs.AdamW, params, group=group, leaves=64, lr=1e-3)
 loader = fs.Loader({"x": X, "y": y}, 512, shard=opt.share)
+opt.load(folder, loader=loader)                 # that any number of ranks has saved, or none
 for batch in loader:
     info, loss = distributed.step(opt, loss_and_grads, batch)
+opt.save(folder, step=300, loader=loader)
 """
 
 from __future__ import annotations
