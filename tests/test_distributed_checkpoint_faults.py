@@ -359,6 +359,7 @@ def test_what_is_older_goes_and_what_no_index_lists(tmp_path: Path) -> None:
     tmp_path.joinpath("step-000000002-0-1024.00000000.safetensors").write_bytes(b"left")
     tmp_path.joinpath("step-000000009-0-1024.00000000.safetensors").write_bytes(b"later")
     tmp_path.joinpath("notes.txt").write_text("mine")
+    tmp_path.joinpath("step-000000000.safetensors").write_bytes(b"damaged")
 
     def work(group: Any) -> None:
         opt = built(group, model(), memory=[0, 1, 1, 0][: group.world])

@@ -133,7 +133,7 @@ class SavedInFolders:
                     write_file(path, *laid_out(index, others), _is_ours)
                 agree()
         if group.rank == 0:
-            _delete_older(folder, step, keep)
+            _delete_older(folder, step, token, keep)
         return path
 
     def _collected(
@@ -356,18 +356,17 @@ def _is_ours(name: str) -> bool:
     return is_name(name) or _RANGE.fullmatch(name) is not None
 
 
-def _delete_older(folder: Path, step: int, keep: int | None) -> None:
-    """Deletes checkpoints before those kept, and files up to this step that no index lists."""
+def _delete_older(folder: Path, step: int, token: str, keep: int | None) -> None:
+    """Deletes checkpoints before those kept, and files up to this step that have no index."""
     older = [path for path in saved_in(folder) if step_of(path) < step]
+    kept = {step_of(path) for path in (older if keep is None else older[: keep - 1])}
     with suppress(OSError):  # what somebody reads now goes after the next save
-        for path in older[keep - 1 :] if keep is not None else ():
-            path.unlink()
-        listed_files: set[str] = set()
-        for path in saved_in(folder):
-            with SavedFile(path) as index:
-                ranges = index.contents["parts"].get(RANGES, [])
-                listed_files.update(one["name"] for one in ranges)
+        for path in older:
+            if step_of(path) not in kept:
+                path.unlink()
         for path in folder.iterdir():
             match = _RANGE.fullmatch(path.name)
-            if match and int(match[1]) <= step and path.name not in listed_files:
+            if match is None or int(match[1]) > step or int(match[1]) in kept:
+                continue
+            if int(match[1]) < step or match[2] != token:
                 path.unlink()
