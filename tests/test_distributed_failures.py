@@ -113,14 +113,19 @@ def other_clock(rank: Rank) -> None:
     rank.step(FAILS, clock=FAILS + 1)
 
 
-def ahead(rank: Rank) -> None:
-    """Has done a step that the others have not, as if it had loaded another state."""
-    own, before = rank.opt._own, rank.opt._own.state_dict()
-    own.load_state_dict({**before, "attempted": before["attempted"] + 1})
+def other_setting(rank: Rank) -> None:
+    rank.opt.clip_norm = 0.25
     try:
         rank.step(FAILS)
     finally:
-        own.load_state_dict(before)
+        rank.opt.clip_norm = 0.5
+
+
+def ahead(rank: Rank) -> None:
+    """Has done a step that the others have not, as if it had loaded another state."""
+    state = rank.opt._own.state_dict()
+    rank.opt._own.load_state_dict({**state, "attempted": state["attempted"] + 1})
+    rank.step(FAILS)
 
 
 def too_few(rank: Rank) -> None:
@@ -140,10 +145,22 @@ OTHER = "rank 1: is at step {} of another model, settings or run than rank 0"
         (other_statistics, fs.StateError, "rank 1: StateError: GradientStatistics("),
         (fails_twice, MemoryError, "rank 1: MemoryError: no room"),
         (other_clock, distributed.RankError, OTHER.format(2)),
+        (other_setting, distributed.RankError, OTHER.format(2)),
         (ahead, distributed.RankError, OTHER.format(3)),
         (too_few, fs.StateError, "rank 1: StateError: 3 leaves of this rank have not been"),
     ],
-    ids=["exception", "shape", "tree", "loss", "statistics", "two", "clock", "ahead", "too few"],
+    ids=[
+        "exception",
+        "shape",
+        "tree",
+        "loss",
+        "statistics",
+        "two",
+        "clock",
+        "setting",
+        "ahead",
+        "too few",
+    ],
 )
 def test_a_rank_that_fails_is_an_error_of_all_and_the_run_goes_on_with_its_bits(
     fault: Callable[[Rank], None], own: type[Exception], others: str
@@ -152,11 +169,13 @@ def test_a_rank_that_fails_is_an_error_of_all_and_the_run_goes_on_with_its_bits(
         rank, error = Rank(group), None
         for step in range(STEPS):
             if step == FAILS and fault is not None:
-                before = rank.told()
+                before, state = rank.told(), rank.opt._own.state_dict()
                 try:
                     fault(rank) if rank.rank == 1 else rank.step(step)
                 except Exception as raised:
                     error = raised
+                if fault is ahead:  # all go back
+                    rank.opt._own.load_state_dict(state)
                 assert rank.told() == before
             rank.step(step)
         rank.opt.verify()

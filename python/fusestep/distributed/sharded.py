@@ -214,7 +214,7 @@ class Sharded(SavedInFolders):
         if error is None and (missing := self._gradients.missing):
             error = _core.StateError(f"{missing} leaves of this rank have not been accumulated")
         told = Header(
-            f"{self._identity} {clock} {'' if self._is_checked else self._values()}",
+            self._identify_step(clock),
             self._own.steps_attempted,
             None if error is None else f"{type(error).__name__}: {error}"[:1000],
             self._gradients.records,
@@ -233,6 +233,13 @@ class Sharded(SavedInFolders):
             raise
         self._is_checked = True
         return heard
+
+    def _identify_step(self, clock: Clock | None) -> str:
+        """Of what must be the same on every rank at this step; at the first of all parameters."""
+        own = self._own
+        parts = [self._identity, clock, own.nonfinite, own._plan.settings.tobytes()]
+        parts += [] if self._is_checked else [self._values()]
+        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
     def _values(self) -> str:
         """A hash of all parameters."""
