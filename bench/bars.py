@@ -31,7 +31,8 @@ def draw_bars(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> 
         labels = [f"{report.ratio(row['relative'])}, {report.seconds(row['time'])}" for row in rows]
         axes.bar_label(bars, labels, padding=4)
         axes.set_xscale("log")
-        axes.set_xlim(0.1, 4 * max(row["relative"] for row in rows))
+        relative = [row["relative"] for row in rows]
+        axes.set_xlim(min(0.1, min(relative) / 2), 4 * max(relative))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
         axes.xaxis.set_minor_formatter(lambda *_: "")
         axes.set_xlabel(f"time relative to {table.rows[0]['contestant']}")

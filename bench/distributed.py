@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,26 @@ def memory(models: Sequence[Model], quick: bool) -> Table:
 PARTS: dict[str, Callable[[Sequence[Model], bool], Table]] = {"times": times, "memory": memory}
 
 
+def draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
+    """A panel for each model and number of ranks."""
+    compared = [
+        Table(
+            table.name,
+            f"{row['model']}, {row['ranks']} rank{'s' if row['ranks'] > 1 else ''}",
+            (),
+            [
+                {"contestant": name, "time": row[name], "relative": row[f"/ {name}"]}
+                for name in (OURS, APART, ALLREDUCE, MPI_ADAM, ZERO)
+                if name in row
+            ],
+        )
+        for table in tables
+        for row in table.rows
+        if OURS in row
+    ]
+    return draw_bars(path, compared, {**facts, "threads": 1})
+
+
 def run(options: argparse.Namespace) -> int:
     """Measures what the options ask for; 1 where a contestant computed something else."""
     names = ("1e5", "mlp") if options.quick else ("1e5", "1000x100", "resnet50", "gpt2")
@@ -181,4 +201,4 @@ def run(options: argparse.Namespace) -> int:
     if not sys.platform.startswith("linux"):
         parts = [part for part in parts if part != "memory"]  # only Linux tells it
     tables = {name: partial(PARTS[name], chosen, options.quick) for name in parts}
-    return command.run(options, "distributed", tables, draw_bars)
+    return command.run(options, "distributed", tables, draw)
