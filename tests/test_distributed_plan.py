@@ -54,8 +54,9 @@ class Counting:
 
     def gather_shards(self, memory: Any, bounds: Sequence[int]) -> None:
         first, last = bounds[self.rank : self.rank + 2]
-        rest = memory.nbytes - memory[first:last].nbytes
-        self.sent["parameters"] = self.received["parameters"] = rest
+        own = memory[first:last].nbytes
+        self.sent["parameters"] = own * (self.world - 1)
+        self.received["parameters"] = memory.nbytes - own
         self._group.gather_shards(memory, bounds)
 
 

@@ -118,12 +118,15 @@ def _leaf_sums(job: Job, rank: int) -> _LeafSums:
 def sent(job: Job, rank: int) -> dict[str, int]:
     """Bytes that leave a rank in a step.
 
-    Gradients go straight to the owners of shards; parameters as a ring passes them on. Not counted:
-    a message of some kilobytes to every other rank, and the sums of the norm, 16 KB at most and 8
-    bytes for each 2^20 elements of the shard.
+    Gradients go straight to the owners of shards, and parameters from there to everyone. Not
+    counted: a message of 4 KB or some more to every other rank, and the sums of the norm, 16 KB at
+    most and 8 bytes for each 2^20 elements of the shard.
     """
-    rest = job.itemsize * (job.params - job.shards[rank])
-    return {"gradients": job.pieces[rank] * rest, "parameters": rest}
+    shard = job.shards[rank]
+    return {
+        "gradients": job.itemsize * job.pieces[rank] * (job.params - shard),
+        "parameters": job.itemsize * (job.ranks - 1) * shard,
+    }
 
 
 def received(job: Job, rank: int) -> dict[str, int]:
