@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -48,19 +49,30 @@ def _absent() -> str:
 
 
 def _mpiexec() -> str | None:
-    beside = str(Path(sys.executable).parent)  # of an environment that is not activated
-    return shutil.which("mpiexec") or shutil.which("mpiexec", path=beside)
+    """In the path, or beside Python, whose environment may not be activated, or mpi4py."""
+    found = importlib.util.find_spec("mpi4py")
+    beside = [
+        Path(sys.prefix),
+        *([Path(found.origin).parents[4]] if found and found.origin else []),
+    ]
+    places = [os.environ.get("PATH", ""), *(str(place / "bin") for place in beside)]
+    return shutil.which("mpiexec", path=os.pathsep.join(places))
 
 
 def _on_ranks(world: int, *arguments: str) -> dict[str, Any]:
     """What `bench.ranks` finds on some ranks of one thread each; raises Disagreement."""
     once = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "FUSESTEP_NUM_THREADS")
+    launcher = Path(str(_mpiexec()))
+    libraries = [str(launcher.parents[1] / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+    environment = dict.fromkeys(once, "1") | {
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries))
+    }
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "found.json")
-        ranks = [str(_mpiexec()), "-n", str(world), sys.executable, "-m", "mpi4py"]
+        ranks = [str(launcher), "-n", str(world), sys.executable, "-m", "mpi4py"]
         done = subprocess.run(
             [*ranks, "-m", "bench.ranks", arguments[0], arguments[1], str(out), *arguments[2:]],
-            env=os.environ | dict.fromkeys(once, "1"),
+            env=os.environ | environment,
             capture_output=True,
             text=True,
         )
