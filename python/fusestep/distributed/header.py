@@ -29,11 +29,15 @@ class Header(NamedTuple):
 
 def exchanged(group: Group, own: Header) -> list[Header]:
     """The headers of all ranks; raises RankError on every rank if one of them can't go on."""
-    told = json.dumps({**own._asdict(), "held": _to_text(own.held)}).encode()
+    told = json.dumps([*own[:-1], _to_text(own.held)]).encode()
     heard = []
-    for text in group.gather_bytes(told):
-        entries = json.loads(text)
-        heard.append(Header(**{**entries, "held": _from_text(entries["held"], len(own.held))}))
+    for rank, text in enumerate(group.gather_bytes(told)):
+        if rank == group.rank:
+            heard.append(own)
+        else:
+            identity, step, error, leaves, held = json.loads(text)
+            flags = _from_text(held, len(own.held))
+            heard.append(Header(identity, step, error, leaves, flags))
     failed = [(rank, one.error) for rank, one in enumerate(heard) if one.error is not None]
     if not failed:
         first = heard[0]

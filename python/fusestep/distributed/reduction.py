@@ -13,7 +13,7 @@ from . import norm
 from .groups import Group
 from .header import Header
 from .layout import Layout
-from .tree import Node, additions, pieces
+from .tree import additions, pieces
 
 
 class Reduction:
@@ -31,11 +31,16 @@ class Reduction:
         self._nodes = [pieces(a, b, self._leaves) for a, b in pairwise(leaf_bounds)]
         self._begin, self._end = bounds[group.rank : group.rank + 2]
         self._received: dict[tuple[int, int], Any] = {}  # by rank and piece
+        self._filled: list[bool] = []  # of each leaf, whether it had samples at the last step
         self.gradient = np.empty(self._end - self._begin, layout.dtype)
 
     def add(self, own: Sequence[Any], heard: Sequence[Header]) -> None:
         """Adds the pieces of all ranks; ``own`` are this one's, over all elements."""
         group, bounds = self._group, self._bounds
+        filled = [samples > 0 for one in heard for samples, _, _ in one.leaves]
+        if filled != self._filled:
+            self._filled = filled
+            self._places, self._program = self._planned(filled)
         sends = [
             (rank, k, piece[bounds[rank] : bounds[rank + 1]])
             for rank in range(group.world)
@@ -43,11 +48,9 @@ class Reduction:
             for k, piece in enumerate(own)
             if piece is not None
         ]
-        nodes: list[Node] = []
         sources: list[Any] = []
         receives = []
-        for rank, k, node in self._present(heard):
-            nodes.append(node)
+        for rank, k in self._places:
             if rank == group.rank:
                 sources.append(own[k][self._begin : self._end])
             else:
@@ -55,7 +58,7 @@ class Reduction:
                 if self.gradient.size:
                     receives.append((rank, k, sources[-1]))
         group.exchange(sends, receives)
-        _core.add_arrays(sources, additions(nodes, self._leaves), self.gradient)
+        _core.add_arrays(sources, self._program, self.gradient)
 
     def squared_norm(self) -> tuple[float, float]:
         """The sum of squares over all ranks' gradients, and the power of two they are times."""
@@ -64,15 +67,16 @@ class Reduction:
         scale = _core.scale_for(total) if self._layout.dtype == np.float64 else 1.0
         return (total if scale == 1.0 else self._norm_scaled_by(scale)), scale
 
-    def _present(self, heard: Sequence[Header]) -> list[tuple[int, int, Node]]:
-        """Rank, place and node of the pieces that have samples, from left to right."""
-        found = []
-        for rank, one in enumerate(heard):
-            for k, node in enumerate(self._nodes[rank]):
-                first, last = (leaf - self._leaf_bounds[rank] for leaf in node.span(self._leaves))
-                if any(samples > 0 for samples, _, _ in one.leaves[first:last]):
-                    found.append((rank, k, node))
-        return found
+    def _planned(self, filled: Sequence[bool]) -> tuple[list[tuple[int, int]], list[int]]:
+        """Rank and place of the pieces that have samples, from left to right, and their sum."""
+        present = [
+            (rank, k, node)
+            for rank, nodes in enumerate(self._nodes)
+            for k, node in enumerate(nodes)
+            if any(filled[slice(*node.span(self._leaves))])
+        ]
+        nodes = [node for _, _, node in present]
+        return [(rank, k) for rank, k, _ in present], additions(nodes, self._leaves)
 
     def _room(self, rank: int, piece: int) -> Any:
         if (rank, piece) not in self._received:
