@@ -31,6 +31,7 @@ class LeafGradients:
         self._whole = SGD(params, lr=0.0)
         self._memory: list[Any] = []  # the buffers of Sums
         self._parts: list[list[Any]] = []  # each as an array for every parameter
+        self._all = np.ones(len(layout.paths), bool)
         self._in_use = -1  # the buffer into which the plan sums
         self._sums = Sums(*share, self._new, self._add)
         self.forget()
@@ -87,7 +88,8 @@ class LeafGradients:
 
     def _holds(self) -> Flags:
         """Of which parameters the buffer in use has a sum."""
-        return np.array(self._whole._plan.accumulated[3], bool)
+        held = self._whole._plan.accumulated[3]
+        return self._all if all(held) else np.array(held, bool)
 
     def _fill(self, buffer: int, before: Flags | None) -> None:
         """Gradients that are None count as zeros where others are not.
