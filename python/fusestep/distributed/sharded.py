@@ -192,8 +192,8 @@ class Sharded(SavedInFolders):
         with ExitStack() as held:
             with self.guard():  # what fails on this rank alone is told, too
                 held.enter_context(own._plan.held())
-                things = [] if statistics is None else [statistics]
-                held.enter_context(claimed("optimizer", own._expressions.owner, things))
+                learning = [] if statistics is None else [statistics]
+                held.enter_context(claimed("optimizer", own._expressions.owner, learning))
             heard = self._tell(clock)
             records = [record for one in heard for record in one.leaves if record[0] > 0]
             holds = np.logical_or.reduce([one.held for one in heard])
@@ -228,17 +228,15 @@ class Sharded(SavedInFolders):
                 raise error from None
             raise
         except RankTimeout as timeout:
-            if error is not None:
-                raise timeout from error
-            raise
+            raise timeout from error or timeout.__cause__
         self._is_checked = True
         return heard
 
     def _identify_step(self, clock: Clock | None) -> str:
         """Of what must be the same on every rank at this step; at the first of all parameters."""
         own = self._own
-        parts = [self._identity, clock, own.nonfinite, own._plan.settings.tobytes()]
-        parts += [] if self._is_checked else [self._values()]
+        values = "" if self._is_checked else self._values()
+        parts = [self._identity, clock, own.nonfinite, own._plan.settings.tobytes(), values]
         return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
     def _values(self) -> str:
