@@ -50,7 +50,7 @@ class Sharded(SavedInFolders):
             single arrays; its arguments follow as keywords, groups and schedules among them.
         params: arrays of NumPy of one dtype, in any nesting: all of them, with the same values on
             every rank. Parameters from `flatten` are exchanged without copies.
-        group: from `mpi`, `threads` or `alone`.
+        group: from `mpi`, `torch`, `threads` or `alone`.
         leaves: into how many parts a batch is cut: at least the number of ranks, at most 4096.
             Where leaves / ranks is a power of two, no more is sent than by any other reduction.
         shares: how many leaves each rank has; default even.

@@ -51,7 +51,8 @@ class Nccl(PointToPoint):
 def nccl(communicator: Any, *, control: Group, timeout: float = 600.0) -> Nccl:
     """The processes of an NCCL communicator of CuPy, whose arrays are on GPUs.
 
-    Tried with a stand-in for NCCL alone, never on two GPUs.
+    Tried with a stand-in for NCCL alone, never on two GPUs. `Sharded` takes parameters of NumPy
+    only, so this moves arrays for programs of your own: `exchange` and `gather_shards`.
 
     Args:
         communicator: `cupy.cuda.nccl.NcclCommunicator`, with the ranks of ``control``.
