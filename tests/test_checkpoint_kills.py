@@ -13,6 +13,7 @@ pytest.importorskip("safetensors")
 pytest.importorskip("xxhash")
 
 
+@pytest.mark.unsanitized  # the sanitizer does not survive such forks
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks each life")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_after_each_kill_the_newest_checkpoint_has_the_bits_of_the_run_that_never_stopped(

@@ -127,6 +127,7 @@ def test_errors_of_other_libraries_are_known(error: Exception) -> None:
     assert tune.largest_batch(step) == 77
 
 
+@pytest.mark.unsanitized  # the sanitizer ends what asks for so much
 def test_numpy_says_itself_that_memory_does_not_suffice() -> None:
     def step(n: int) -> None:
         np.empty(2**55 if n > 5 else n)  # 256 PB
