@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .noise import NoiseScale
-    from .rates import RateRange
+from ..expression.drawing import pyplot
 
 Path: TypeAlias = "str | PathLike[str] | None"
 
@@ -19,12 +17,7 @@ Path: TypeAlias = "str | PathLike[str] | None"
 @contextmanager
 def _picture(ax: Any, path: Path) -> Iterator[Any]:
     """Axes to draw into, given or new, which are then finished and written."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise ImportError(
-            "pictures need matplotlib: pip install 'fusestep[plot]'", name="matplotlib"
-        ) from None
+    plt = pyplot()
     is_new = ax is None
     if is_new:
         _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -37,8 +30,8 @@ def _picture(ax: Any, path: Path) -> Iterator[Any]:
             plt.close(ax.figure)
 
 
-def draw_rates(found: RateRange, path: Path, ax: Any) -> Any:
-    """The losses over the rates, as dots and smoothed, and the rates that were found."""
+def draw_rates(found: Any, path: Path, ax: Any) -> Any:
+    """Of a `RateRange`: the losses over the rates, as dots and smoothed, and the rates that were found."""
     with _picture(ax, path) as ax:
         ax.semilogx(found.rates, found.losses, ".", color="0.7", label="loss after the update")
         ax.semilogx(found.rates, found.smoothed, color="C0", label="smoothed")
@@ -59,8 +52,8 @@ def draw_rates(found: RateRange, path: Path, ax: Any) -> Any:
     return ax
 
 
-def draw_noise(found: NoiseScale, path: Path, window: int | None, ax: Any) -> Any:
-    """The noise scale in a moving window and in all steps, each with its interval."""
+def draw_noise(found: Any, path: Path, window: int | None, ax: Any) -> Any:
+    """Of a `NoiseScale`: that in a moving window and in all steps, each with its interval."""
     steps, whole = len(found.samples), found.noise_scale
     window = max(2, steps // 5) if window is None else window
     # NaN, which is not drawn, where |G|^2 is not above 0
