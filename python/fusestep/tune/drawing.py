@@ -31,7 +31,7 @@ def _picture(ax: Any, path: Path) -> Iterator[Any]:
 
 
 def draw_rates(found: Any, path: Path, ax: Any) -> Any:
-    """Of a `RateRange`: the losses over the rates, as dots and smoothed, and the rates that were found."""
+    """Of a `RateRange`: the losses over the rates, as dots and smoothed, and the rates found."""
     with _picture(ax, path) as ax:
         ax.semilogx(found.rates, found.losses, ".", color="0.7", label="loss after the update")
         ax.semilogx(found.rates, found.smoothed, color="C0", label="smoothed")
@@ -53,7 +53,7 @@ def draw_rates(found: Any, path: Path, ax: Any) -> Any:
 
 
 def draw_noise(found: Any, path: Path, window: int | None, ax: Any) -> Any:
-    """Of a `NoiseScale`: that in a moving window and in all steps, each with its interval."""
+    """Of a `NoiseScale`: it in a moving window and in all steps, each with its interval."""
     steps, whole = len(found.samples), found.noise_scale
     window = max(2, steps // 5) if window is None else window
     # NaN, which is not drawn, where |G|^2 is not above 0
