@@ -279,3 +279,54 @@ def test_settings_and_counts_are_those_of_the_rule() -> None:
     assert opt.steps_applied == 1
     with pytest.raises(AttributeError, match="no attribute 'rate'"):
         print(opt.rate)
+
+
+def test_gradients_that_differ_are_named_with_what_computed_them() -> None:
+    def work(group: Any, fault: Any) -> Any:
+        params = model()
+        opt = distributed.Sharded(fs.SGD, params, group=group, leaves=3, lr=1.0)
+
+        def loss_and_grads(x: Array) -> tuple[float, Any]:
+            grads = {"w": np.full(3000, x.sum()), "b": np.ones(2)}
+            if group.rank == 1:
+                fault(grads)
+            return 0.0, grads
+
+        return distributed.check_gradients(opt, loss_and_grads, np.ones(3))
+
+    def differ(grads: Any) -> None:
+        grads["w"][7] = np.nextafter(3.0, 4.0)
+
+    def fail(grads: Any) -> None:
+        raise MemoryError("no room")
+
+    assert on_ranks(3, lambda group: work(group, lambda grads: None)) == [None] * 3
+    for error in on_ranks(3, lambda group: work(group, differ)):
+        assert isinstance(error, distributed.RankError)
+        assert re.search(
+            r"rank 1 \(.*\) has other gradients than rank 0 \(.*\) of params\['w'\]$", str(error)
+        )
+    first, second, _ = on_ranks(3, lambda group: work(group, fail))
+    assert str(first) == "rank 1: MemoryError: no room"
+    assert isinstance(second, MemoryError)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unit", "expected"),
+    [
+        ([1.0, 1.0], 1, [8, 8]),
+        ([1.0, 3.0], 1, [12, 4]),
+        ([1.0, 3.0], 8, [16, 0]),
+        ([2.0, 1.0, 1.0], 2, [4, 6, 6]),
+    ],
+    ids=str,
+)
+def test_leaves_are_shared_so_that_the_slowest_ends_first(
+    seconds: list[float], unit: int, expected: list[int]
+) -> None:
+    def work(group: Any) -> Any:
+        return distributed.balanced(group, 16, seconds[group.rank], unit=unit)
+
+    assert on_ranks(len(seconds), work) == [expected] * len(seconds)
+    with pytest.raises(ValueError, match="unit must divide leaves, which are 16, not 3"):
+        distributed.balanced(distributed.alone(), 16, 1.0, unit=3)

@@ -11,7 +11,20 @@ opt.save(folder, step=300, loader=loader)
 
 from __future__ import annotations
 
-from .groups import Group, Leaves, RankError, RankTimeout, alone, mpi, nccl, share, threads, torch
+from .gradient_check import check_gradients
+from .groups import (
+    Group,
+    Leaves,
+    RankError,
+    RankTimeout,
+    alone,
+    balanced,
+    mpi,
+    nccl,
+    share,
+    threads,
+    torch,
+)
 from .layout import flatten
 from .sharded import Sharded, step
 
@@ -22,6 +35,8 @@ __all__ = [
     "RankTimeout",
     "Sharded",
     "alone",
+    "balanced",
+    "check_gradients",
     "flatten",
     "mpi",
     "nccl",

@@ -4,7 +4,7 @@ from .alone import Alone, alone
 from .mpi import Mpi, mpi
 from .nccl import Nccl, nccl
 from .protocol import Group, Message, RankError, RankTimeout
-from .shares import Leaves, leaf_bounds, share
+from .shares import Leaves, balanced, leaf_bounds, share
 from .threads import Threads, threads
 from .torch import Torch, torch
 
@@ -20,6 +20,7 @@ __all__ = [
     "Threads",
     "Torch",
     "alone",
+    "balanced",
     "leaf_bounds",
     "mpi",
     "nccl",

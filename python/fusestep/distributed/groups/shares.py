@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...arguments import check_whole
+from ...arguments import check_positive, check_whole
 from .protocol import Group
 
 
@@ -32,6 +33,34 @@ def share(group: Group, leaves: int, shares: Sequence[int] | None = None) -> Lea
     """
     bounds = leaf_bounds(group.world, leaves, shares)
     return Leaves(bounds[group.rank], bounds[group.rank + 1], leaves)
+
+
+def balanced(group: Group, leaves: int, seconds_per_leaf: float, *, unit: int = 1) -> list[int]:
+    """How many leaves each rank should have, so that the slowest ends first: for ``shares=``.
+
+    All ranks call it, each with its own time.
+
+    Args:
+        group: as of `share`.
+        leaves: into how many parts a batch is cut.
+        seconds_per_leaf: what the gradients of one leaf take on this rank, above 0.
+        unit: shares are multiples of this, which divides ``leaves``. A power of two keeps the
+            number of partial sums small that a rank sends.
+
+    Example:
+        >>> from fusestep import distributed
+        >>> distributed.balanced(distributed.alone(), 64, seconds_per_leaf=0.1)
+        [64]
+    """
+    check_whole("leaves", leaves, 1, 4096)
+    if leaves % check_whole("unit", unit, 1):
+        raise ValueError(f"unit must divide leaves, which are {leaves}, not {unit}")
+    own = struct.pack("<d", check_positive("seconds_per_leaf", seconds_per_leaf))
+    seconds = [struct.unpack("<d", told)[0] for told in group.gather_bytes(own)]
+    counts = [0] * group.world
+    for _ in range(leaves // unit):
+        counts[min(range(group.world), key=lambda rank: (counts[rank] + 1) * seconds[rank])] += 1
+    return [count * unit for count in counts]
 
 
 def leaf_bounds(world: int, leaves: int, shares: Sequence[int] | None) -> list[int]:
