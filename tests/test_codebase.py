@@ -77,7 +77,13 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 # what the examples of a module need, besides NumPy
-NEEDS = {"fusestep.sklearn": "sklearn", "fusestep.tune.search": "optuna"}
+NEEDS = {
+    **{f"fusestep.checkpoint.{name}": "xxhash" for name in ("loading", "rotation", "saving")},
+    "fusestep.distributed.saving": "xxhash",
+    "fusestep.run.run": "xxhash",
+    "fusestep.sklearn": "sklearn",
+    "fusestep.tune.search": "optuna",
+}
 IMPORTABLE = sorted(name for name in MODULES if not name.endswith("__main__"))
 
 

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from fusestep import checkpoint
-from runs import processes, ranks
-from runs.ranks import Training
+from runs import processes
 from tables.models import Array, assert_same_bits, plain
 from tables.ranks import Case, on_ranks, raised
 
 pytest.importorskip("safetensors")
 pytest.importorskip("xxhash")
+
+from runs import ranks
+from runs.ranks import Training
 
 
 @pytest.mark.parametrize("seed", range(16))

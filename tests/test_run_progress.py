@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from tables.training import Training
 pytest.importorskip("safetensors", reason="needs safetensors")
 pytest.importorskip("xxhash", reason="needs xxhash")
 tqdm = pytest.importorskip("tqdm.auto")
+if os.environ.get("TQDM_DISABLE"):
+    pytest.skip("bars are switched off", allow_module_level=True)
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:

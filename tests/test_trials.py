@@ -227,6 +227,8 @@ def test_an_interrupt_between_any_two_lines_leaves_everything_as_before(scan: st
 
 @pytest.mark.unsanitized
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+# a signal in a callback that nobody waits for is swallowed there
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_signals_at_random_moments_leave_everything_as_before() -> None:
     model = Model()
     opt = fs.AdamW(model.params, lr=fs.schedules.cosine(start=0.1, length=50))

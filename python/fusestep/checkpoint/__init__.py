@@ -36,3 +36,7 @@ def wait() -> None:
     Raises the error that it ended with, if no call has raised it yet.
     """
     writer.wait()
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -45,3 +45,7 @@ __all__ = [
     "threads",
     "torch",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
