@@ -30,7 +30,7 @@ class Communicator:
 
     def send(self, pointer: int, count: int, kind: int, peer: int, stream: int) -> None:
         sent = ctypes.string_at(pointer, count * SIZES[kind])
-        grouped().append(lambda: self.wires[self.rank, peer].put(sent) is None)
+        grouped().append(((self.rank, peer), lambda: self.wires[self.rank, peer].put(sent) is None))
 
     def recv(self, pointer: int, count: int, kind: int, peer: int, stream: int) -> None:
         def received() -> bool:
@@ -42,7 +42,7 @@ class Communicator:
             ctypes.memmove(pointer, told, len(told))
             return True
 
-        grouped().append(received)
+        grouped().append(((peer, self.rank), received))
 
     def check_async_error(self) -> None:
         if self.failure is not None:
@@ -55,7 +55,8 @@ class Communicator:
 LOCAL = threading.local()
 
 
-def grouped() -> list[Callable[[], bool]]:
+def grouped() -> list[tuple[tuple[int, int], Callable[[], bool]]]:
+    """The wire of each message, and what moves it if it can."""
     return LOCAL.calls
 
 
@@ -69,8 +70,13 @@ class Event:
 
     @property
     def done(self) -> bool:
-        self.waiting = [call for call in self.waiting if not call()]
-        return not self.waiting
+        waiting, held = [], set()  # messages of a wire keep their order
+        for wire, move in self.waiting:
+            if wire in held or not move():
+                held.add(wire)
+                waiting.append((wire, move))
+        self.waiting = waiting
+        return not waiting
 
 
 def modules() -> dict[str, ModuleType]:
