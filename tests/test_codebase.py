@@ -58,13 +58,13 @@ IMPORTS: dict[str, set[str]] = {
     "batch_sizes": {"_core", "arguments", "clock", "control", "expression", "memory", "schedules"}
     | {"saved_state"},
     "data": {"_core", "arguments", "clock", "cuda", "expression", "memory", "batch_sizes"}
-    | {"saved_state"},
+    | {"gradients", "saved_state"},
     "optim": {"_core", "foreign", "trees", "arguments", "clock", "engines", "expression", "control"}
     | {"gradients", "memory", "saved_state"},
     "record": {"_core", "arguments", "clock", "expression", "gradients", "saved_state"},
     "checkpoint": {"_core", "foreign", "trees", "arguments", "cuda", "optim", "saved_state"},
     "run": {"_core", "arguments", "checkpoint", "data", "optim", "record", "saved_state", "trees"},
-    "distributed": {"_core", "foreign", "trees", "arguments", "clock", "engines", "gradients"}
+    "distributed": {"_core", "foreign", "trees", "arguments", "clock", "cuda", "engines", "gradients"}
     | {"checkpoint", "memory", "optim", "saved_state"},
     "fusestep": {"_core", "checkpoint", "clock", "control", "engines", "expression", "schedules"}
     | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "run"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from tables.models import Array, assert_same_bits, plain
 from tables.ranks import Case, level_by_level, on_ranks
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(40))
 def test_any_number_of_ranks_has_the_bits_of_one(seed: int) -> None:
     case, pick = Case(seed), random.Random(seed)
     params, *expected, state = case.run(1)
@@ -30,11 +31,25 @@ def test_any_number_of_ranks_has_the_bits_of_one(seed: int) -> None:
         found, *told, saved = case.run(
             world,
             shares=pick.choice([None, shares]),
-            memory=memory if any(memory) else None,
+            memory=pick.choice([None, memory, [1] * world]) if any(memory) else None,
+            buckets=pick.choice([None, 1, 2, 5]),
         )
         assert_same_bits(list(found.values()), list(params.values()))
         assert told == expected
         assert plain(saved) == plain(state)
+
+
+@pytest.mark.parametrize("levels", [(4,), (2, 2), (2, 4), (4, 2), (2, 2, 2), (4, 3), (2, 2, 3)])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_bits_are_the_same_on_several_levels(levels: tuple[int, ...], seed: int) -> None:
+    world, pick = math.prod(levels), random.Random(seed)
+    case = Case(seed, leaves=world * pick.choice([1, 2, 4]))
+    params, *expected, state = case.run(1)
+    memory = pick.choice([[1] * world, [rank % 3 for rank in range(world)]])
+    found, *told, saved = case.run(world, memory=memory, levels=levels)
+    assert_same_bits(list(found.values()), list(params.values()))
+    assert told == expected
+    assert plain(saved) == plain(state)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -252,8 +267,8 @@ def test_parameters_in_one_piece_of_memory_are_exchanged_in_place() -> None:
         ({"leaves": 5000}, "leaves must be"),
         ({"shares": [1]}, "shares must be 1 numbers, one for each rank, whose sum is 2"),
         ({"memory": [0]}, "memory must be 1 numbers of at least 0, not all 0"),
-        ({"agc": 0.1}, "agc of SGD sums over single arrays"),
-        ({"rule": fs.LAMB}, "LAMB sums over single arrays"),
+        ({"buckets": 0}, "buckets must be"),
+        ({"levels": [2]}, "levels must be whole numbers whose product is 1"),
         ({"params": {"w": np.ones(2), "b": np.ones(2, np.float32)}}, "must have one dtype"),
         ({"rate": 1.0}, "rate"),
     ],

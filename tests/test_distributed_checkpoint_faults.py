@@ -32,7 +32,7 @@ GRADS = {"w": np.full(5000, 0.5, np.float32), "b": np.ones(2, np.float32)}
 
 
 def built(group: Any, params: Any, **options: Any) -> distributed.Sharded:
-    options = {"leaves": 4, "lr": 0.1, **options}
+    options = {"leaves": 4, "lr": 0.1, "memory": [1] * group.world, **options}
     return distributed.Sharded(fs.AdamW, params, group=group, **options)
 
 

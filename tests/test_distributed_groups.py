@@ -17,6 +17,7 @@ import pytest
 import emulation.nccl
 import fusestep as fs
 from fusestep import distributed
+from fusestep.distributed.gathering import NUMBER
 from fusestep.distributed.groups import Threads
 from fusestep.distributed.groups.point_to_point import PointToPoint
 from fusestep.distributed.tree import pieces
@@ -43,41 +44,44 @@ def test_every_process_of_torch_gets_what_the_others_gave() -> None:
 
 def watched(group: Any, before: Any) -> Any:
     """The group, which calls something with the messages that move."""
-    move = group._move
+    move = group.begin
 
-    def moved(sends: Any, receives: Any) -> None:
+    def moved(sends: Any, receives: Any) -> Any:
         before(group, sends, receives)
-        move(sends, receives)
+        return move(sends, receives)
 
-    group._move = moved
+    group.begin = moved
     return group
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("leaves", [8, 12])
-def test_a_step_moves_no_byte_more_than_it_must(world: int, leaves: int) -> None:
+@pytest.mark.parametrize("buckets", [1, 2])
+def test_a_step_moves_no_byte_more_than_it_must(world: int, leaves: int, buckets: int) -> None:
     elements, moved = 10_000, [[] for _ in range(world)]
 
     def work(group: Any) -> None:
         watched(group, lambda group, sends, _: moved[group.rank].extend(sends))
         params = {"w": np.ones(elements, np.float32)}
-        opt = distributed.Sharded(fs.SGD, params, group=group, leaves=leaves, lr=1.0)
+        opt = distributed.Sharded(
+            fs.SGD, params, group=group, leaves=leaves, lr=1.0, memory=[1] * world, buckets=buckets
+        )
         for _ in range(2):
             moved[group.rank].clear()
             while opt._gradients.missing:
                 opt.accumulate({"w": np.ones(elements, np.float32)}, samples=1)
             opt.step()
-        bounds = opt._bounds
-        shard = bounds[group.rank + 1] - bounds[group.rank]
+        shard = opt._end - opt._begin
         count = len(pieces(*opt.share))
         sizes: dict[str, list[int]] = {"header": [], "pieces": [], "shards": []}
         for _, tag, array in moved[group.rank]:
-            kind = "header" if tag == 0 else "shards" if tag == 1 else "pieces"
+            kind = "header" if tag == 0 else "shards" if tag > NUMBER else "pieces"
             sizes[kind].append(array.nbytes)
         assert sizes["header"] == [4096] * (world - 1)
-        assert len(sizes["pieces"]) == count * (world - 1)
+        assert len(sizes["pieces"]) == count * (world - 1) * buckets
         assert sum(sizes["pieces"]) == count * 4 * (elements - shard)
-        assert sizes["shards"] == [4 * shard] * (world - 1)
+        assert len(sizes["shards"]) == (world - 1) * buckets
+        assert sum(sizes["shards"]) == 4 * shard * (world - 1)
 
     assert on_ranks(world, work) == [None] * world
 
@@ -88,16 +92,17 @@ def test_the_order_in_which_messages_come_changes_no_bit(
 ) -> None:
     case = Case(seed, leaves=11)
     params, *expected, state = case.run(1)
-    move, pick = Threads._move, random.Random(seed)
+    move, pick = Threads.begin, random.Random(seed)
 
-    def moved(self: Threads, sends: Any, receives: Any) -> None:
-        messages = [*(([one], []) for one in sends), *(([], [one]) for one in receives)]
-        pick.shuffle(messages)
-        for sent, received in sorted(messages, key=lambda message: len(message[1])):
+    def moved(self: Threads, sends: Any, receives: Any) -> Any:
+        pick.shuffle(sends)
+        pick.shuffle(receives)
+        for sent in sends:
             time.sleep(pick.choice([0, 0, 0.001]))
-            move(self, sent, received)
+            move(self, [sent], [])
+        return move(self, [], receives)
 
-    monkeypatch.setattr(Threads, "_move", moved)
+    monkeypatch.setattr(Threads, "begin", moved)
     found, *told, saved = case.run(4, shares=[3, 5, 1, 2])
     assert_same_bits(list(found.values()), list(params.values()))
     assert told == expected
@@ -113,7 +118,7 @@ def test_a_group_that_waited_in_vain_refuses_all_later_calls_at_once() -> None:
     for call in (
         lambda: group.gather_bytes(b""),
         lambda: group.exchange([(1, 0, np.ones(2))], []),
-        lambda: group.gather_shards(np.zeros(3), [0, 1, 2, 3]),
+        lambda: group.gather_shards(np.zeros(3), [(0, 1), (1, 2), (2, 3)]),
     ):
         begin = time.monotonic()
         with pytest.raises(distributed.RankTimeout, match="rank 0: an earlier exchange"):
@@ -136,7 +141,7 @@ def test_an_interrupt_of_a_wait_is_raised_and_the_group_refuses_what_follows() -
         group.gather_bytes(b"")
 
 
-def test_large_arrays_move_in_chunks_that_every_engine_can_count(
+def test_large_arraysbegin_in_chunks_that_every_engine_can_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert PointToPoint.CHUNK * np.dtype(np.float64).itemsize < 2**31
@@ -146,7 +151,7 @@ def test_large_arrays_move_in_chunks_that_every_engine_can_count(
     def work(group: Any) -> Any:
         watched(group, lambda _, sends, __: sizes.extend(len(array) for _, _, array in sends))
         memory = np.arange(101.0) * (group.rank + 1)
-        group.gather_shards(memory, [0, 1, 101])
+        group.gather_shards(memory, [(0, 1), (1, 101)])
         return memory
 
     first, second = on_ranks(2, work)
@@ -201,9 +206,12 @@ def test_gpus_exchange_what_threads_do(over_nccl: Any, monkeypatch: pytest.Monke
             SimpleNamespace(
                 rank=group.rank,
                 world=group.world,
-                gather_bytes=group.gather_bytes,
+                gather_bytes=lambda mine, sends=(), receives=(): group.gather_bytes(
+                    mine, on_gpu([*sends]), on_gpu([*receives])
+                ),
                 exchange=lambda sends, receives: group.exchange(on_gpu(sends), on_gpu(receives)),
-                gather_shards=lambda memory, bounds: group.gather_shards(on_gpu(memory), bounds),
+                start=lambda sends, receives: group.start(on_gpu(sends), on_gpu(receives)),
+                gather_shards=lambda memory, ranges: group.gather_shards(on_gpu(memory), ranges),
             )
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,15 @@ Loaders = list[fs.Loader]
 
 
 def loaders(n: int, sizes: list[int], world: int, **options: Any) -> Loaders:
+    return with_shards(n, sizes, [(rank, world) for rank in range(world)], **options)
+
+
+def with_shards(n: int, sizes: list[int], shards: list[Any], **options: Any) -> Loaders:
     def size(clock: fs.Clock) -> int:
         return sizes[int(clock.step or 0) % len(sizes)]
 
     data = {"x": np.arange(n)}
-    return [fs.Loader(data, size, shard=(rank, world), seed=3, **options) for rank in range(world)]
+    return [fs.Loader(data, size, shard=shard, seed=3, **options) for shard in shards]
 
 
 def batches(ranks: Loaders) -> list[tuple[Any, ...]]:
@@ -55,6 +61,30 @@ def test_a_short_batch_leaves_some_ranks_without_rows() -> None:
     assert rows == [[2, 2, 2, 2], [0, 0, 0, 1]]
     weights = [part.weight for part in batches(loaders(9, [8], 4))[1]]
     assert weights == [0.0, 0.0, 0.0, 1.0]
+
+
+@given(**cases, cuts=st.tuples(st.integers(0, 6), st.integers(0, 6)))
+def test_leaves_of_all_ranks_are_the_parts_of_single_leaves(
+    n: int, sizes: list[int], world: int, cuts: tuple[int, int]
+) -> None:
+    bounds = [0, *sorted(min(cut, world) for cut in cuts), world]
+    ranks = with_shards(n, sizes, [(a, b, world) for a, b in pairwise(bounds)])
+    for batch, parts in zip(batches(loaders(n, sizes, world)), batches(ranks), strict=True):
+        leaves = [leaf for part in parts for leaf in part.leaves]
+        assert len(leaves) == world
+        for leaf, single in zip(leaves, batch, strict=True):
+            assert (leaf.size, leaf.weight, leaf.clock) == (
+                single.size,
+                single.weight,
+                single.clock,
+            )
+            assert (leaf["x"] == single["x"]).all()
+            assert (leaf.indices == single.indices).all()
+            (again,) = leaf.leaves
+            assert (again["x"] == leaf["x"]).all()
+        for part in parts:
+            copy = pickle.loads(pickle.dumps(part))
+            assert [len(leaf) for leaf in copy.leaves] == [len(leaf) for leaf in part.leaves]
 
 
 @given(**cases, tail=st.sampled_from(["short", "drop", "carry"]), epochs=st.integers(1, 3))

@@ -1,8 +1,12 @@
 #include "commit.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "../runtime/pool.h"
 #include "arrays.h"
 
 namespace fusestep {
@@ -35,12 +39,20 @@ void Changes::apply() {
     }
 }
 
-Copies::Copies(const py::list& arrays) {
+namespace {
+
+constexpr std::size_t kCopiedAtOnce = 1 << 20;  // bytes
+constexpr std::size_t kWorthWakingFor = 1 << 21;
+
+}  // namespace
+
+Copies::Copies(py::list arrays) : arrays_(std::move(arrays)) {
     MemoryMap destinations;
     std::vector<py::ssize_t> extents;
-    for (std::size_t i = 0; i < arrays.size(); ++i) {
+    std::vector<std::pair<const void*, std::size_t>> sources;
+    for (std::size_t i = 0; i < arrays_.size(); ++i) {
         const std::string name = "arrays[" + std::to_string(i) + "]";
-        const py::tuple pair = arrays[i].cast<py::tuple>();
+        const py::tuple pair = arrays_[i].cast<py::tuple>();
         const ArrayView destination = check_writeable({}, name, pair[0], extents);
         const std::size_t bytes = destination.size * item_size(destination.type);
         const void* data = nullptr;
@@ -51,13 +63,19 @@ Copies::Copies(const py::list& arrays) {
             }
             data = source.data;
         }
-        copies_.push_back({destination.data, data, bytes});
+        sources.push_back({data, bytes});
+        for (std::size_t first = 0; first < bytes; first += kCopiedAtOnce) {
+            const void* const source = data ? static_cast<const char*>(data) + first : nullptr;
+            copies_.push_back({static_cast<char*>(destination.data) + first, source,
+                               std::min(kCopiedAtOnce, bytes - first)});
+        }
+        bytes_ += bytes;
         destinations.add(destination.data, bytes, name);
     }
     destinations.close();
-    for (std::size_t i = 0; i < copies_.size(); ++i) {
-        if (copies_[i].source != nullptr &&
-            destinations.overlapping(copies_[i].source, copies_[i].bytes) != nullptr) {
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+        if (sources[i].first != nullptr &&
+            destinations.overlapping(sources[i].first, sources[i].second) != nullptr) {
             throw py::value_error("arrays[" + std::to_string(i) +
                                   "] source shares memory with what is written: pass a copy");
         }
@@ -65,13 +83,18 @@ Copies::Copies(const py::list& arrays) {
 }
 
 void Copies::apply() const {
-    for (const Copy& copy : copies_) {
-        if (copy.bytes == 0) continue;
-        if (copy.source == nullptr) {
-            std::memset(copy.destination, 0, copy.bytes);
+    auto copy = [this](std::size_t i) {
+        const Copy& one = copies_[i];
+        if (one.source == nullptr) {
+            std::memset(one.destination, 0, one.bytes);
         } else {
-            std::memcpy(copy.destination, copy.source, copy.bytes);
+            std::memcpy(one.destination, one.source, one.bytes);
         }
+    };
+    if (bytes_ >= kWorthWakingFor) {
+        run_parallel(copies_.size(), true, copy);
+    } else {
+        for (std::size_t i = 0; i < copies_.size(); ++i) copy(i);
     }
 }
 
@@ -87,6 +110,9 @@ void register_commit(py::module_& module) {
             return result;
         },
         py::arg("changes"), py::arg("result") = py::none(), py::arg("expected") = py::tuple());
+    py::class_<Copies>(module, "Copies")
+        .def(py::init<py::list>(), py::arg("arrays"))
+        .def("apply", &Copies::apply, py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace fusestep

@@ -27,19 +27,23 @@ class Changes {
 };
 
 // Arrays of NumPy to write: (destination, source) each, of one dtype and size, in memory of their
-// own; None as the source stands for zeros. Everything is checked when it is built.
+// own; None as the source stands for zeros. Everything is checked when it is built; the list, which
+// must not change, is kept.
 class Copies {
  public:
-    explicit Copies(const pybind11::list& arrays);
+    explicit Copies(pybind11::list arrays);
     void apply() const;
 
  private:
+    // So much as one thread copies at once.
     struct Copy {
         void* destination;
         const void* source;  // or nullptr
         std::size_t bytes;
     };
+    pybind11::list arrays_;
     std::vector<Copy> copies_;
+    std::size_t bytes_ = 0;
 };
 
 }  // namespace fusestep

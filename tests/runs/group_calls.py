@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,15 @@ def check(group: distributed.Group) -> str:
         for bounds in shards(world):
             expected = np.random.default_rng(3).standard_normal(bounds[-1]).astype(dtype)
             memory = np.full_like(expected, np.nan)
-            own = slice(bounds[rank], bounds[rank + 1])
+            ranges = [*pairwise(bounds)]
+            own = slice(*ranges[rank])
             memory[own] = expected[own]
-            group.gather_shards(memory, bounds)
+            group.gather_shards(memory, ranges)
             assert memory.tobytes() == expected.tobytes()
         for _ in range(3):
             arrays_of_many_numbers(group, dtype)
+        several_under_way(group, dtype)
+        arrays_beside_bytes(group, dtype)
     return "as expected"
 
 
@@ -55,6 +59,36 @@ def arrays_of_many_numbers(group: distributed.Group, dtype: Any) -> None:
     )
     for (other, number), array in found.items():
         assert array.tobytes() == sent(other, group.rank, number).tobytes()
+
+
+def several_under_way(group: distributed.Group, dtype: Any) -> None:
+    """Exchanges of one number that have begun end in their order, whatever their sizes."""
+    sizes = (70_000, 3, 0, 20_000, 1)
+    others = [rank for rank in range(group.world) if rank != group.rank]
+    found = [{other: np.full(size, np.nan, dtype) for other in others} for size in sizes]
+    under_way = []
+    for k, size in enumerate(sizes):
+        mine = np.full(size, 10 * k + group.rank, dtype)
+        sends = [(other, 7, mine) for other in others]
+        under_way.append(group.start(sends, [(o, 7, array) for o, array in found[k].items()]))
+    for one in under_way:
+        one.finish()
+    for k, arrays in enumerate(found):
+        assert all((array == 10 * k + other).all() for other, array in arrays.items())
+
+
+def arrays_beside_bytes(group: distributed.Group, dtype: Any) -> None:
+    """Arrays that move in the call that gathers bytes, short and long."""
+    others = [rank for rank in range(group.world) if rank != group.rank]
+    for length in (3, 10_000):
+        found = {other: np.full(50_000, np.nan, dtype) for other in others}
+        told = group.gather_bytes(
+            bytes([group.rank]) * length,
+            [(other, 2, np.full(50_000, group.rank, dtype)) for other in others],
+            [(other, 2, array) for other, array in found.items()],
+        )
+        assert told == [bytes([rank]) * length for rank in range(group.world)]
+        assert all((array == other).all() for other, array in found.items())
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ class Training:
             "clip_norm": 5.0,
             "ema": 0.9,
         }
-        options = {"leaves": LEAVES, **options, **settings}
+        shards = {"memory": [1] * group.world, "buckets": 2}  # small as it is
+        options = {"leaves": LEAVES, **shards, **options, **settings}
         self.opt = distributed.Sharded(fs.SGD, self.params, group=group, **options)
         size = 24 + fs.expression.step * 5
         self.loader = fs.Loader({"x": DATA}, size, seed=3, epochs=None, shard=self.opt.share)

@@ -55,7 +55,7 @@ class SavedRanges:
         index: an open file, which is closed with the others. One that lists none has all itself.
         spans: by path the first and last element of each parameter to take, of it and its state;
             of parameters that are not named, none. Files without such elements are not opened, and
-            arrays have no shape. None takes all, in their shapes.
+            parts of arrays have no shape. None takes all.
 
     An array that lies in one file is a view of it; one that several have is a copy.
     """
@@ -116,7 +116,8 @@ class SavedRanges:
                 found = np.concatenate(pieces)
             else:
                 found = pieces[0] if pieces else np.empty(0, dtype_of(place.code))
-            self.arrays[name] = found.reshape(place.shape) if self._spans is None else found
+            is_whole = wanted[path] == (place.first, place.last)
+            self.arrays[name] = found.reshape(place.shape) if is_whole else found
         nested(contents["parts"], self.arrays)  # every array that it names is there
         self.contents = {**contents, "begin": 0, "end": self.elements}
 

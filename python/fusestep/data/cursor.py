@@ -72,7 +72,7 @@ class Cutting:
         check_whole(f"shard[{len(first)}]", self.world, 1)
         begin = check_whole("shard[0]", first[0], 0, self.world - (len(first) == 1))
         end = begin + 1 if len(first) == 1 else check_whole("shard[1]", first[1], begin, self.world)
-        self._share = begin, end
+        self.shard = begin, end, self.world
         # of which every batch is a multiple
         self._unit = self.world if check_flag("even", even) else 1
         if samples < self._unit:
@@ -140,7 +140,7 @@ class Cutting:
         if self.world == 1:
             return pieces
         size = sum(piece.end - piece.begin for piece in pieces)
-        begin, end = (size * part // self.world for part in self._share)
+        begin, end = (size * part // self.world for part in self.shard[:2])
         part, passed = [], 0
         for epoch, first, last in pieces:
             low, high = max(begin - passed, 0), min(end - passed, last - first)

@@ -7,12 +7,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 from .. import _core
 from .._core import StateError
 from ..batch_sizes.base import Policy
 from ..clock import Clock
+from ..gradients.splitting import cut
 from .columns import Columns
 from .cursor import Cursor, Cutting
 from .order import Piece
@@ -33,6 +35,8 @@ class Batch:
         weight: rows here / rows of all ranks: 1.0 without ``shard``, 0.0 for a part without rows.
             The mean gradient of all ranks is the sum of ``weight`` times the mean of each.
         indices: which samples these are, an array of integers.
+        leaves: its parts, one batch for each leaf of ``Loader(shard=(begin, end, leaves))``; some
+            have no rows where the batch has fewer samples than leaves.
 
     A batch can be pickled and copied where its arrays can.
 
@@ -43,16 +47,23 @@ class Batch:
         (4, (4,), ['x', 'y'])
     """
 
-    __slots__ = ("_indices", "_rows", "clock", "data", "size")
+    __slots__ = ("_indices", "_rows", "_shard", "clock", "data", "size")
 
     def __init__(
-        self, data: Any, clock: Clock, size: int, rows: int, indices: Callable[[], Array] | Array
+        self,
+        data: Any,
+        clock: Clock,
+        size: int,
+        rows: int,
+        indices: Callable[[], Array] | Array,
+        shard: tuple[int, int, int] | None = None,
     ) -> None:
         self.data = data
         self.clock = clock
         self.size = size
         self._rows = rows
         self._indices = indices
+        self._shard = shard
 
     @property
     def weight(self) -> float:
@@ -61,6 +72,14 @@ class Batch:
     @property
     def indices(self) -> Array:
         return self._indices() if callable(self._indices) else self._indices
+
+    @property
+    def leaves(self) -> list[Batch]:
+        if self._shard is None:
+            return [self]
+        first, end, leaves = self._shard
+        begins = [self.size * leaf // leaves for leaf in range(first, end + 1)]
+        return [cut(self, slice(a - begins[0], b - begins[0])) for a, b in pairwise(begins)]
 
     def __getitem__(self, key: Any) -> Any:
         return self.data[key]
@@ -85,7 +104,14 @@ class Batch:
         return Batch(data, self.clock, self.size, count, lambda: self.indices[rows])
 
     def __reduce__(self) -> Any:
-        return Batch, (self.data, self.clock, self.size, self._rows, self.indices)
+        return Batch, (
+            self.data,
+            self.clock,
+            self.size,
+            self._rows,
+            self.indices,
+            self._shard,
+        )
 
     def __repr__(self) -> str:
         return f"Batch(size={self.size}, clock={self.clock})"
@@ -182,7 +208,8 @@ class Loop(Iterator[Delivery]):
         with suppress(Exception):  # a prefetch that fails is tried again when its batch is taken
             self._prefetch(stream, after, size)
         clock = Clock(None, clock.samples, clock.epoch, size)
-        return Batch(data, clock, size, rows_of(own), partial(stream.indices, named)), after
+        indices = partial(stream.indices, named)
+        return Batch(data, clock, size, rows_of(own), indices, loader._cutting.shard), after
 
     def _prefetch(self, stream: Stream, cursor: Cursor, size: int) -> None:
         cutting, epoch, position = self._loader._cutting, cursor.epoch, cursor.position

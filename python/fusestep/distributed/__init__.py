@@ -11,6 +11,7 @@ opt.save(folder, step=300, loader=loader)
 
 from __future__ import annotations
 
+from .batches import step
 from .gradient_check import check_gradients
 from .groups import (
     Group,
@@ -26,7 +27,7 @@ from .groups import (
     torch,
 )
 from .layout import flatten
-from .sharded import Sharded, step
+from .sharded import Sharded
 
 __all__ = [
     "Group",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .groups import Group, RankError
+from .groups import Group, Message, RankError
 
 Flags = npt.NDArray[np.bool_]
 
@@ -20,24 +21,25 @@ class Header(NamedTuple):
     of each of its own; ``held`` tells of each parameter whether it has a gradient there.
     """
 
-    identity: str
+    identity: bytes
     step: int
     error: str | None
-    leaves: list[list[float]]
+    leaves: Sequence[Sequence[float]]
     held: Flags
 
 
-def exchanged(group: Group, own: Header) -> list[Header]:
-    """The headers of all ranks; raises RankError on every rank if one of them can't go on."""
-    told = json.dumps([*own[:-1], _to_text(own.held)]).encode()
-    heard = []
-    for rank, text in enumerate(group.gather_bytes(told)):
-        if rank == group.rank:
-            heard.append(own)
-        else:
-            identity, step, error, leaves, held = json.loads(text)
-            flags = _from_text(held, len(own.held))
-            heard.append(Header(identity, step, error, leaves, flags))
+def exchanged(
+    group: Group, own: Header, sends: Sequence[Message] = (), receives: Sequence[Message] = ()
+) -> list[Header]:
+    """The headers of all ranks; raises RankError on every rank if one of them can't go on.
+
+    Arrays may move beside.
+    """
+    told = b"" if group.world == 1 else _to_bytes(own)
+    heard = [
+        own if rank == group.rank else _from_bytes(given)
+        for rank, given in enumerate(group.gather_bytes(told, sends, receives))
+    ]
     failed = [(rank, one.error) for rank, one in enumerate(heard) if one.error is not None]
     if not failed:
         first = heard[0]
@@ -54,11 +56,27 @@ def exchanged(group: Group, own: Header) -> list[Header]:
     return heard
 
 
-def _to_text(held: Flags) -> str:
-    return "all" if held.all() else np.packbits(held).tobytes().hex()
+# identity, step, leaves, parameters of which there are flags, bytes of an error or -1
+_FIXED = struct.Struct("<8sqiii")
 
 
-def _from_text(text: str, count: int) -> Flags:
-    if text == "all":
-        return np.ones(count, bool)
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
+def _to_bytes(header: Header) -> bytes:
+    identity, step, error, leaves, held = header
+    text = b"" if error is None else error.encode()
+    flags = b"" if held.all() else np.packbits(held).tobytes()
+    sizes = (len(leaves), len(held), -1 if error is None else len(text))
+    numbers = struct.pack(f"<{3 * len(leaves)}d", *(number for leaf in leaves for number in leaf))
+    return _FIXED.pack(identity, step, *sizes) + text + numbers + flags
+
+
+def _from_bytes(told: bytes) -> Header:
+    identity, step, count, parameters, length = _FIXED.unpack_from(told)
+    at = _FIXED.size + max(0, length)
+    error = None if length < 0 else told[_FIXED.size : at].decode()
+    leaves = [struct.unpack_from("<3d", told, at + 24 * k) for k in range(count)]
+    flags = np.frombuffer(told[at + 24 * count :], np.uint8)
+    if flags.size == 0:
+        return Header(identity, step, error, leaves, np.ones(parameters, bool))
+    return Header(
+        identity, step, error, leaves, np.unpackbits(flags, count=parameters).astype(bool)
+    )

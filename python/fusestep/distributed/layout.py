@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from .. import _core, foreign, trees
+from .. import foreign, trees
+from .places import place_of
 
 
 class Layout:
@@ -20,8 +19,6 @@ class Layout:
         self.paths = self.structure.paths
         foreign.check_parameters(self.paths, self.arrays)
         for path, array in zip(self.paths, self.arrays, strict=True):
-            if not isinstance(array, np.ndarray):
-                raise TypeError(f"{foreign.where('params', path)}: must be an array of NumPy")
             if array.dtype != self.arrays[0].dtype:
                 raise TypeError(
                     f"{foreign.where('params', path)}: is {array.dtype}, and "
@@ -29,12 +26,9 @@ class Layout:
                     "of several processes must have one dtype"
                 )
         self.dtype = self.arrays[0].dtype
+        self.place = place_of(self.arrays)
         self.begins = [0, *accumulate(array.size for array in self.arrays)]
         self.total = self.begins[-1]
-
-    def cut(self, world: int, memory: Sequence[float] | None) -> list[int]:
-        """Where shards begin, and the last ends."""
-        return shard_bounds(self.total, world, memory)
 
     def spans(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Of each parameter, its first and last element that lie in a range."""
@@ -46,11 +40,12 @@ class Layout:
     def views(self, begin: int, end: int) -> dict[str, Any]:
         """What lies in a range, by path; of parameters that lie elsewhere no element.
 
-        So groups, paths and counts of updates are those of the whole model on every rank.
+        So groups, paths and counts of updates are those of the whole model on every rank. Arrays
+        that are cut have one dimension.
         """
         spans = self.spans(begin, end)
         return {
-            path: array.reshape(-1)[first:last]
+            path: array if last - first == array.size else array.reshape(-1)[first:last]
             for path, array, (first, last) in zip(self.paths, self.arrays, spans, strict=True)
         }
 
@@ -61,19 +56,20 @@ class Layout:
             for array, begin in zip(self.arrays, self.begins, strict=False)
         ]
 
-    def elsewhere(self, memory: Any, begin: int, end: int) -> list[tuple[Any, Any]]:
-        """Parameters with elements outside a range, each with its part of ``memory``."""
-        spans = self.spans(begin, end)
+    def pairs(self, memory: Any, begin: int, end: int) -> list[tuple[Any, Any]]:
+        """The parameters' elements in a range, each with its part of ``memory``, both flat."""
         return [
-            (array, part)
-            for array, part, (first, last) in zip(
-                self.arrays, self.parts(memory), spans, strict=True
+            (array.reshape(-1)[first:last], memory[at + first : at + last])
+            for array, at, (first, last) in zip(
+                self.arrays, self.begins, self.spans(begin, end), strict=False
             )
-            if last - first < array.size
+            if first < last
         ]
 
     def memory(self) -> Any:
-        """The parameters as one array where they lie end to end in one; else None."""
+        """The parameters as one array of NumPy where they lie end to end in one; else None."""
+        if not self.place.is_host:
+            return None
         filled = [array for array in self.arrays if array.size]  # others lie anywhere
         if not filled:
             return None
@@ -92,28 +88,13 @@ class Layout:
         return inside if inside.size == self.total else None
 
 
-def shard_bounds(total: int, world: int, memory: Sequence[float] | None) -> list[int]:
-    """Where shards of some elements begin, and the last ends: even, or as ``memory`` says.
-
-    They begin at blocks of the norm, so that its sums are those of one process.
-    """
-    given = [1.0] * world if memory is None else list(map(float, memory))
-    if len(given) != world or not min(given) >= 0 or not 0 < sum(given) < math.inf:
-        raise ValueError(f"memory must be {world} numbers of at least 0, not all 0, not {given}")
-    blocks = -(-total // _core.BLOCK)
-    shares = [0.0, *accumulate(given)]
-    bounds = [min(total, _core.BLOCK * int(blocks * s / shares[-1] + 1e-9)) for s in shares]
-    bounds[-1] = total
-    return bounds
-
-
 def flatten(params: Any) -> Any:
     """The same nesting with copies of the arrays, which lie end to end in one piece of memory.
 
     Parameters that lie so are exchanged between processes without copies.
 
     Args:
-        params: arrays of NumPy, of one dtype, in any nesting of dicts, lists and tuples.
+        params: arrays of NumPy or of CuPy, of one dtype, in any nesting of dicts, lists and tuples.
 
     Example:
         >>> import numpy as np
@@ -123,8 +104,7 @@ def flatten(params: Any) -> Any:
         True
     """
     layout = Layout(params)
-    memory = np.empty(layout.total, layout.dtype)
-    parts = layout.parts(memory)
+    parts = layout.parts(layout.place.empty(layout.total, layout.dtype))
     for part, array in zip(parts, layout.arrays, strict=True):
         part[...] = array
     of = {id(array): part for array, part in zip(layout.arrays, parts, strict=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ..optim import SGD
 from .groups import Leaves
 from .header import Flags
 from .layout import Layout
-from .tree import Sums
+from .tree import Sums, pieces
 
 
 class LeafGradients:
@@ -30,8 +31,10 @@ class LeafGradients:
         # of the whole model: its plan checks gradients, weighs them and takes their norm
         self._whole = SGD(params, lr=0.0)
         self._memory: list[Any] = []  # the buffers of Sums
+        self._host: list[Any] = []  # copies of pieces that are on a device
         self._parts: list[list[Any]] = []  # each as an array for every parameter
         self._all = np.ones(len(layout.paths), bool)
+        self._none = np.zeros(len(layout.paths), bool)
         self._in_use = -1  # the buffer into which the plan sums
         self._sums = Sums(*share, self._new, self._add)
         self.forget()
@@ -40,6 +43,11 @@ class LeafGradients:
     def missing(self) -> int:
         """How many leaves have not come."""
         return self._share.end - self._sums.next
+
+    @property
+    def pieces(self) -> int:
+        """How many partial sums the rank sends."""
+        return len(pieces(*self._share))
 
     def add(self, grads: Any, samples: float, loss: Any) -> float:
         """The next leaf; returns the squared norm of its gradients."""
@@ -74,12 +82,26 @@ class LeafGradients:
         """The sums of the rank's pieces over all elements; None for one without samples."""
         return [None if buffer is None else self._memory[buffer] for buffer in self._sums.finish()]
 
+    def on_host(self, pieces: Sequence[Any]) -> list[Any]:
+        """Pieces in memory that engines move."""
+        place, layout = self._layout.place, self._layout
+        if place.is_host:
+            return list(pieces)
+        while len(self._host) < len(pieces):
+            self._host.append(place.empty_host(layout.total, layout.dtype))
+        found = []
+        for piece, host in zip(pieces, self._host, strict=False):
+            if piece is not None:
+                piece.get(out=host)
+            found.append(None if piece is None else host)
+        return found
+
     def forget(self) -> None:
         """Begins with the first leaf."""
         self._whole.discard_accumulated()
         self._sums.clear()
         self.records = []
-        self.held = np.zeros(len(self._layout.paths), bool)
+        self.held = self._none
 
     def _require_one(self) -> None:
         if self.missing == 0:
@@ -97,20 +119,22 @@ class LeafGradients:
         ``before`` tells what the buffer held before its second leaf.
         """
         holds, parts = self._holds(), self._parts[buffer]
+        if holds is self._all and (before is None or before is self._all):
+            self.held = self._all
+            return
         if before is None:
             for i in np.flatnonzero(~holds):
                 parts[i][...] = 0
         else:
             for i in np.flatnonzero(holds & ~before):
                 parts[i] += 0  # the zeros of the leaf before: -0.0 becomes 0.0
-        self.held |= holds
+        self.held = self.held | holds
 
     def _new(self) -> int:
-        memory = np.empty(self._layout.total, self._layout.dtype)
+        memory = self._layout.place.empty(self._layout.total, self._layout.dtype)
         self._memory.append(memory)
         self._parts.append(self._layout.parts(memory))
         return len(self._memory) - 1
 
     def _add(self, source: int, target: int) -> None:
-        into = self._memory[target]
-        _core.add_arrays([into, self._memory[source]], [0, 1, -1], into)
+        self._layout.place.add(self._memory[source], self._memory[target])

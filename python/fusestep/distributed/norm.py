@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from .groups import Range
 
 _GROUP = _core.BLOCK  # sums of blocks that make one sum of the next level
 
@@ -31,11 +32,11 @@ def message(sums: Any, begin: int) -> bytes:
     return np.concatenate(found).tobytes() if found else b""
 
 
-def total(messages: Sequence[bytes], bounds: Sequence[int], elements: int) -> float:
-    """The sum over everything from what every rank told, with shards of these bounds."""
+def total(messages: Sequence[bytes], ranges: Sequence[Range], elements: int) -> float:
+    """The sum over everything from what every rank told of its range."""
     blocks = -(-elements // _core.BLOCK)
     sums: list[list[Any]] = [[] for _ in range(-(-blocks // _GROUP))]
-    for told, first, last in zip(messages, bounds, bounds[1:], strict=False):
+    for (first, last), told in sorted(zip(ranges, messages, strict=True)):
         values, at = np.frombuffer(told), 0
         for a, b in _groups(first // _core.BLOCK, -(-last // _core.BLOCK)) if first < last else ():
             count = 1 if b - a == _GROUP else b - a

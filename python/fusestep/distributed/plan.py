@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -18,8 +18,7 @@ import numpy as np
 from .. import optim
 from ..arguments import check_choice, check_number, check_positive, check_whole
 from .groups import leaf_bounds
-from .layout import shard_bounds
-from .sharded import refuse_sums
+from .shards import bucket_count, bucket_ends, is_replicated, shard_bounds
 from .tree import Sums, pieces
 
 MOST_LEAVES = 4096
@@ -38,6 +37,7 @@ class Job:
         flat: whether the parameters come from `flatten`.
         shares: leaves of each rank; default even.
         memory: share of the state of each rank; default even.
+        buckets: as of `Sharded`; default by their bytes.
 
     Raises:
         TypeError, ValueError: what `Sharded` refuses, too.
@@ -59,12 +59,20 @@ class Job:
     flat: bool = True
     shares: Sequence[int] | None = None
     memory: Sequence[float] | None = None
+    buckets: int | None = None
 
     def __post_init__(self) -> None:
         check_whole("params", self.params, 1)
         check_whole("ranks", self.ranks, 1)
         leaf_bounds(self.ranks, self.leaves, self.shares)
         shard_bounds(self.params, self.ranks, self.memory)
+        if self.buckets is not None:
+            check_whole("buckets", self.buckets, 1)
+
+    @cached_property
+    def is_replicated(self) -> bool:
+        """Whether every rank updates everything."""
+        return is_replicated(self.params * self.itemsize, self.ranks, self.memory)
 
     @cached_property
     def own_leaves(self) -> list[tuple[int, int]]:
@@ -73,9 +81,18 @@ class Job:
 
     @cached_property
     def shards(self) -> list[int]:
-        """Elements of each rank's shard."""
+        """Elements that each rank updates."""
+        if self.is_replicated:
+            return [self.params] * self.ranks
         bounds = shard_bounds(self.params, self.ranks, self.memory)
         return [end - begin for begin, end in pairwise(bounds)]
+
+    @cached_property
+    def parts(self) -> int:
+        """Buckets of each shard."""
+        if self.is_replicated or self.ranks == 1:
+            return 1
+        return self.buckets or bucket_count(max(self.shards) * self.itemsize)
 
     @cached_property
     def pieces(self) -> list[int]:
@@ -118,14 +135,15 @@ def _leaf_sums(job: Job, rank: int) -> _LeafSums:
 def sent(job: Job, rank: int) -> dict[str, int]:
     """Bytes that leave a rank in a step.
 
-    Gradients go straight to the owners of shards, and parameters from there to everyone. Not
+    Gradients go straight to the owners of shards, and parameters from there to everyone; of a small
+    model all gradients to everyone. Not
     counted: a message of 4 KB or some more to every other rank, and the sums of the norm, 16 KB at
     most and 8 bytes for each 2^20 elements of the shard.
     """
     shard = job.shards[rank]
     return {
-        "gradients": job.itemsize * job.pieces[rank] * (job.params - shard),
-        "parameters": job.itemsize * (job.ranks - 1) * shard,
+        "gradients": job.itemsize * job.pieces[rank] * (sum(job.shards) - shard),
+        "parameters": 0 if job.is_replicated else job.itemsize * (job.ranks - 1) * shard,
     }
 
 
@@ -142,21 +160,24 @@ def received(job: Job, rank: int) -> dict[str, int]:
 def memory(job: Job, rank: int) -> dict[str, int]:
     """Bytes that a rank's arrays hold, the user's parameters and gradients among them."""
     model, shard = job.itemsize * job.params, job.itemsize * job.shards[rank]
+    ends = bucket_ends(job.shards[rank], job.parts)
+    bucket = job.itemsize * max(end - begin for begin, end in pairwise([0, *ends]))
+    others = sum(job.pieces) - job.pieces[rank]
     return {
         "parameters": model,
         "gradients": model,
         "sums of leaves": _leaf_sums(job, rank).buffers * model,
-        "received pieces": received(job, rank)["gradients"],
-        "gradient of the shard": shard,
+        "received pieces": others * bucket * min(2, job.parts),
+        "gradient of the shard": 0 if job.ranks == 1 else shard,
         "state": job.states * shard,
-        "staging": 0 if job.flat or job.ranks == 1 else model,
+        "staging": 0 if job.flat or job.ranks == 1 or job.is_replicated else model,
     }
 
 
 def seconds(
     job: Job, rank: int, *, link: float, bandwidth: float, latency: float = 5e-6
 ) -> dict[str, float]:
-    """Seconds of the parts of a rank's step, which follow each other: nothing overlaps.
+    """Seconds of the parts of a rank's step, each for itself.
 
     Args:
         job: the step.
@@ -168,17 +189,36 @@ def seconds(
     out, into, leaves = sent(job, rank), received(job, rank), _leaf_sums(job, rank)
     model, shard = job.itemsize * job.params, job.itemsize * job.shards[rank]
     others = job.ranks - 1
-    copies = 0 if job.flat or not others else 2 * shard + 2 * model
+    gathers = others * job.parts * (not job.is_replicated)
+    copies = 0 if job.flat or not gathers else 2 * shard + 2 * model
     return {
         "sums of leaves": (2 * leaves.written + 3 * leaves.additions) * model / bandwidth,
         "gradients": max(out["gradients"], into["gradients"]) / link
-        + latency * others * job.pieces[rank],
-        "tree": (sum(job.pieces) + 1) * shard / bandwidth,
-        "norm": shard / bandwidth + latency * others,
+        + latency * others * job.pieces[rank] * job.parts,
+        "tree": (sum(job.pieces) + 1) * shard / bandwidth if others else 0,
+        "norm": shard / bandwidth + latency * others * (not job.is_replicated),
         "update": (3 + 2 * job.states) * shard / bandwidth,
-        "parameters": max(out["parameters"], into["parameters"]) / link + latency * others,
+        "parameters": max(out["parameters"], into["parameters"]) / link + latency * gathers,
         "staging": copies / bandwidth,
     }
+
+
+def overlapped(job: Job, parts: Mapping[str, float], *, clips: bool = True) -> float:
+    """Seconds of a step whose parts are those of `seconds`, where buckets are added and updated
+    while others move.
+
+    With ``clips`` no bucket is updated before the norm of all is there; else none is taken.
+    """
+
+    def together(wire: float, work: float) -> float:
+        return max(wire, work) + min(wire, work) / job.parts
+
+    before, tree, update = parts["sums of leaves"], parts["tree"], parts["update"]
+    out, back = parts["gradients"], parts["parameters"]
+    if not clips:
+        return before + together(out + back, tree + update) + parts["staging"]
+    norm = parts["norm"]
+    return before + together(out, tree) + norm + together(back, update) + parts["staging"]
 
 
 def allreduce_seconds(job: Job, *, link: float, bandwidth: float, latency: float = 5e-6) -> float:
@@ -207,7 +247,6 @@ def states_of(rule: str, itemsize: int) -> int:
     known = [n for n in optim.__all__ if isinstance(getattr(optim, n), type) and n != "Optimizer"]
     param: Any = np.zeros(1024, f"f{itemsize}")
     made = getattr(optim, check_choice("--rule", rule, known))(param, lr=0.1)
-    refuse_sums(made)
     held: int = sum(array.nbytes for arrays in made.state.values() for array in arrays.values())
     return int(held // param.nbytes)
 
@@ -225,17 +264,20 @@ def table(job: Job, *, link: float, bandwidth: float, latency: float = 5e-6) -> 
             [seconds(job, r, **rates) for r in ranks],
         )
     )
-    whole, wire = sum(took.values()), took["gradients"] + took["parameters"]
     lines = ["bytes of a step, each rank         out          in"]
     lines += [f"  {name:24}{size(out[name]):>11} {size(into[name]):>11}" for name in out]
     lines += ["", "memory of each rank"]
     lines += [f"  {name:24}{size(value):>11}" for name, value in held.items() if value]
     lines += [f"  {'together':24}{size(sum(held.values())):>11}"]
-    lines += ["", "seconds of a step, one part after the other"]
+    lines += ["", "seconds of a step"]
     lines += [f"  {name:24}{value:>11.3g}" for name, value in took.items() if value]
-    lines += [f"  {'together':24}{whole:>11.3g}"]
-    bound = max(wire, whole - wire)
-    lines += [f"  {'if traffic overlapped':24}{bound:>11.3g}  at least; it does not yet"]
+    lines += [f"  {'one after the other':24}{sum(took.values()):>11.3g}"]
+    if job.parts > 1:
+        lines += [
+            f"  {'overlapped':24}{overlapped(job, took):>11.3g}  {job.parts} buckets",
+            f"  {'without a norm':24}{overlapped(job, took, clips=False):>11.3g}  no clipping, "
+            "nonfinite or statistics",
+        ]
     other = allreduce_seconds(job, **rates)
     lines += [f"  {'without shards':24}{other:>11.3g}  all-reduce, and all update everything"]
     return "\n".join([*lines, "", *_choices(job, rates)])
@@ -249,7 +291,7 @@ def _choices(job: Job, rates: dict[str, float]) -> list[str]:
         counts = [end - begin for begin, end in other.own_leaves]
         each = f"{min(counts)}" if len({*counts}) == 1 else f"{min(counts)}-{max(counts)}"
         ranks = _unlike(other)
-        took = max(sum(seconds(other, rank, **rates).values()) for rank in ranks)
+        took = max(overlapped(other, seconds(other, rank, **rates)) for rank in ranks)
         held = max(memory(other, rank)["sums of leaves"] for rank in ranks)
         out = max(sent(other, rank)["gradients"] for rank in ranks)
         mark = " <" if leaves == job.leaves else ""

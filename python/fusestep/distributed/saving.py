@@ -30,7 +30,9 @@ from .layout import Layout
 
 if TYPE_CHECKING:
     from ..optim import Optimizer
+    from .gathering import Gathering
     from .leaves import LeafGradients
+    from .shards import Shards
 
 _VERSION = str(_core.build_info()["version"])
 _RANGE = re.compile(r"step-(\d{9,})-\d+-\d+\.([0-9a-f]{8})\.safetensors")
@@ -44,12 +46,13 @@ class SavedInFolders:
     _end: int
     _gradients: LeafGradients
     _group: Group
-    _identity: str
+    _identity: bytes
     _is_checked: bool
     _layout: Layout
     _own: Optimizer
     _views: dict[str, Any]
-    _gather: Callable[[], None]
+    _gathering: Gathering
+    _shards: Shards
 
     def save(
         self,
@@ -106,7 +109,7 @@ class SavedInFolders:
                 if group.rank == 0 and not folder.is_dir():
                     folder.mkdir(parents=True, exist_ok=True)
                     sync_folder(folder.parent)
-                at = [_VERSION, step, self._own.steps_attempted, self._identity]
+                at = [_VERSION, step, self._own.steps_attempted, self._identity.hex()]
                 told = agree([secrets.token_hex(4), at])
             unlike = [rank for rank, (_, one) in enumerate(told) if one != told[0][1]]
             if unlike:
@@ -115,7 +118,8 @@ class SavedInFolders:
                     "settings or version than rank 0"
                 )
             token = told[0][0]  # a save of a step that was saved leaves the files of before alone
-            own = folder / f"{path.stem}-{self._begin}-{self._end}.{token}{path.suffix}"
+            begin, end = self._shards.saved[group.rank]
+            own = folder / f"{path.stem}-{begin}-{end}.{token}{path.suffix}"
             with _Agreement(group, "saved") as agree:
                 begin, end, digest = self._written(own, token, index, arrays)
                 try:
@@ -125,7 +129,7 @@ class SavedInFolders:
                     raise
             index["parts"][RANGES] = [
                 dict(zip(("name", "begin", "end", "xxh3_128"), one, strict=True))
-                for one in told
+                for one in sorted(told, key=lambda one: one[1:3])
                 if one[1] < one[2]
             ]
             with _Agreement(group, "saved") as agree:
@@ -177,7 +181,7 @@ class SavedInFolders:
         self, path: Path, token: str, index: Mapping[str, Any], arrays: Mapping[str, Any]
     ) -> tuple[int, int, str]:
         """Writes this rank's range, unless it is empty: where it begins and ends, its checksum."""
-        begin, end, digest = self._begin, self._end, ""
+        (begin, end), digest = self._shards.saved[self._group.rank], ""
 
         def is_abandoned(name: str) -> bool:  # other ranks write now, too
             return _is_ours(name) and token not in name
@@ -235,7 +239,7 @@ class SavedInFolders:
                 continue
             for text in errors:
                 warnings.warn(f"{text}; went on from {path}", RuntimeWarning, stacklevel=2)
-            self._gather()
+            self._gathering.run()
             self._gradients.forget()
             self._is_checked = False
             return loaded

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,18 @@ import numpy as np
 from .. import _core, foreign
 from ..clock import Clock
 from ..engines import StepInfo
-from ..gradients.splitting import cut
 from ..gradients.statistics import GradientStatistics
 from ..memory import Changes, claimed
 from ..optim import Optimizer
+from .gathering import Gathering
 from .groups import Group, Leaves, RankError, RankTimeout, leaf_bounds
-from .header import Flags, Header, exchanged
+from .header import Header, exchanged
 from .layout import Layout
 from .leaves import LeafGradients
+from .levels import check_levels, levels_of
 from .reduction import Reduction
 from .saving import SavedInFolders
+from .shards import Shards, sums_over_arrays
 
 # of the optimizer of a rank's shard, and the same on every rank but for `state`
 _SHARED = (
@@ -40,22 +41,32 @@ _SHARED = (
 class Sharded(SavedInFolders):
     """One optimizer over a group of processes, each of which has the state of a shard.
 
-    Every rank has all parameters and updates a part of them. ``step`` adds the gradients of all
-    leaves of a batch along a tree that ``leaves`` alone decides, so parameters, state, norms and
-    losses have the same bits for any number of ranks, any shares and any engine, given the same
+    Every rank has all parameters and updates a part of them; where those of all ranks together take
+    at most 1 MB, each updates all, since one exchange is sooner there. ``step`` adds the gradients
+    of all leaves of a batch along a tree that ``leaves`` alone decides, so parameters, state, norms
+    and losses have the same bits for any number of ranks, any shares and any engine, given the same
     gradients of leaves. An ordinary optimizer that is fed with the sums of that tree has them, too.
 
     Args:
-        rule: `fusestep.AdamW`, `fusestep.SGD` or another class of optimizers that does not sum over
-            single arrays; its arguments follow as keywords, groups and schedules among them.
-        params: arrays of NumPy of one dtype, in any nesting: all of them, with the same values on
-            every rank. Parameters from `flatten` are exchanged without copies.
+        rule: `fusestep.AdamW`, `fusestep.SGD` or another class of optimizers; its arguments follow
+            as keywords, groups and schedules among them. Shards cut no array where the rule sums
+            over single ones (LAMB, LARS, StableAdamW, ``cautious``, ``update_clip``, ``agc``).
+        params: arrays of NumPy, or of CuPy, of one dtype, in any nesting: all of them, with the
+            same values on every rank. What ranks exchange goes through the host's memory, so some
+            may have a GPU and others not. Parameters from `flatten` are exchanged without copies.
         group: from `mpi`, `torch`, `threads` or `alone`.
         leaves: into how many parts a batch is cut: at least the number of ranks, at most 4096.
             Where leaves / ranks is a power of two, no more is sent than by any other reduction.
         shares: how many leaves each rank has; default even.
         memory: how much of the state each rank has, in any unit: numbers of at least 0, 0 for a
-            rank that computes gradients alone; default even.
+            rank that computes gradients alone; default even. Given, every rank has a shard, however
+            small the model is.
+        buckets: into how many parts shards are cut: one is added and updated while others move.
+            Default: parts of 32 MB.
+        levels: how many ranks exchange with each other on each level, those beside each other
+            first, as in ``(ranks of a node, nodes)``: fewer messages, as many bytes. Their product
+            is the number of ranks; all but the last are powers of two, and so are the leaves of a
+            rank. Nothing overlaps then. Default: all at once.
 
     Raises:
         TypeError, ValueError: named by the argument, before anything was exchanged.
@@ -85,37 +96,39 @@ class Sharded(SavedInFolders):
         leaves: int,
         shares: Sequence[int] | None = None,
         memory: Sequence[float] | None = None,
+        buckets: int | None = None,
+        levels: Sequence[int] | None = None,
         **settings: Any,
     ) -> None:
         self._group, self.leaves = group, leaves
         self._layout = layout = Layout(params)
-        self._leaf_bounds = leaf_bounds(group.world, leaves, shares)
-        self._bounds = layout.cut(group.world, memory)
-        self._begin, self._end = self._bounds[group.rank : group.rank + 2]
+        self._leaf_bounds = bounds = leaf_bounds(group.world, leaves, shares)
+        self._is_whole = whole = sums_over_arrays(rule(layout.views(0, 0), **settings))
+        factors = check_levels(levels, bounds)
+        self._shards = shards = Shards(
+            layout, group.world, memory, whole=whole, buckets=buckets, factors=factors
+        )
+        self._begin, self._end = shards.ranges[group.rank]
+        factors = [group.world] if shards.is_replicated else factors
         self._gradients = LeafGradients(params, layout, self.share)
-        self._reduction = Reduction(group, layout, self._leaf_bounds, self._bounds)
+        self._reduction = Reduction(group, layout, bounds, shards, factors)
+        levels_back = levels_of(group.rank, factors, bounds, shards.ranges)
+        self._gathering = Gathering(group, layout, shards, levels_back)
         self._views = layout.views(self._begin, self._end)
         self._own = rule(self._views, **settings)
-        refuse_sums(self._own)
-        ends = list(accumulate(view.size for view in self._views.values()))
-        self._shard = np.split(self._reduction.gradient, ends[:-1])  # for each parameter
-        self._memory = layout.memory()
-        is_staged = self._memory is None and group.world > 1
-        self._staged: Any = np.empty(layout.total if is_staged else 0, layout.dtype)
-        self._copies = layout.elsewhere(self._staged, self._begin, self._end) if is_staged else []
         self._identity = self._identify()
         self._is_checked = False
         self._error: Exception | None = None
         self.loss = math.nan
 
-    def _identify(self) -> str:
+    def _identify(self) -> bytes:
         """Of what must be the same on every rank."""
         layout, own = self._layout, self._own
         shapes = [array.shape for array in layout.arrays]
         described = json.dumps(own.state_dict()["settings"], sort_keys=True, default=str)
         parts = [type(own).__qualname__, described, layout.paths, shapes, layout.dtype]
-        parts += [self._leaf_bounds, self._bounds]
-        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+        parts += [self._leaf_bounds, self._shards.ranges, self._shards.ends]
+        return hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
 
     # settings and counts, which are those of the shard's optimizer
 
@@ -126,7 +139,7 @@ class Sharded(SavedInFolders):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        own = self.__dict__.get("_own")
+        own = None if name.startswith("_") else self.__dict__.get("_own")
         if own is not None and (name == "nonfinite" or name in own._declared.fields):
             setattr(own, name, value)
         else:
@@ -194,34 +207,39 @@ class Sharded(SavedInFolders):
                 held.enter_context(own._plan.held())
                 learning = [] if statistics is None else [statistics]
                 held.enter_context(claimed("optimizer", own._expressions.owner, learning))
-            heard = self._tell(clock)
+            heard, pieces = self._tell(clock)
             records = [record for one in heard for record in one.leaves if record[0] > 0]
-            holds = np.logical_or.reduce([one.held for one in heard])
             samples = math.fsum(count for count, _, _ in records)
             self.loss = math.fsum(count * loss for count, loss, _ in records) / samples
             try:
-                self._reduction.add(self._gradients.finish(), heard)
+                self._reduction.plan(pieces, heard, self._has_arrived)
+                info = self._update(heard, samples, records, clock, statistics)
             finally:
                 self._gradients.forget()
-            info = self._update(holds, samples, records, clock, statistics)
-        if info.applied:
-            self._gather()
         return info
 
-    def _tell(self, clock: Clock | None) -> list[Header]:
-        """What every rank says before anything moves; raises on every rank if one can't go on."""
+    def _tell(self, clock: Clock | None) -> tuple[list[Header], list[Any]]:
+        """What every rank says before anything is written, and the pieces of this one.
+
+        Raises on every rank if one can't go on.
+        """
         error, self._error = self._error, None
         if error is None and (missing := self._gradients.missing):
             error = _core.StateError(f"{missing} leaves of this rank have not been accumulated")
         told = Header(
-            self._identify_step(clock),
+            self._identify_step(clock) if self._group.world > 1 else b"",
             self._own.steps_attempted,
             None if error is None else f"{type(error).__name__}: {error}"[:1000],
             self._gradients.records,
             self._gradients.held,
         )
+        pieces = [None] * self._gradients.pieces if error else self._gradients.finish()
+        if self._group.world > 1:
+            pieces = self._gradients.on_host(pieces)
+        rides = self._shards.is_replicated and self._is_checked  # then all know what moves
+        beside = self._reduction.beside(pieces) if rides else ([], [])
         try:
-            heard = exchanged(self._group, told)
+            heard = exchanged(self._group, told, *beside)
         except RankError:
             self._gradients.forget()
             if error is not None:
@@ -229,40 +247,58 @@ class Sharded(SavedInFolders):
             raise
         except RankTimeout as timeout:
             raise timeout from error or timeout.__cause__
+        self._has_arrived = rides
         self._is_checked = True
-        return heard
+        return heard, pieces
 
-    def _identify_step(self, clock: Clock | None) -> str:
+    def _identify_step(self, clock: Clock | None) -> bytes:
         """Of what must be the same on every rank at this step; at the first of all parameters."""
-        own = self._own
+        own, digest = self._own, hashlib.blake2b(self._identity, digest_size=8)
+        digest.update(own._plan.settings.tobytes())
         values = "" if self._is_checked else self._values()
-        parts = [self._identity, clock, own.nonfinite, own._plan.settings.tobytes(), values]
-        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+        digest.update(repr((clock, own.nonfinite, values)).encode())
+        return digest.digest()
 
     def _values(self) -> str:
         """A hash of all parameters."""
         digest = hashlib.blake2b(digest_size=8)
         for array in self._layout.arrays:
-            digest.update(array.reshape(-1).view(np.uint8))
+            host = array if self._layout.place.is_host else array.get()
+            digest.update(host.reshape(-1).view(np.uint8))
         return digest.hexdigest()
 
     def _update(
         self,
-        holds: Flags,
+        heard: Sequence[Header],
         samples: float,
         records: Sequence[Sequence[float]],
         clock: Clock | None,
         statistics: GradientStatistics | None,
     ) -> StepInfo:
-        own, plan = self._own, self._own._plan
-        squared_norm = None
-        if statistics is not None or own.clip_norm is not None or own.nonfinite != "propagate":
-            squared_norm = self._reduction.squared_norm()
-            if own.nonfinite == "raise":
-                self._refuse_nonfinite(squared_norm[0])
-        grads: list[Any] = self._shard
-        if not holds.all():
-            grads = [g if held else None for g, held in zip(self._shard, holds, strict=True)]
+        own, plan, reduction = self._own, self._own._plan, self._reduction
+        measures = self._group.world > 1 and (  # of one rank the plan itself takes the norm
+            statistics is not None or own.clip_norm is not None or own.nonfinite != "propagate"
+        )
+        overlaps = self._shards.buckets > 1 and not self._is_whole and statistics is None
+        ends: Iterable[int] = reduction.arriving(measures)
+        if measures or not overlaps:
+            ends = [*ends]  # now all have arrived
+        squared_norm = reduction.squared_norm() if measures else None
+        if squared_norm is not None and own.nonfinite == "raise":
+            self._refuse_nonfinite(squared_norm[0])
+        grads: list[Any] = reduction.gradient
+        if not any(one.held.all() for one in heard):
+            holds = np.logical_or.reduce([one.held for one in heard])
+            grads = [g if held else None for g, held in zip(grads, holds, strict=True)]
+        now, changes = own._expressions.before(clock, self.loss)
+        if overlaps:
+            info = plan.begin_parts(grads, samples, now, False, changes, squared_norm)
+            for k, end in enumerate(ends if info.applied else ()):
+                if end < plan.size or k == self._shards.buckets - 1:  # an empty shard ends once
+                    plan.update_part(end)
+                self._gathering.start(k)
+            self._gathering.finish()
+            return info
         learn = None
         if statistics is not None:
             squares = math.fsum(b * s for b, _, s in records)
@@ -271,8 +307,10 @@ class Sharded(SavedInFolders):
             def learn(norm: float) -> Changes:
                 return statistics._adding(squares, samples, count, norm * norm)
 
-        now, changes = own._expressions.before(clock, self.loss)
-        return plan.step(grads, samples, now, statistics is not None, changes, learn, squared_norm)
+        info = plan.step(grads, samples, now, statistics is not None, changes, learn, squared_norm)
+        if info.applied:
+            self._gathering.run()
+        return info
 
     def _refuse_nonfinite(self, total: float) -> None:
         """Raises on every rank, naming the first parameter that is not finite."""
@@ -280,26 +318,13 @@ class Sharded(SavedInFolders):
             return
         bad = [
             path
-            for path, gradient in zip(self._layout.paths, self._shard, strict=True)
-            if not np.isfinite(gradient).all()
+            for path, gradient in zip(self._layout.paths, self._reduction.gradient, strict=True)
+            if not np.isfinite(self._own._engine.to_numpy(gradient)).all()
         ]
         told = self._group.gather_bytes(json.dumps(bad[:1]).encode())
         found = [path for one in told for path in json.loads(one)]
         where = foreign.where("params", found[0]) if found else "params"
         raise ValueError(f"{where}: the gradient holds NaN or infinity; nothing was updated")
-
-    def _gather(self) -> None:
-        """Every rank gets the parameters that the others have updated."""
-        if self._group.world == 1:
-            return
-        if self._memory is not None:
-            self._group.gather_shards(self._memory, self._bounds)
-            return
-        memory = self._staged
-        np.concatenate(list(self._views.values()), out=memory[self._begin : self._end])
-        self._group.gather_shards(memory, self._bounds)
-        for array, part in self._copies:
-            np.copyto(array, part)
 
     def verify(self) -> None:
         """Raises RankError unless all ranks have the same parameters, bit for bit."""
@@ -318,11 +343,11 @@ class Sharded(SavedInFolders):
         for name in names:
             memory = np.zeros(self._layout.total, self._layout.dtype)
             shards = [
-                e["state"].get(name, v)
-                for e, v in zip(entries.values(), self._views.values(), strict=True)
+                entry["state"].get(name, np.zeros(view.size, self._layout.dtype)).reshape(-1)
+                for entry, view in zip(entries.values(), self._views.values(), strict=True)
             ]
             memory[self._begin : self._end] = np.concatenate(shards)
-            self._group.gather_shards(memory, self._bounds)
+            self._group.gather_shards(memory, self._shards.saved)
             for path, part in zip(self._layout.paths, self._layout.parts(memory), strict=True):
                 if name in entries[path]["state"]:
                     entries[path]["state"][name] = part.copy()
@@ -347,54 +372,9 @@ class Sharded(SavedInFolders):
                         f"{foreign.where('params', path)} state.{name}: has {array.size} elements, "
                         f"the parameter {sizes[path]}"
                     )
-                arrays[name] = array.reshape(-1)[first:last]
+                part = array.reshape(-1)[first:last]
+                arrays[name] = part.reshape(self._views[path].shape) if path in sizes else part
             entries[path] = {**entry, "state": arrays}
         loaded = self._own.load_state_dict({**state, "parameters": entries}, **options)
         self._gradients.forget()
         return loaded
-
-
-def step(
-    opt: Sharded,
-    loss_and_grads: Callable[[Any], tuple[Any, Any]],
-    batch: Any,
-    *,
-    statistics: GradientStatistics | None = None,
-) -> tuple[StepInfo, float]:
-    """Computes the gradients of this rank's leaves of a batch, and updates the parameters.
-
-    Args:
-        opt: whose ``share`` the loader has.
-        loss_and_grads: ``loss, grads`` of some samples, means over them, in the user's own code.
-        batch: of ``Loader(shard=opt.share)``.
-        statistics: as for `Sharded.step`.
-
-    Returns:
-        What the step tells, and the mean loss over the batch on all ranks.
-
-    Raises:
-        As `Sharded.step`; an exception in ``loss_and_grads`` is told to the other ranks first.
-    """
-    share = opt.share
-    begins = [batch.size * leaf // share.leaves for leaf in range(share.begin, share.end + 1)]
-    with opt.guard():
-        for first, last in pairwise(begins):
-            if first == last:
-                opt.skip()
-                continue
-            loss, grads = loss_and_grads(cut(batch, slice(first - begins[0], last - begins[0])))
-            opt.accumulate(grads, last - first, loss=loss)
-    info = opt.step(clock=batch.clock, statistics=statistics)
-    return info, opt.loss
-
-
-def refuse_sums(optimizer: Optimizer) -> None:
-    """Shards cut arrays, over which some rules sum."""
-    settings = optimizer._settings.of(None)
-    asked = [name for name in ("cautious", "update_clip", "agc") if settings.get(name)]
-    name = type(optimizer).__name__
-    if name in ("LAMB", "LARS", "StableAdamW") or asked:
-        what = f"{asked[0]} of {name}" if asked else name
-        raise ValueError(
-            f"{what} sums over single arrays, which shards cut: not for several processes"
-        )

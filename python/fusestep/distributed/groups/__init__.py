@@ -3,7 +3,7 @@
 from .alone import Alone, alone
 from .mpi import Mpi, mpi
 from .nccl import Nccl, nccl
-from .protocol import Group, Message, RankError, RankTimeout
+from .protocol import Group, Message, Pending, Range, RankError, RankTimeout
 from .shares import Leaves, balanced, leaf_bounds, share
 from .threads import Threads, threads
 from .torch import Torch, torch
@@ -15,6 +15,8 @@ __all__ = [
     "Message",
     "Mpi",
     "Nccl",
+    "Pending",
+    "Range",
     "RankError",
     "RankTimeout",
     "Threads",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .protocol import Message
+from .protocol import Message, Range
 
 
 class Alone:
@@ -13,13 +13,21 @@ class Alone:
 
     rank, world = 0, 1
 
-    def gather_bytes(self, mine: bytes) -> list[bytes]:
+    def gather_bytes(
+        self, mine: bytes, sends: Sequence[Message] = (), receives: Sequence[Message] = ()
+    ) -> list[bytes]:
         return [mine]
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         pass
 
-    def gather_shards(self, memory: Any, bounds: Sequence[int]) -> None:
+    def start(self, sends: Sequence[Message], receives: Sequence[Message]) -> Alone:
+        return self
+
+    def finish(self) -> None:
+        pass
+
+    def gather_shards(self, memory: Any, ranges: Sequence[Range]) -> None:
         pass
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .point_to_point import PointToPoint
 from .protocol import Message, late, lost
 
 _SPIN = 50e-6  # seconds of a wait in which the processor is not given away
-
-# of waits that did not end: MPI may write into their arrays as long as the process lives
-_unfinished: list[Any] = []
 
 
 class Mpi(PointToPoint):
@@ -33,36 +32,39 @@ class Mpi(PointToPoint):
         super().__init__(communicator.rank, communicator.size, timeout)
         self._mpi, self._communicator = MPI, communicator.Dup()
 
-    def _move(self, sends: list[Message], receives: list[Message]) -> None:
-        waiting: list[tuple[int, Any]] = []
-        try:
+    def begin(self, sends: list[Message], receives: list[Message]) -> list[tuple[int, Any]]:
+        begun: list[tuple[int, Any]] = []
+        with self._blaming(begun):
             for rank, tag, array in receives:
-                waiting.append((rank, self._communicator.Irecv(array, rank, tag)))
+                begun.append((rank, self._communicator.Irecv(array, rank, tag)))
             for rank, tag, array in sends:
-                waiting.append((rank, self._communicator.Isend(array, rank, tag)))
-            self._wait([request for _, request in waiting])
-        except BaseException as error:
-            _unfinished.append(waiting)
-            if isinstance(error, TimeoutError):
-                raise late(self.rank, self._absent(waiting), self.timeout) from None
-            if isinstance(error, self._mpi.Exception):
-                names = ", ".join(map(str, self._absent(waiting)))
-                raise lost(self.rank, f"rank {names}", error) from error
-            raise
+                begun.append((rank, self._communicator.Isend(array, rank, tag)))
+        return begun
 
-    def _wait(self, requests: list[Any]) -> None:
+    def end(self, begun: list[tuple[int, Any]]) -> None:
+        requests = [request for _, request in begun]
         begin = time.monotonic()
-        while not self._mpi.Request.Testall(requests):
-            waited = time.monotonic() - begin
-            if waited > self.timeout:
-                raise TimeoutError
-            if waited > _SPIN:
-                time.sleep(0)
+        with self._blaming(begun):
+            while not self._mpi.Request.Testall(requests):
+                waited = time.monotonic() - begin
+                if waited > self.timeout:
+                    raise late(self.rank, self._absent(begun), self.timeout)
+                if waited > _SPIN:
+                    time.sleep(0)
 
-    def _absent(self, waiting: list[tuple[int, Any]]) -> list[int]:
+    @contextmanager
+    def _blaming(self, begun: list[tuple[int, Any]]) -> Iterator[None]:
+        """Says in an error of MPI which ranks did not come."""
+        try:
+            yield
+        except self._mpi.Exception as error:
+            names = ", ".join(map(str, self._absent(begun)))
+            raise lost(self.rank, f"rank {names}", error) from error
+
+    def _absent(self, begun: list[tuple[int, Any]]) -> list[int]:
         """The ranks of messages that have not come."""
         found = set()
-        for rank, request in waiting:
+        for rank, request in begun:
             try:
                 if not request.Test():
                     found.add(rank)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from .point_to_point import PointToPoint
@@ -19,10 +20,15 @@ class Nccl(PointToPoint):
         self._communicator, self._control = communicator, control
         self._cuda = cupy.cuda
 
-    def gather_bytes(self, mine: bytes) -> list[bytes]:
-        return self._control.gather_bytes(mine)
+    def gather_bytes(
+        self, mine: bytes, sends: Sequence[Message] = (), receives: Sequence[Message] = ()
+    ) -> list[bytes]:
+        beside = self.start(sends, receives)
+        told = self._control.gather_bytes(mine)
+        beside.finish()
+        return told
 
-    def _move(self, sends: list[Message], receives: list[Message]) -> None:
+    def begin(self, sends: list[Message], receives: list[Message]) -> tuple[Any, list[int]]:
         nccl, communicator = self._cuda.nccl, self._communicator
         types = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         stream = self._cuda.get_current_stream()
@@ -34,14 +40,18 @@ class Nccl(PointToPoint):
                     start(array.data.ptr, array.size, types[array.dtype.str[1:]], rank, stream.ptr)
         finally:
             nccl.groupEnd()
-        end, deadline = stream.record(), time.monotonic() + self.timeout
+        return stream.record(), [rank for rank, _, _ in receives]
+
+    def end(self, begun: tuple[Any, list[int]]) -> None:
+        end, sources = begun
+        deadline = time.monotonic() + self.timeout
         while not end.done:
             try:
-                communicator.check_async_error()
+                self._communicator.check_async_error()
                 if time.monotonic() > deadline:
-                    raise late(self.rank, [rank for rank, _, _ in receives], self.timeout)
+                    raise late(self.rank, sources, self.timeout)
             except Exception as error:
-                communicator.abort()  # or the stream would wait for ever
+                self._communicator.abort()  # or the stream would wait for ever
                 if isinstance(error, RankTimeout):
                     raise
                 raise lost(self.rank, "another", error) from error

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ...arguments import check_positive
-from .protocol import Message, RankTimeout
+from .protocol import Message, Range, RankTimeout
 
 _BYTES, _SHARDS, _ARRAYS = 0, 1, 2  # the least tags of each kind of message
 
 
+# Engines may write into arrays as long as the process lives, whatever interrupts an exchange.
+_alive: list[UnderWay] = []
+
+
+class UnderWay:
+    """An exchange that has begun."""
+
+    def __init__(self, group: PointToPoint, sends: list[Message], receives: list[Message]) -> None:
+        self._group, self._messages = group, (sends, receives)
+        _alive.append(self)
+        group.under_way.append(self)
+        self._begun = group.begin(sends, receives)
+
+    def finish(self) -> None:
+        self._group.end(self._begun)
+        self._group.under_way.remove(self)
+        _alive.remove(self)
+
+
 class PointToPoint:
-    """A group; a class for each engine says how its messages `_move`.
+    """A group; a class for each engine says how its messages `begin` and `end`.
 
     Both ends know what moves and how long it is, and send as many messages in the same order.
     """
@@ -26,29 +44,40 @@ class PointToPoint:
     def __init__(self, rank: int, world: int, timeout: float) -> None:
         self.rank, self.world = rank, world
         self.timeout = check_positive("timeout", timeout)
-        self._is_whole = True
+        self.under_way: list[UnderWay] = []
+        # the next rank first, so that not all send to one at a time
+        self._others = [(rank + i) % world for i in range(1, world)]
 
-    def _move(self, sends: list[Message], receives: list[Message]) -> None:
-        """Sends and fills one-dimensional arrays, each under a tag of at least 0.
+    def begin(self, sends: list[Message], receives: list[Message]) -> Any:
+        """Begins to send and to fill one-dimensional arrays, each under a tag of at least 0.
 
-        Messages of one tag keep their order. Raises RankTimeout if they take too long.
+        Messages of one tag keep their order. Returns what `end` needs.
         """
         raise NotImplementedError
 
-    def gather_bytes(self, mine: bytes) -> list[bytes]:
+    def end(self, begun: Any) -> None:
+        """Waits until what began has ended; raises RankTimeout if that takes too long."""
+        raise NotImplementedError
+
+    def gather_bytes(
+        self, mine: bytes, sends: Sequence[Message] = (), receives: Sequence[Message] = ()
+    ) -> list[bytes]:
         told = np.frombuffer(bytearray(len(mine).to_bytes(8, "little") + mine), np.uint8)
         first = np.zeros(self.BOX, np.uint8)
         first[: told.size] = told[: self.BOX]
-        boxes = {rank: np.empty(self.BOX, np.uint8) for rank in self._others()}
+        boxes = np.empty((self.world, self.BOX), np.uint8)
         self._deliver(
-            [(rank, _BYTES, first) for rank in boxes],
-            [(rank, _BYTES, box) for rank, box in boxes.items()],
+            [(rank, _BYTES, first) for rank in self._others],
+            [(rank, _BYTES, boxes[rank]) for rank in self._others],
+            self._tagged(sends),
+            self._tagged(receives),
         )
-        sizes = {r: 8 + int.from_bytes(box[:8].tobytes(), "little") for r, box in boxes.items()}
-        rests = {r: np.empty(max(0, size - self.BOX), np.uint8) for r, size in sizes.items()}
+        boxes[self.rank] = first
+        sizes = [8 + int.from_bytes(box[:8].tobytes(), "little") for box in boxes]
+        rests = [np.empty(max(0, size - self.BOX), np.uint8) for size in sizes]
         self._deliver(
-            [(rank, _BYTES, told[self.BOX :]) for rank in rests],
-            [(rank, _BYTES, rest) for rank, rest in rests.items()],
+            [(rank, _BYTES, told[self.BOX :]) for rank in self._others],
+            [(rank, _BYTES, rests[rank]) for rank in self._others],
         )
         return [
             mine
@@ -58,33 +87,33 @@ class PointToPoint:
         ]
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+        self._deliver(self._tagged(sends), self._tagged(receives))
+
+    def start(self, sends: Sequence[Message], receives: Sequence[Message]) -> UnderWay:
+        own, others = self._tagged(sends), self._tagged(receives)
+        return UnderWay(self, list(self._chunks(own)), list(self._chunks(others)))
+
+    def gather_shards(self, memory: Any, ranges: Sequence[Range]) -> None:
+        shards = [memory[begin:end] for begin, end in ranges]
         self._deliver(
-            [(rank, _ARRAYS + number, array) for rank, number, array in sends],
-            [(rank, _ARRAYS + number, array) for rank, number, array in receives],
+            [(rank, _SHARDS, shards[self.rank]) for rank in self._others],
+            [(rank, _SHARDS, shards[rank]) for rank in self._others],
         )
 
-    def gather_shards(self, memory: Any, bounds: Sequence[int]) -> None:
-        shards = [memory[begin:end] for begin, end in pairwise(bounds)]
-        self._deliver(
-            [(rank, _SHARDS, shards[self.rank]) for rank in self._others()],
-            [(rank, _SHARDS, shards[rank]) for rank in self._others()],
-        )
+    def _tagged(self, messages: Sequence[Message]) -> list[Message]:
+        return [(rank, _ARRAYS + number, array) for rank, number, array in messages]
 
-    def _others(self) -> list[int]:
-        """The next rank first, so that not all send to one at a time."""
-        return [(self.rank + i) % self.world for i in range(1, self.world)]
-
-    def _deliver(self, sends: list[Message], receives: list[Message]) -> None:
-        if not self._is_whole:
+    def _deliver(self, *messages: list[Message]) -> None:
+        """Lists to send and to receive, in turn."""
+        if self.under_way:
             raise RankTimeout(
                 f"rank {self.rank}: an earlier exchange of this group did not end: go on from a "
                 "checkpoint"
             )
-        own, others = list(self._chunks(sends)), list(self._chunks(receives))
-        if own or others:
-            self._is_whole = False  # whatever interrupts what follows, messages are under way
-            self._move(own, others)
-            self._is_whole = True
+        sends = [one for some in messages[::2] for one in self._chunks(some)]
+        receives = [one for some in messages[1::2] for one in self._chunks(some)]
+        if sends or receives:
+            UnderWay(self, sends, receives).finish()
 
     def _chunks(self, messages: Iterable[Message]) -> Iterator[Message]:
         for rank, tag, array in messages:

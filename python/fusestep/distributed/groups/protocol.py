@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 Message = tuple[int, int, Any]  # the other rank, a number that tells messages apart, an array
+Range = tuple[int, int]  # from the first element to before the last
 
 
 class RankError(RuntimeError):
@@ -19,22 +20,36 @@ class RankTimeout(RuntimeError):
     """
 
 
+class Pending(Protocol):
+    """Messages under way."""
+
+    def finish(self) -> None:
+        """Waits until they have been sent and received. Exchanges end in the order they began."""
+        ...
+
+
 class Group(Protocol):
     """Some ranks, all of which make the same calls in the same order."""
 
     rank: int
     world: int
 
-    def gather_bytes(self, mine: bytes) -> list[bytes]:
-        """What every rank gave, in the order of ranks."""
+    def gather_bytes(
+        self, mine: bytes, sends: Sequence[Message] = (), receives: Sequence[Message] = ()
+    ) -> list[bytes]:
+        """What every rank gave, in the order of ranks; arrays move beside, as in `exchange`."""
         ...
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         """Fills the arrays to receive with those that other ranks send under the same number."""
         ...
 
-    def gather_shards(self, memory: Any, bounds: Sequence[int]) -> None:
-        """Fills one array with the shard of every rank; its own is there."""
+    def start(self, sends: Sequence[Message], receives: Sequence[Message]) -> Pending:
+        """Begins an exchange, of which no array may be touched before its end."""
+        ...
+
+    def gather_shards(self, memory: Any, ranges: Sequence[Range]) -> None:
+        """Fills the range of every rank in one array; its own is there."""
         ...
 
 

@@ -19,17 +19,20 @@ class Threads(PointToPoint):
         super().__init__(rank, world, timeout)
         self._boxes = boxes
 
-    def _move(self, sends: list[Message], receives: list[Message]) -> None:
+    def begin(self, sends: list[Message], receives: list[Message]) -> list[Message]:
         for rank, tag, array in sends:
             self._boxes.of((self.rank, rank, tag)).put(array.copy())
+        return receives
+
+    def end(self, begun: list[Message]) -> None:
         deadline = time.monotonic() + self.timeout
-        boxes = [self._boxes.of((rank, self.rank, tag)) for rank, tag, _ in receives]
-        for k, (_, _, array) in enumerate(receives):
+        boxes = [self._boxes.of((rank, self.rank, tag)) for rank, tag, _ in begun]
+        for k, (_, _, array) in enumerate(begun):
             try:
                 array[...] = boxes[k].get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                absent = [receives[i][0] for i in range(k, len(boxes)) if boxes[i].empty()]
-                raise late(self.rank, absent or [receives[k][0]], self.timeout) from None
+                absent = [begun[i][0] for i in range(k, len(boxes)) if boxes[i].empty()]
+                raise late(self.rank, absent or [begun[k][0]], self.timeout) from None
 
 
 class _Boxes:

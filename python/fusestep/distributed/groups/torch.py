@@ -34,15 +34,19 @@ class Torch(PointToPoint):
         self._from_numpy = torch.from_numpy
         self._ranks = engine.get_process_group_ranks(process_group)  # those of the whole job
 
-    def _move(self, sends: list[Message], receives: list[Message]) -> None:
+    def begin(self, sends: list[Message], receives: list[Message]) -> list[tuple[int, Any]]:
+        begun: list[tuple[int, Any]] = []
         deadline = time.monotonic() + self.timeout
-        works: list[tuple[int, Any]] = []
         for start, messages in ((self._engine.irecv, receives), (self._engine.isend, sends)):
             for rank, tag, array in messages:
                 with self._blaming(rank, deadline):
                     tensor, other = self._from_numpy(array), self._ranks[rank]
-                    works.append((rank, start(tensor, other, group=self._process_group, tag=tag)))
-        for rank, work in works:
+                    begun.append((rank, start(tensor, other, group=self._process_group, tag=tag)))
+        return begun
+
+    def end(self, begun: list[tuple[int, Any]]) -> None:
+        deadline = time.monotonic() + self.timeout
+        for rank, work in begun:
             with self._blaming(rank, deadline):
                 left = max(0.001, deadline - time.monotonic())  # 0 would be torch's own timeout
                 work.wait(timedelta(seconds=left))
