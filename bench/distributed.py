@@ -176,7 +176,41 @@ def memory(models: Sequence[Model], quick: bool) -> Table:
     return Table("memory", title, columns, rows)
 
 
-PARTS: dict[str, Callable[[Sequence[Model], bool], Table]] = {"times": times, "memory": memory}
+def overlap(models: Sequence[Model], quick: bool) -> Table:
+    """Two ranks over an emulated link: what buckets hide."""
+    elements = 4_000_000 if quick else 20_000_000
+    buckets = ("1", "4", "16")
+    rows: list[dict[str, Any]] = []
+    timings: dict[str, dict[str, Timing]] = {}
+    for link in (10, 25):
+        options = ["--link", f"{link * 1e9 / 8}", "--buckets", *buckets]
+        found = _on_ranks(2, "overlap", f"{elements}", *options, *(["--quick"] if quick else []))
+        measured = {name: Timing(**one) for name, one in found["timings"].items()}
+        timings[f"{link} Gb/s"] = measured
+        for kind, title in (("free", "none"), ("clipped", "clip_norm")):
+            rows.append(
+                {"link": f"{link} Gb/s", "norm": title, "wire": found["wire"]}
+                | {f"{k} buckets": measured[f"{k} {kind}"].median for k in buckets}
+            )
+    columns = [
+        Column("link", "link"),
+        Column("norm", "norm"),
+        *(Column(f"{k} buckets", f"{k} buckets", report.seconds) for k in buckets),
+        Column("wire", "wire alone", report.seconds),
+    ]
+    note = (
+        "An exchange ends when its bytes could have passed over such a link, both ways at a time; "
+        "meanwhile they are really moved through this machine's memory."
+    )
+    title = f"AdamW, float32, {elements:,} parameters, 2 ranks: time of a step over a slow link"
+    return Table("overlap", title, columns, rows, [note, spread(timings)])
+
+
+PARTS: dict[str, Callable[[Sequence[Model], bool], Table]] = {
+    "times": times,
+    "memory": memory,
+    "overlap": overlap,
+}
 
 
 def draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:

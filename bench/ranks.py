@@ -287,23 +287,80 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
     return {"measured": max(used), "planned": max(sums)}
 
 
+def overlap(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a step over a link of so many bytes a second, and of what passes over it alone.
+
+    The link is emulated: an exchange ends when it could have passed over it.
+    """
+    elements, link = int(float(options.model)), options.link
+    gradients = {"w": np.ones(elements, np.float32)}
+    steps: dict[str, Callable[[], object]] = {}
+    for clips in (False, True):
+        for buckets in options.buckets:
+            parameters = distributed.flatten({"w": np.ones(elements, np.float32)})
+            opt = distributed.Sharded(
+                fs.AdamW,
+                parameters,
+                group=_over_link(distributed.mpi(WORLD), link),
+                leaves=WORLD.size,
+                lr=1e-3,
+                clip_norm=1.0 if clips else None,
+                buckets=buckets,
+            )
+
+            def step(opt: distributed.Sharded = opt) -> None:
+                opt.accumulate(gradients, 1)
+                opt.step()
+
+            steps[f"{buckets} {'clipped' if clips else 'free'}"] = step
+    measured = in_turns(steps, QUICK if options.quick else FULL)
+    job = plan.Job(elements, ranks=WORLD.size, leaves=WORLD.size)
+    return {
+        "timings": {name: asdict(one) for name, one in measured.items()},
+        "wire": sum(plan.sent(job, WORLD.rank).values()) / link,
+    }
+
+
+def _over_link(group: Any, link: float) -> Any:
+    """The group, whose exchanges last as long as a link of so many bytes a second would take."""
+    begin, end, free = group.begin, group.end, 0.0
+
+    def beginning(sends: Any, receives: Any) -> Any:
+        nonlocal free
+        sizes = [sum(array.nbytes for _, _, array in some) for some in (sends, receives)]
+        free = max(free, time.perf_counter()) + max(sizes) / link
+        return begin(sends, receives), free
+
+    def ending(begun: Any) -> None:
+        end(begun[0])
+        time.sleep(max(0.0, begun[1] - time.perf_counter()))
+
+    group.begin, group.end = beginning, ending
+    return group
+
+
 def _resident() -> int:
     """Bytes of memory of its own that the process uses, on Linux."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
+PARTS = {"times": times, "memory": memory, "overlap": overlap}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.ranks")
-    parser.add_argument("part", choices=("times", "memory"))
+    parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("model")
     parser.add_argument("out", type=Path)
     parser.add_argument("--contestants", nargs="+", default=[])
     parser.add_argument("--leaves", type=int, default=1)
     parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--buckets", nargs="+", type=int, default=[])
+    parser.add_argument("--link", type=float, default=0.0)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    found = times(options) if options.part == "times" else memory(options)
+    found = PARTS[options.part](options)
     if WORLD.rank == 0:
         options.out.write_text(json.dumps(found), encoding="utf-8")
     return 0

@@ -62,7 +62,7 @@ class Sharded(SavedInFolders):
             rank that computes gradients alone; default even. Given, every rank has a shard, however
             small the model is.
         buckets: into how many parts shards are cut: one is added and updated while others move.
-            Default: parts of 32 MB.
+            Default: parts of 16 MB.
         levels: how many ranks exchange with each other on each level, those beside each other
             first, as in ``(ranks of a node, nodes)``: fewer messages, as many bytes. Their product
             is the number of ranks; all but the last are powers of two, and so are the leaves of a

@@ -17,7 +17,7 @@ from .levels import order_of
 # one exchange, which such messages make cheaper than a shorter update
 REPLICATED = 1 << 20
 # bytes of a shard that move together while others are added and updated
-BUCKET = 1 << 25
+BUCKET = 1 << 24
 _SUMMING = ("cautious", "update_clip", "agc")  # settings with which a rule sums over arrays
 
 
