@@ -6,6 +6,7 @@ namespace fusestep {
 void register_arrays(pybind11::module_& module);
 void register_commit(pybind11::module_& module);
 void register_data(pybind11::module_& module);
+void register_grouping(pybind11::module_& module);
 void register_in_place(pybind11::module_& module);
 void register_launch(pybind11::module_& module);
 void register_orders(pybind11::module_& module);
@@ -39,6 +40,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     fusestep::register_runtime(module);
     fusestep::register_commit(module);
     fusestep::register_data(module);
+    fusestep::register_grouping(module);
     fusestep::register_orders(module);
     fusestep::register_program(module);
     fusestep::register_target(module);
