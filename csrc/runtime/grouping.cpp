@@ -92,9 +92,6 @@ void Grouping::group(const Id* ids, std::size_t n) {
     const Bounds<Id> bounds = find_bounds(ids, n);
     const std::uint64_t range =
         static_cast<std::uint64_t>(bounds.largest) - static_cast<std::uint64_t>(bounds.smallest);
-    grow(ids_, n);
-    grow(begins_, n + 1);
-    grow(order_, n);
     if (range <= 0xffffffffu) {
         group(ids, n, bounds.smallest, bounds.ascending, static_cast<std::uint32_t>(range),
               narrow_[0], narrow_[1]);
@@ -169,6 +166,9 @@ void Grouping::divide(const Entry<Key>* sorted, std::size_t n, Id smallest) {
     });
     std::uint32_t groups = 0;
     for (std::uint32_t& place : places_) groups += std::exchange(place, groups);
+    grow(ids_, groups);
+    grow(begins_, groups + std::size_t{1});
+    grow(order_, n);
     pieces.visit([&](std::size_t piece, std::size_t begin, std::size_t end) {
         std::size_t group = places_[piece];
         for (std::size_t i = begin; i < end; ++i) {

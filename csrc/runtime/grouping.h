@@ -6,9 +6,9 @@
 
 namespace fusestep {
 
-// The numbers of an array in ascending order, and for each its positions, ascending too. That is
-// what a stable sort finds: it does not depend on the number of threads. The memory, 28 bytes for
-// each number of the longest array so far (36 where their range is 2^32 or above), is kept.
+// The numbers of an array in ascending order, and for each its positions, ascending too: what a
+// stable sort finds, on any number of threads. The memory of the longest array so far is kept: 20
+// bytes for each number (36 where they are 2^32 or more apart) and 12 for each different one.
 class Grouping {
  public:
     // n is below 2^32.
@@ -27,6 +27,8 @@ class Grouping {
     // A number's distance from the smallest, and where it stands.
     template <class Key>
     struct Entry {
+        Entry() {}  // a vector that grows leaves it as it is
+        Entry(Key k, std::uint32_t p) : key(k), position(p) {}
         Key key;
         std::uint32_t position;
     };

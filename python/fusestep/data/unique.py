@@ -31,8 +31,8 @@ def unique_rows(ids: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.in
             ``cupy.unique`` does the same.
         ValueError: there are 2^32 or more.
 
-    Memory: beside the results 28 bytes for each id while it runs, or 44 where the largest is 2^32
-    or more above the smallest.
+    Memory: while it runs, 20 bytes for each id (36 where they are 2^32 or more apart) and 12 for
+    each different one.
 
     Example:
         >>> import numpy as np, fusestep as fs
