@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../../csrc/expression/program.h"
+#include "../../csrc/runtime/grouping.h"
 #include "../../csrc/runtime/isa.h"
 #include "../../csrc/runtime/plan.h"
 
@@ -317,6 +318,33 @@ bool backgrounds_go_on_beside_steps() {
     return wrong == 0;
 }
 
+// Callers group numbers of their own, in memory that they keep.
+bool groups_are_those_of_a_stable_sort() {
+    const Meddler meddler;
+    std::atomic<int> wrong{0};
+    auto call = [&wrong](std::uint64_t seed) {
+        Noise noise(seed);
+        Grouping grouping;
+        for (const std::size_t n : {100'000u, 300u, 70'000u, 0u, 40'000u}) {
+            std::vector<std::int64_t> ids(n);
+            for (std::int64_t& id : ids) id = static_cast<std::int64_t>(20'000 * noise.next());
+            std::vector<std::uint32_t> order(n);
+            for (std::size_t i = 0; i < n; ++i) order[i] = static_cast<std::uint32_t>(i);
+            std::stable_sort(order.begin(), order.end(),
+                             [&](std::uint32_t a, std::uint32_t b) { return ids[a] < ids[b]; });
+            grouping.group(ids.data(), n);
+            wrong += !std::equal(order.begin(), order.end(), grouping.order());
+            std::vector<std::ptrdiff_t> inverse(n);
+            grouping.write_inverse(inverse.data());
+            for (std::size_t i = 0; i < n; ++i) wrong += grouping.ids()[inverse[i]] != ids[i];
+        }
+    };
+    std::vector<std::thread> callers;
+    for (std::uint64_t k = 0; k < kCallers; ++k) callers.emplace_back(call, k);
+    for (std::thread& caller : callers) caller.join();
+    return wrong == 0;
+}
+
 int passed = 0;
 int failed = 0;
 
@@ -334,6 +362,7 @@ int main() {
     check("every index is visited once", every_index_is_visited_once());
     check("later calls see what earlier ones wrote", later_calls_see_what_earlier_ones_wrote());
     check("backgrounds go on beside steps", backgrounds_go_on_beside_steps());
+    check("groups are those of a stable sort", groups_are_those_of_a_stable_sort());
     use_isa("baseline");
     const std::vector<Bytes> expected = serial_results();
     const std::vector<double> scheduled = Curve().values();
