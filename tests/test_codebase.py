@@ -64,7 +64,16 @@ IMPORTS: dict[str, set[str]] = {
     "record": {"_core", "arguments", "clock", "expression", "gradients", "saved_state"},
     "checkpoint": {"_core", "foreign", "trees", "arguments", "cuda", "optim", "saved_state"},
     "run": {"_core", "arguments", "checkpoint", "data", "optim", "record", "saved_state", "trees"},
-    "distributed": {"_core", "foreign", "trees", "arguments", "clock", "cuda", "engines", "gradients"}
+    "distributed": {
+        "_core",
+        "foreign",
+        "trees",
+        "arguments",
+        "clock",
+        "cuda",
+        "engines",
+        "gradients",
+    }
     | {"checkpoint", "memory", "optim", "saved_state"},
     "fusestep": {"_core", "checkpoint", "clock", "control", "engines", "expression", "schedules"}
     | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "run"}

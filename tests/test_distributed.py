@@ -15,7 +15,7 @@ import pytest
 import fusestep as fs
 from fusestep import distributed
 from tables.models import Array, assert_same_bits, plain
-from tables.ranks import Case, level_by_level, on_ranks
+from tables.ranks import Case, level_by_level, on_ranks, raised
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -74,6 +74,27 @@ def test_an_ordinary_optimizer_has_the_bits_where_it_is_fed_with_the_sums_of_the
         opt.step(grads, grad_scale=float(sum(samples for _, samples, _ in step)))
     assert_same_bits(list(others.values()), list(params.values()))
     assert plain(opt.state_dict()) == plain(state)
+
+
+@pytest.mark.parametrize("first", [-0.0, None])
+@pytest.mark.parametrize("second", [-0.0, None])
+def test_a_gradient_that_a_leaf_lacks_is_zero(first: float | None, second: float | None) -> None:
+    def work(group: Any) -> Array:
+        w = np.zeros(3)
+        params = {"w": w, "b": np.zeros(2)}
+        opt = distributed.Sharded(fs.SGD, params, group=group, leaves=4, lr=1.0, momentum=0.5)
+        for leaf in range(opt.share.begin, opt.share.end):
+            value = first if leaf % 2 == 0 else second
+            grads = {"w": None if value is None else np.full(3, value), "b": np.ones(2)}
+            opt.accumulate(grads, 1)
+        opt.step()
+        state = opt.state["w"]
+        return np.signbit(state["momentum"]) if state else np.zeros(3, bool)
+
+    sign = first is not None and second is not None  # -0.0 + 0.0 is 0.0
+    for world in (1, 2, 4):
+        for found in raised(on_ranks(world, work)):
+            assert (found == sign).all()
 
 
 def test_a_run_goes_on_with_any_number_of_ranks() -> None:

@@ -67,7 +67,8 @@ class LeafGradients:
             if sibling is None:
                 self._sums.give_back(buffer)
             raise
-        self._fill(buffer, before)
+        given = None if before is None else self._layout.structure.leaves(grads, "grads")
+        self._fill(buffer, before, given)
         self._sums.put(buffer)
         self.records.append([float(samples), mean, squares])
         return squares
@@ -113,21 +114,23 @@ class LeafGradients:
         held = self._whole._plan.accumulated[3]
         return self._all if all(held) else np.array(held, bool)
 
-    def _fill(self, buffer: int, before: Flags | None) -> None:
+    def _fill(self, buffer: int, before: Flags | None, given: Sequence[Any] | None) -> None:
         """Gradients that are None count as zeros where others are not.
 
-        ``before`` tells what the buffer held before its second leaf.
+        Of a second leaf in one buffer, ``before`` tells what that held, and ``given`` is the leaf.
         """
         holds, parts = self._holds(), self._parts[buffer]
-        if holds is self._all and (before is None or before is self._all):
+        is_whole = given is None or type(None) not in map(type, given)
+        if holds is self._all and (before is None or before is self._all) and is_whole:
             self.held = self._all
             return
         if before is None:
             for i in np.flatnonzero(~holds):
                 parts[i][...] = 0
-        else:
-            for i in np.flatnonzero(holds & ~before):
-                parts[i] += 0  # the zeros of the leaf before: -0.0 becomes 0.0
+        elif given is not None:
+            here = np.array([gradient is not None for gradient in given])
+            for i in np.flatnonzero(holds & ~(before & here)):
+                parts[i] += 0  # the zeros of the other leaf: -0.0 becomes 0.0
         self.held = self.held | holds
 
     def _new(self) -> int:
