@@ -269,6 +269,8 @@ def table(job: Job, *, link: float, bandwidth: float, latency: float = 5e-6) -> 
     lines += ["", "memory of each rank"]
     lines += [f"  {name:24}{size(value):>11}" for name, value in held.items() if value]
     lines += [f"  {'together':24}{size(sum(held.values())):>11}"]
+    if job.is_replicated:
+        lines += ["", "so small that every rank updates everything, in one exchange"]
     lines += ["", "seconds of a step"]
     lines += [f"  {name:24}{value:>11.3g}" for name, value in took.items() if value]
     lines += [f"  {'one after the other':24}{sum(took.values()):>11.3g}"]
