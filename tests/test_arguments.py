@@ -46,8 +46,8 @@ UNKNOWN: list[tuple[type[fs.Optimizer], dict[str, Any], str]] = [
         fs.SGD,
         {"foreach": True},
         "SGD has no argument 'foreach'; known are params, lr, momentum, dampening, nesterov, "
-        "weight_decay, decoupled_weight_decay, maximize, ema, agc, agc_eps, agc_axis, groups, "
-        "clip_norm, clip_value, nonfinite, ema_every, copies",
+        "weight_decay, decoupled_weight_decay, maximize, ema, agc, agc_eps, agc_axis, lazy, "
+        "groups, clip_norm, clip_value, nonfinite, ema_every, copies, history",
     ),
 ]
 
@@ -98,9 +98,9 @@ def test_signatures_and_groups_show_every_setting(optimizer: Any) -> None:
     kinds = {parameter.kind for parameter in list(parameters.values())[1:]}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
     opt = optimizer(model())
-    common = ["groups", "clip_norm", "clip_value", "nonfinite", "ema_every", "copies"]
-    assert list(parameters)[-6:] == common
-    for name in list(parameters)[1:-6]:
+    common = ["groups", "clip_norm", "clip_value", "nonfinite", "ema_every", "copies", "history"]
+    assert list(parameters)[-7:] == common
+    for name in list(parameters)[1:-7]:
         assert name in dir(opt.groups[0])
         assert getattr(opt.groups[0], name) == getattr(opt, name) == parameters[name].default
 

@@ -44,7 +44,9 @@ ON_GPUS = {"portable", "rules", "cuda"}
 ONCE_PER_ISA = {"kernels.cpp", "table.h", "exactness.h", "evaluate.cpp", "instruction.h"}
 # What each room of the package may import, besides itself. Rooms not named here stand above all.
 IMPORTS: dict[str, set[str]] = {
-    **{room: set() for room in ("_core", "foreign", "arguments", "clock", "renamed")},
+    **{room: set() for room in ("_core", "arguments", "clock", "renamed")},
+    "rows": {"_core"},
+    "foreign": {"rows"},
     "trees": {"foreign"},
     "saved_state": {"_core"},
     "cuda": set(),
@@ -76,7 +78,7 @@ IMPORTS: dict[str, set[str]] = {
     }
     | {"checkpoint", "memory", "optim", "saved_state"},
     "fusestep": {"_core", "checkpoint", "clock", "control", "engines", "expression", "schedules"}
-    | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "run"}
+    | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "rows", "run"}
     | {"scaling", "threads"},
     "threads": {"_core"},
 }

@@ -134,14 +134,6 @@ void require_layout(const ArrayKind& kind, const std::string& what, py::handle o
     }
 }
 
-std::string shape_text(const ArrayView& view) {
-    py::tuple shape(view.dimensions);
-    for (int i = 0; i < view.dimensions; ++i) shape[i] = view.extents[i];
-    return text(shape);
-}
-
-const char* dtype_text(DataType type) { return type == kFloat32 ? "float32" : "float64"; }
-
 inline bool is_good(py::handle object, const ArrayView& view) {
     if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != dtypes().array_type) return false;
     const auto* proxy = array_proxy(object.ptr());
@@ -180,6 +172,14 @@ bool has_shape_of(const Facts& facts, const ArrayView& view) {
 }
 
 }  // namespace
+
+std::string shape_text(const ArrayView& view) {
+    py::tuple shape(view.dimensions);
+    for (int i = 0; i < view.dimensions; ++i) shape[i] = view.extents[i];
+    return text(shape);
+}
+
+const char* dtype_text(DataType type) { return type == kFloat32 ? "float32" : "float64"; }
 
 void register_arrays(py::module_&) {
     loaded = {py::object(py::module_::import("numpy").attr("ndarray")).release().ptr(),

@@ -36,6 +36,10 @@ struct ArrayKind {
 // How an error shows a number.
 std::string number_text(double x);
 
+// How an error shows a shape and a dtype.
+std::string shape_text(const ArrayView& view);
+const char* dtype_text(DataType type);
+
 // How an error names a parameter: params['dense1/w'], or params for a lone array.
 std::string parameter_name(const std::string& path);
 

@@ -81,9 +81,9 @@ void CheckedPlan::bind(py::handle gradients) {
     }
     const py::tuple given = py::tuple(py::reinterpret_borrow<py::object>(gradients));
     try {
-        take(given);
+        take(given, Taking::kBinding);
     } catch (...) {
-        if (!bound_.is_none()) take(bound_);
+        if (!bound_.is_none()) take(bound_, Taking::kBinding);
         throw;
     }
     bound_ = given;
@@ -104,7 +104,9 @@ void CheckedPlan::set_accumulators(const py::list& arrays) {
         if (view.type != views_[i].type || view.size != views_[i].size) {
             throw py::value_error(name + " must have the parameter's dtype and size");
         }
-        taken.push_back({view.data, false});
+        taken.emplace_back();
+        taken.back().data = view.data;
+        taken.back().is_zero = true;
     }
     plan_.accumulators() = std::move(taken);
     kept_accumulators_ = arrays;
@@ -119,7 +121,7 @@ py::object CheckedPlan::begin_accumulate(py::handle gradients, double samples) {
                               number_text(samples));
     }
     if (plan_.accumulators().empty()) throw StateError("there are no accumulators");
-    return take(gradients);
+    return take(gradients, Taking::kAccumulation);
 }
 
 void CheckedPlan::end_accumulate(double samples, double squares) {
@@ -140,7 +142,7 @@ void CheckedPlan::discard_accumulated() {
     forget_accumulated();
 }
 
-CheckedPlan::Step CheckedPlan::begin_step(py::handle gradients, double grad_scale) {
+CheckedPlan::Step CheckedPlan::begin_step(py::handle gradients, double grad_scale, bool in_parts) {
     if (!(grad_scale > 0.0) || !std::isfinite(grad_scale)) {
         throw py::value_error("grad_scale must be finite and greater than 0, not " +
                               number_text(grad_scale));
@@ -172,7 +174,7 @@ CheckedPlan::Step CheckedPlan::begin_step(py::handle gradients, double grad_scal
         if (!bound_.is_none()) {
             throw StateError("gradients are bound: call step() without them, or bind(None) first");
         }
-        step.passed = take(gradients);
+        step.passed = take(gradients, in_parts ? Taking::kParts : Taking::kStep);
     }
     check_held(step.grad_scale);
     return step;
@@ -194,6 +196,12 @@ void CheckedPlan::check_prepared(std::ptrdiff_t unprepared) {
     if (unprepared == kPrepared) return;
     scheduled_.undo();
     const std::size_t leaf = static_cast<std::size_t>(unprepared);
+    const Plan::Prepared& last = plan_.prepared().back();
+    if (plan_.leaves()[leaf].has_rows && (last.leaf != leaf || last.collect != nullptr)) {
+        throw py::value_error(parameter(leaf) +
+                              ": gradient is a Rows, but this update adds up over "
+                              "whole arrays: pass a dense gradient; nothing was updated");
+    }
     throw py::value_error(parameter(leaf) + ": lr, divided by the bias correction or times " +
                           "weight_decay, is beyond " +
                           (views_[leaf].type == kFloat32 ? "float32" : "float64") +
@@ -275,7 +283,7 @@ Plan CheckedPlan::make_plan(const std::string& rule, const py::list& states,
 
 // Checks one gradient per parameter, None allowed, and remembers where they are. Returns the
 // gradients as a list or tuple.
-py::object CheckedPlan::take(py::handle gradients) {
+py::object CheckedPlan::take(py::handle gradients, Taking taking) {
 #ifdef Py_GIL_DISABLED  // another thread may change a list at any time
     py::object items = py::reinterpret_steal<py::object>(PySequence_Tuple(gradients.ptr()));
 #else
@@ -284,6 +292,7 @@ py::object CheckedPlan::take(py::handle gradients) {
 #endif
     if (!items) throw py::error_already_set();
     require_count("gradients", static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr())));
+    plan_.forget_rows();
     if (!kind_.type && take_plain(items)) return items;
     // looking closer may run Python code, which may change the caller's list
     items = py::reinterpret_steal<py::object>(PySequence_Tuple(items.ptr()));
@@ -291,6 +300,10 @@ py::object CheckedPlan::take(py::handle gradients) {
     for (std::size_t i = 0; i < paths_.size(); ++i) {
         const py::handle item = PyTuple_GET_ITEM(items.ptr(), static_cast<py::ssize_t>(i));
         const void* gradient = nullptr;
+        if (const Rows* const rows = as_rows(item)) {
+            take_rows(i, *rows, taking);
+            continue;
+        }
         if (!item.is_none()) {
             gradient = kind_.type ? known_.find(i, item) : nullptr;
             if (gradient == nullptr) {
@@ -334,7 +347,7 @@ void CheckedPlan::require_apart(const MemoryMap& memory, std::size_t i,
 void CheckedPlan::forget_accumulated() {
     accumulated_.samples = accumulated_.weighted_squares = 0.0;
     accumulated_.micro_batches = 0;
-    for (Accumulator& sum : plan_.accumulators()) sum.holds = false;
+    plan_.forget_accumulated();
 }
 
 }  // namespace fusestep

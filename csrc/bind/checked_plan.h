@@ -10,6 +10,7 @@
 #include "commit.h"
 #include "containers.h"
 #include "in_place.h"
+#include "rows.h"
 #include "scheduled_values.h"
 
 namespace fusestep {
@@ -79,7 +80,7 @@ class CheckedPlan {
               std::vector<Target> targets, const std::string& nonfinite, const py::list& arrays,
               const py::object& changes, const Values& values);
 
-    // Arrays of the parameters' dtypes and sizes, in which gradients are summed from now on.
+    // Zeros of the parameters' dtypes and sizes, in which gradients are summed from now on.
     void set_accumulators(const py::list& arrays);
 
     // Samples, micro-batches, sum of samples times squared norm, and who holds a sum.
@@ -94,6 +95,12 @@ class CheckedPlan {
     bool update_part(std::size_t end);
     // Forgets a step of which no part was updated.
     void cancel_parts();
+
+    // Has rows of a parameter catch up with the updates that they have missed, or all rows.
+    void fetch(const std::string& path, py::handle rows);
+    void flush();
+    std::size_t history() const { return plan_.history(); }
+    void set_history(std::size_t updates);
 
     void set_nonfinite(const std::string& name);
     std::string nonfinite() const;
@@ -125,7 +132,7 @@ class CheckedPlan {
         double grad_scale = 1.0;
         bool uses_accumulated = false;
     };
-    Step begin_step(py::handle gradients, double grad_scale);
+    Step begin_step(py::handle gradients, double grad_scale, bool in_parts = false);
     void follow_schedule(const std::optional<Clock>& clock, std::int64_t ahead = 0) {
         scheduled_.follow(clock, applied_ + ahead);
     }
@@ -165,6 +172,8 @@ class CheckedPlan {
     // Raises if prepare() has found a scalar too large; takes back what a schedule has written.
     void check_prepared(std::ptrdiff_t unprepared);
     void look_at_arrays();
+    void catch_up();
+    void require_unchanged(std::size_t i) const;
 
     std::string parameter(std::size_t i) const { return parameter_name(paths_[i]); }
 
@@ -205,7 +214,11 @@ class CheckedPlan {
     void count_looks();
     std::vector<py::object> fixed(const py::tuple& arrays) const;
     void look_at_bound(std::size_t i);
-    py::object take(py::handle gradients);
+    // What is to be done with gradients that are taken: rows alone do for a step only.
+    enum class Taking { kStep, kAccumulation, kParts, kBinding };
+    py::object take(py::handle gradients, Taking taking);
+    void take_rows(std::size_t i, const Rows& rows, Taking taking);
+
     bool take_plain(py::handle items);
     void check_held(double grad_scale) const;
     void check_apart(std::size_t i, const void* gradient) {
@@ -283,6 +296,9 @@ void define_plan(Class& plan) {
              py::arg("arrays") = py::list(), py::arg("changes") = py::none(),
              py::arg("values") = CheckedPlan::Values())
         .def("set_accumulators", &Object::set_accumulators, py::arg("arrays"))
+        .def("fetch", &Object::fetch, py::arg("path"), py::arg("rows"))
+        .def("flush", &Object::flush)
+        .def_property("history", &Object::history, &Object::set_history)
         .def("discard_accumulated", &Object::discard_accumulated)
         .def_property_readonly("accumulated", &Object::accumulated)
         .def_property_readonly("accumulated_samples", &Object::accumulated_samples)

@@ -80,6 +80,7 @@ class CpuPlan : public CheckedPlan {
 
     void put_in_place(const py::object& values) {
         const Hold hold({}, *this);
+        flush();
         const py::list given = values();  // which may ask the plan
         const Busy busy(*this);
         const py::list pairs = begin_in_place(given);
@@ -124,7 +125,7 @@ class CpuPlan : public CheckedPlan {
         require_parts();
         Changes attributes(changes);
         const std::optional<Clock> now = read_clock(clock);
-        Step step = begin_step(gradients, grad_scale);
+        Step step = begin_step(gradients, grad_scale, true);
         // the caller may change its list between the parts
         if (step.passed) step.passed = py::tuple(step.passed);
         follow_schedule(now);
@@ -133,6 +134,7 @@ class CpuPlan : public CheckedPlan {
         StepResult result = run(plan().size(), [&] { return plan().measure(chosen); });
         if (!result.finite && chosen.nonfinite == NonFinite::kRaise) raise_nonfinite();
         if (result.applied) {
+            catch_up();
             {
                 const FloatEnvironment environment;
                 check_prepared(plan().prepare(chosen, result.factor));
@@ -190,7 +192,9 @@ class CpuPlan : public CheckedPlan {
         undo_schedule();
         for (std::size_t i = 0; i < plan().leaves().size(); ++i) {
             const Leaf& leaf = plan().leaves()[i];
-            const char* what = leaf.gradient == nullptr ? nullptr : Plan::nonfinite_in(leaf);
+            const char* what = leaf.has_rows              ? plan().nonfinite_in_rows(i)
+                               : leaf.gradient == nullptr ? nullptr
+                                                          : Plan::nonfinite_in(leaf);
             if (what != nullptr) throw py::value_error(nonfinite_message(parameter(i), what));
         }
         // another thread has written the gradient since

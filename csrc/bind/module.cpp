@@ -10,6 +10,7 @@ void register_grouping(pybind11::module_& module);
 void register_in_place(pybind11::module_& module);
 void register_launch(pybind11::module_& module);
 void register_orders(pybind11::module_& module);
+void register_rows(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_cpu_plan(pybind11::module_& module);
 void register_cuda_plan(pybind11::module_& module);
@@ -37,6 +38,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
         "An object is in the wrong state for a call: nothing bound, or a state of another "
         "optimizer.";
     fusestep::register_arrays(module);
+    fusestep::register_rows(module);
     fusestep::register_runtime(module);
     fusestep::register_commit(module);
     fusestep::register_data(module);

@@ -115,6 +115,11 @@ void CheckedPlan::look_at_arrays() {
     }
 }
 
+void CheckedPlan::require_unchanged(std::size_t i) const {
+    PyObject* const array = PyTuple_GET_ITEM(parameters_.ptr(), static_cast<py::ssize_t>(i));
+    if (!is_unchanged(array, views_[i])) raise_changed(parameter(i), array);
+}
+
 void CheckedPlan::look_at_bound(std::size_t i) {
     PyObject* const array = PyTuple_GET_ITEM(bound_.ptr(), static_cast<py::ssize_t>(i));
     const void* const expected = plan_.leaves()[i].gradient;
@@ -152,7 +157,7 @@ void CheckedPlan::rebind(const py::list& parameters, const py::list& containers,
     for (std::size_t i = 0; i < views.size(); ++i) require_alike(parameter(i), views[i], views_[i]);
     MemoryMap memory = written(views);
     if (!bound_.is_none()) {
-        take(bound_);
+        take(bound_, Taking::kBinding);
         for (std::size_t i = 0; i < views.size(); ++i) {
             const void* const gradient = plan_.leaves()[i].gradient;
             if (gradient != nullptr) require_apart(memory, i, gradient);
@@ -160,6 +165,7 @@ void CheckedPlan::rebind(const py::list& parameters, const py::list& containers,
     }
     Containers present(containers, arrays, paths_);
     Changes attributes(changes);
+    catch_up();
     views_ = std::move(views);
     extents_ = std::move(extents);
     memory_ = std::move(memory);

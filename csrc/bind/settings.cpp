@@ -102,8 +102,10 @@ void CheckedPlan::load(const std::vector<std::int64_t>& updates, std::int64_t at
     const Accumulated sums = read_accumulated(accumulated);
     std::vector<double> handed_on = read_values(values);
     Settings given(*this, settings, program, std::move(targets));
+    catch_up();
     const Copies copies(arrays);
     Changes attributes(changes);
+    plan_.forget_accumulated();
     copies.apply();
     plan_.updates() = updates;
     plan_.values() = std::move(handed_on);
@@ -132,7 +134,10 @@ CheckedPlan::Accumulated CheckedPlan::read_accumulated(const py::tuple& values) 
 
 void CheckedPlan::write(const Accumulated& accumulated) {
     std::vector<Accumulator>& sums = plan_.accumulators();
-    for (std::size_t i = 0; i < sums.size(); ++i) sums[i].holds = accumulated.holds[i];
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+        sums[i].holds = accumulated.holds[i];
+        sums[i].is_zero = false;
+    }
     accumulated_.samples = accumulated.samples;
     accumulated_.micro_batches = accumulated.micro_batches;
     accumulated_.weighted_squares = accumulated.weighted_squares;

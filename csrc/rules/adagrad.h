@@ -67,6 +67,12 @@ struct Adagrad : RuleDefaults {
         return variant;
     }
 
+    template <class T>
+    static Rest rest(unsigned variant, const Scalars<T>& s) {
+        const bool moves = (variant & kCoupled) || s.shrink != T(1) || s.initial != T(0);
+        return moves ? Rest::kNone : Rest::kAll;
+    }
+
     template <unsigned variant, class T>
     FUSESTEP_INLINE void update(const Scalars<T>& s, T g, T& p, T* state) {
         T& sum = state[kSum];

@@ -159,6 +159,15 @@ struct AdamFamily : RuleDefaults {
         return variant;
     }
 
+    template <class T>
+    static Rest rest(unsigned variant, const Scalars<T>& s) {
+        const bool extended = (variant & kExtended) != 0;
+        const bool couples = extended ? s.decay != T(0) : (variant & kCoupled) != 0;
+        const bool shrinks = s.shrink != T(1) || (extended && s.shrink_elsewhere != T(1));
+        const bool moves = couples || shrinks || s.eps_root != T(0);
+        return moves ? Rest::kNone : Rest::kWithoutState;
+    }
+
     template <unsigned variant, class T>
     FUSESTEP_INLINE T with_decay(const Scalars<T>& s, T g, T p) {
         if constexpr (variant & kExtended) {

@@ -18,6 +18,7 @@
 //   T alone, for update number n (1 for the first), and returns the variant. `powers` is a
 //   source of 1 - beta^n. `values` are those that the parameter's last update has left, or the
 //   initial ones; prepare leaves its own there.
+// - rest(variant, scalars): what such an update leaves as it is where the gradient is +0.
 //
 // For each element, on CPU and GPU:
 //
@@ -114,8 +115,17 @@ struct Access {
 constexpr unsigned first_states(int count) { return (1u << count) - 1; }
 constexpr Access reads_and_writes(unsigned states) { return {states, states, true}; }
 
+// Which elements an update with a gradient of +0 leaves as they are, bit for bit, with their state:
+// none, those whose state is +0 throughout, or all whose state is no NaN.
+enum class Rest : int { kNone, kWithoutState, kAll };
+
 // Of rules that do without.
 struct RuleDefaults {
+    template <class Scalars>
+    static Rest rest(unsigned /*variant*/, const Scalars&) {
+        return Rest::kNone;
+    }
+
     static constexpr int kValueCount = 0;
     static constexpr const Value* kValues = nullptr;
     static constexpr int kSumCount = 0;

@@ -67,6 +67,12 @@ struct Sgd : RuleDefaults {
         return variant;
     }
 
+    template <class T>
+    static Rest rest(unsigned variant, const Scalars<T>& s) {
+        if ((variant & kCoupled) || s.shrink != T(1)) return Rest::kNone;
+        return (variant & kWithMomentum) ? Rest::kWithoutState : Rest::kAll;
+    }
+
     template <unsigned variant, class T>
     FUSESTEP_INLINE void update(const Scalars<T>& s, T g, T& p, T* state) {
         if constexpr (variant & kCoupled) {

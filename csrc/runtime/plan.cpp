@@ -5,6 +5,7 @@
 
 #include "float_environment.h"
 #include "isa.h"
+#include "leaf_rows.h"
 #include "walks.h"
 
 namespace fusestep {
@@ -79,6 +80,8 @@ void Plan::list_unit_pieces() {
     unit_factors_.resize(bytes);
 }
 
+Plan::~Plan() = default;
+
 bool Plan::is_large(std::size_t elements) { return elements >= kParallelElements; }
 
 // Calls visit(leaf index, first element, elements) for each piece it has summed, which the cache
@@ -100,6 +103,7 @@ double Plan::block_sum_of_squares(std::size_t block, double scale, Visit visit) 
 }
 
 double Plan::sum_of_squares(double scale) noexcept {
+    if (has_rows()) return sum_of_squares_with_rows(scale);
     for_chunks(0, partial_sums_.size(), [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) {
             partial_sums_[i] =
@@ -117,33 +121,51 @@ GradientNorm Plan::norm(double grad_scale) noexcept {
     return norm_of_sum(sum, scale, grad_scale);
 }
 
-double Plan::accumulate(double weight) noexcept {
-    FloatEnvironment environment;
-    const KernelTable& kernels = active_kernels();
-    const auto add = [&](std::size_t i, std::size_t first, std::size_t count) {
-        const Leaf& leaf = leaves_[i];
-        const Accumulator& sum = accumulators_[i];
-        const std::size_t bytes = first * item_size(leaf.type);
-        kernels.accumulate[leaf.type][sum.holds ? kAddTo : kBegin](
-            count, weight, static_cast<const char*>(leaf.gradient) + bytes,
-            advance(sum.data, bytes));
-    };
-    for_chunks(0, partial_sums_.size(), [&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) {
-            partial_sums_[i] = block_sum_of_squares(i, 1.0, add);
-        }
-    });
-    for (std::size_t i = 0; i < leaves_.size(); ++i) {
-        if (leaves_[i].gradient != nullptr) accumulators_[i].holds = true;
-    }
-    return add_sums(partial_sums_.data(), partial_sums_.size());
+void Plan::accumulate_piece(std::size_t i, std::size_t first, std::size_t count,
+                            double weight) const {
+    const Leaf& leaf = leaves_[i];
+    const Accumulator& sum = accumulators_[i];
+    const std::size_t bytes = first * item_size(leaf.type);
+    active_kernels().accumulate[leaf.type][sum.holds ? kAddTo : kBegin](
+        count, weight, static_cast<const char*>(leaf.gradient) + bytes, advance(sum.data, bytes));
 }
 
-void Plan::use_accumulated() noexcept {
+double Plan::accumulate(double weight) {
+    FloatEnvironment environment;
+    const auto add = [&](std::size_t i, std::size_t first, std::size_t count) {
+        accumulate_piece(i, first, count, weight);
+    };
+    double sum = 0.0;
+    if (has_rows()) {
+        merge_accumulated();
+        sum = sum_of_squares_with_rows(1.0, &weight);
+    } else {
+        for_chunks(0, partial_sums_.size(), [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i) {
+                partial_sums_[i] = block_sum_of_squares(i, 1.0, add);
+            }
+        });
+        sum = add_sums(partial_sums_.data(), partial_sums_.size());
+    }
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        if (leaves_[i].has_rows) accumulate_rows(i, weight);
+        if (leaves_[i].gradient == nullptr) continue;
+        accumulators_[i].holds = true;
+        accumulators_[i].is_zero = accumulators_[i].has_rows = false;
+        accumulators_[i].rows.clear();
+    }
+    return sum;
+}
+
+void Plan::use_accumulated() {
+    forget_rows();
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         const bool holds = i < accumulators_.size() && accumulators_[i].holds;
-        set_gradient(i, holds ? accumulators_[i].data : nullptr);
+        const bool has_rows = holds && accumulators_[i].has_rows;
+        set_gradient(i, holds && !has_rows ? accumulators_[i].data : nullptr);
+        if (has_rows) use_accumulated_rows(i);
     }
+    if (has_rows()) make_room_for_sums();
 }
 
 std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept {
@@ -161,12 +183,18 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
     }
     prepared_.clear();
     collects_ = false;
+    const auto give_up = [&](std::size_t i) {
+        for (std::size_t k = 0; k <= i; ++k) {
+            if (leaves_[k].takes_part()) --updates_[k];
+        }
+        return static_cast<std::ptrdiff_t>(i);
+    };
     const std::size_t values = static_cast<std::size_t>(rule_.values);
     if (values > 0) next_values_ = values_;
     const KernelTable& kernels = active_kernels();
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         Leaf& leaf = leaves_[i];
-        if (leaf.gradient == nullptr) continue;
+        if (!leaf.takes_part()) continue;
         const std::int64_t update_number = ++updates_[i];
         GroupTreatment& group = groups_[static_cast<std::size_t>(leaf.group)];
         int& latest = group.latest[leaf.type];
@@ -186,12 +214,7 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
             const int variant =
                 rule_.prepare[leaf.type](hyper(leaf.group), update_number, powers_,
                                          next_values_.data() + i * values, entry.scalars);
-            if (variant < 0) {
-                for (std::size_t k = 0; k <= i; ++k) {
-                    if (leaves_[k].gradient != nullptr) --updates_[k];
-                }
-                return static_cast<std::ptrdiff_t>(i);
-            }
+            if (variant < 0) return give_up(i);
             entry.variant = static_cast<unsigned>(variant);
             entry.clips_units = clips_units(leaf.group);
             entry.agc = common(kAgc, leaf.group);
@@ -213,6 +236,7 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
             entry.update_number = update_number;
         }
         if (leaf.prepared != latest) leaf.prepared = latest;
+        if (leaf.has_rows && collects(i)) return give_up(i);
     }
     values_.swap(next_values_);
     return kPrepared;
@@ -220,7 +244,7 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
 
 void Plan::take_back_prepared() noexcept {
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
-        if (leaves_[i].gradient != nullptr) --updates_[i];
+        if (leaves_[i].takes_part()) --updates_[i];
     }
     values_.swap(next_values_);
 }
@@ -260,8 +284,10 @@ void Plan::apply(const StepOptions& options, StepResult& result) noexcept {
         result.applied = false;
         return;
     }
+    if (!leaf_rows_.empty()) begin_rows();
     if (!units_.empty()) measure_units();
     update(0, total_);
+    if (has_rows()) update_rows();
 }
 
 StepResult Plan::step(const StepOptions& options) noexcept {
@@ -275,7 +301,10 @@ const char* Plan::nonfinite_in(const Leaf& leaf) {
     double lanes[kLanes] = {};
     active_kernels().sum_squares[leaf.type][kScaledSum](leaf.size, leaf.gradient,
                                                         scale_for(HUGE_VAL), 0, lanes);
-    const double sum = add_lanes(lanes);
+    return nonfinite_name(add_lanes(lanes));
+}
+
+const char* Plan::nonfinite_name(double sum) {
     return std::isnan(sum) ? "NaN" : std::isinf(sum) ? "infinity" : nullptr;
 }
 

@@ -6,14 +6,17 @@
 // - prepare: counts, and scalars for the update;
 // - measure_units: of groups that clip gradients unit by unit, the factors of the units;
 // - update: one pass over the blocks. With sums, two over each tensor, the second of which finds a
-//   small tensor in the cache.
+//   small tensor in the cache;
+// - update_rows: of parameters whose gradient holds some rows alone, those rows.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "registry.h"
+#include "touched_rows.h"
 #include "units.h"
 
 namespace fusestep {
@@ -25,8 +28,11 @@ struct Leaf {
     std::size_t size = 0;  // elements
     DataType type = kFloat32;
     int group = 0;
-    const void* gradient = nullptr;  // nullptr: the parameter takes no part in this step
+    const void* gradient = nullptr;  // nullptr: the parameter takes no part, or:
     int prepared = 0;                // which of the plan's scalars this step uses
+    bool has_rows = false;           // the gradient holds some rows alone, and the above is nullptr
+
+    bool takes_part() const { return gradient != nullptr || has_rows; }
 };
 
 // What an update of a parameter writes besides it and the rule's state.
@@ -40,6 +46,10 @@ struct Output {
 struct Accumulator {
     void* data = nullptr;
     bool holds = false;
+    bool is_zero = false;  // all of the memory, but for the rows below
+    bool has_rows = false;
+    std::vector<std::uint32_t>
+        rows;  // ascending: what it holds of the parameter, where it has rows
 };
 
 // A sum of squares; each term was multiplied by `scale` before it was squared.
@@ -79,6 +89,7 @@ class Plan {
     // Outputs are one for each leaf, or none, and so are units.
     Plan(const RuleEntry& rule, std::vector<Leaf> leaves, int groups, const double* settings,
          std::vector<Output> outputs = {}, std::vector<Units> units = {});
+    ~Plan();
 
     const RuleEntry& rule() const { return rule_; }
     const std::vector<Leaf>& leaves() const { return leaves_; }
@@ -103,6 +114,28 @@ class Plan {
     void set_gradient(std::size_t leaf, const void* gradient) {
         if (leaves_[leaf].gradient != gradient) leaves_[leaf].gradient = gradient;
     }
+
+    // Rows.
+    //
+    // A row that a gradient does not hold misses an update with a gradient of 0. With lazy="exact"
+    // what such an update used is logged, and the row catches up before it is next updated, or when
+    // it is asked for; a full log makes all rows catch up. With "skip" it never does.
+
+    // Makes some rows the leaf's gradient; all are among its `rows`. False where there is no memory
+    // for it, or std::bad_alloc; no parameter has changed then.
+    [[nodiscard]] bool set_rows(std::size_t leaf, std::size_t rows, const RowNumbers& numbers,
+                                const void* values);
+    // Leaves have no rows until they are set again.
+    void forget_rows() noexcept;
+    bool has_rows() const { return !with_rows_.empty(); }
+    // Whether any row may have missed an update.
+    bool is_behind() const;
+    // How many updates a log holds. Setting it has all rows catch up.
+    std::size_t history() const { return history_; }
+    [[nodiscard]] bool set_history(std::size_t updates) noexcept;
+    // Has rows of a leaf catch up, or all rows of all leaves.
+    void fetch(std::size_t leaf, const RowNumbers& numbers);
+    void flush() noexcept;
 
     void set_parameter(std::size_t leaf, void* data) { leaves_[leaf].parameter = data; }
 
@@ -133,16 +166,18 @@ class Plan {
 
     // Adds weight * gradient to the accumulators of all leaves that have a gradient, and returns
     // the plain sum of squares of the gradients: one pass over the memory.
-    double accumulate(double weight) noexcept;
+    double accumulate(double weight);
+    void forget_accumulated() noexcept;
 
     // Makes what the accumulators hold the gradients of the next step.
-    void use_accumulated() noexcept;
+    void use_accumulated();
 
     // Whether any parameter is of that type.
     bool has(DataType type) const { return has_[type]; }
 
     // "NaN" or "infinity" if the gradient of the leaf holds one, else nullptr.
     static const char* nonfinite_in(const Leaf& leaf);
+    const char* nonfinite_in_rows(std::size_t leaf) const;
 
     // What the update of some leaves needs, shared by those of one group, type and update number.
     struct Prepared {
@@ -162,7 +197,7 @@ class Plan {
     };
     // The second phase: counts an update of every leaf that has a gradient and prepares for it;
     // `factor` is that of clipping. Returns kPrepared, or, with nothing counted, a leaf for whose
-    // type a scalar is too large.
+    // type a scalar is too large, or which has rows where its update needs sums over a tensor.
     std::ptrdiff_t prepare(const StepOptions& options, double factor) noexcept;
     const std::vector<Prepared>& prepared() const { return prepared_; }
     // Whether any of them has sums over tensors.
@@ -176,7 +211,47 @@ class Plan {
     void update(std::size_t first, std::size_t last) noexcept;
 
  private:
+    static const char* nonfinite_name(double sum);
     struct Range;
+    struct LeafRows;
+    struct Logged;
+    struct Stale;
+
+    // What an update of some elements used.
+    struct Used {
+        const void* scalars;
+        const void* gradient_scalars;
+        Update update;
+        double average_rate;
+    };
+
+    LeafRows* find_rows(std::size_t leaf) const;
+    std::vector<std::unique_ptr<LeafRows>>::const_iterator place_of_rows(std::size_t leaf) const;
+    void begin_rows() noexcept;
+    void update_rows() noexcept;
+    void update_touched(LeafRows& rows) noexcept;
+    void update_touched(LeafRows& rows, std::size_t begin, std::size_t end) const;
+    void update_used(const Used& used, std::size_t i, std::size_t first, std::size_t count,
+                     const void* gradient) const;
+    Rest rest_of(std::size_t i) const;
+    void catch_up(const LeafRows& rows, std::size_t row, std::size_t count, std::size_t seen,
+                  std::size_t logged) const;
+    void catch_up_all(LeafRows& rows) noexcept;
+    void prefetch_row(const LeafRows& rows, std::size_t row) const;
+    bool is_without_state(std::size_t i, std::size_t first, std::size_t count) const;
+    template <class Visit>
+    void for_spans(std::size_t first, std::size_t last, Visit visit) const;
+    template <class Visit>
+    void for_turns(std::size_t count, std::size_t work, Visit visit) const;
+    void list_blocks() noexcept;
+    void make_room_for_sums();
+    // With a weight, what is dense is accumulated on the way.
+    double sum_of_squares_with_rows(double scale, const double* weight = nullptr) noexcept;
+    double block_sum_with_rows(std::size_t block, double scale, const double* weight) const;
+    void accumulate_piece(std::size_t i, std::size_t first, std::size_t count, double weight) const;
+    void merge_accumulated();
+    void accumulate_rows(std::size_t i, double weight) noexcept;
+    void use_accumulated_rows(std::size_t i);
 
     void list_unit_pieces();
     void measure_units() noexcept;
@@ -193,6 +268,8 @@ class Plan {
     bool collects(std::size_t i) const;
     void update_outputs(std::size_t i, std::size_t first, std::size_t count,
                         const void* factors) const;
+    void write_outputs(std::size_t i, std::size_t first, std::size_t count,
+                       double average_rate) const;
     void update_run(std::size_t i, std::size_t first, std::size_t count, const void* gradient,
                     const void* factors) const;
     template <class Visit>
@@ -259,6 +336,15 @@ class Plan {
     std::vector<Factors> factors_;         // of each leaf
     std::vector<Run> small_;
     std::vector<Piece> large_;
+    // of parameters that were given rows
+    std::vector<std::unique_ptr<LeafRows>> leaf_rows_;  // in the order of leaves
+    std::size_t history_ = 1;
+    std::vector<std::size_t> with_rows_;  // leaves whose gradient holds some rows
+    struct BlockSum {
+        std::size_t block;
+        double sum;
+    };
+    std::vector<BlockSum> block_sums_;
 };
 
 }  // namespace fusestep

@@ -22,6 +22,11 @@ int prepare(const double* hyper, long long update_number, Powers& powers, double
 }
 
 template <class Rule, class T>
+Rest rest(unsigned variant, const void* scalars) {
+    return Rule::rest(variant, *static_cast<const typename Rule::template Scalars<T>*>(scalars));
+}
+
+template <class Rule, class T>
 void conclude(unsigned variant, const void* scalars, const double* sums, double size,
               void* factors) {
     if constexpr (Rule::kSumCount > 0) {
@@ -48,6 +53,7 @@ constexpr RuleEntry entry(RuleIndex index, const char* type) {
             Rule::kSumCount,
             Rule::states_used,
             {prepare<Rule, float>, prepare<Rule, double>},
+            {rest<Rule, float>, rest<Rule, double>},
             {conclude<Rule, float>, conclude<Rule, double>}};
 }
 

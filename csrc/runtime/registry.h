@@ -21,6 +21,7 @@ enum CommonColumn : int {
     kAgc,
     kAgcEps,
     kAgcAxis,
+    kLazy,
     kCommonColumns
 };
 constexpr Column kCommon[kCommonColumns] = {
@@ -33,6 +34,7 @@ constexpr Column kCommon[kCommonColumns] = {
     positive("agc"),  // 0: no clipping
     number("agc_eps"),
     number("agc_axis", -64.0, 63.0),  // NaN: none is given
+    choice("lazy", 2),                // exact, skip
 };
 
 // What a parameter of any rule may have behind the rule's own states.
@@ -56,6 +58,8 @@ struct RuleEntry {
     // type.
     int (*prepare[kDataTypes])(const double* hyper, long long update_number, Powers& powers,
                                double* values, void* scalars);
+    // What an update leaves as it is where the gradient is +0.
+    Rest (*rest[kDataTypes])(unsigned variant, const void* scalars);
     // Writes the factors that the sums over a tensor of some elements make; of rules with sums.
     void (*conclude[kDataTypes])(unsigned variant, const void* scalars, const double* sums,
                                  double size, void* factors);

@@ -81,12 +81,10 @@ inline void Plan::update_piece(std::size_t i, std::size_t first, std::size_t cou
 
 void Plan::update_outputs(std::size_t i, std::size_t first, std::size_t count,
                           const void* factors) const {
-    const Leaf& leaf = leaves_[i];
     const Output output = outputs_.empty() ? Output() : outputs_[i];
     const Prepared& prepared = prepared_for(i);
     const bool averages = output.average != nullptr && prepared.average_rate != 0.0;
     const bool copies = output.copy != nullptr;
-    const KernelTable& kernels = active_kernels();
     const std::size_t run = averages || copies ? kOutputRun : count;
     for (const std::size_t last = first + count; first < last; first += run) {
         const std::size_t n = std::min(run, last - first);
@@ -97,20 +95,29 @@ void Plan::update_outputs(std::size_t i, std::size_t first, std::size_t count,
         } else {
             update_run(i, first, n, gradient_of(i, first), factors);
         }
-        const std::size_t bytes = first * item_size(leaf.type);
-        const void* const parameter = advance(leaf.parameter, bytes);
-        void* const average = advance(output.average, bytes);
-        if (averages && prepared.average_rate != 1.0) {
-            kernels.average[leaf.type](n, prepared.average_rate, parameter, average);
-        } else if (averages) {
-            std::memcpy(average, parameter, n * item_size(leaf.type));
-        }
-        void* const copy = advance(output.copy, first * item_size(output.copy_type));
-        if (copies && output.copy_type != leaf.type) {
-            kernels.round_to[leaf.type][output.copy_type](n, parameter, copy);
-        } else if (copies) {
-            std::memcpy(copy, parameter, n * item_size(leaf.type));
-        }
+        write_outputs(i, first, n, prepared.average_rate);
+    }
+}
+
+// Of elements that have just been updated.
+void Plan::write_outputs(std::size_t i, std::size_t first, std::size_t count,
+                         double average_rate) const {
+    const Leaf& leaf = leaves_[i];
+    const Output output = outputs_.empty() ? Output() : outputs_[i];
+    const KernelTable& kernels = active_kernels();
+    const std::size_t bytes = first * item_size(leaf.type);
+    const void* const parameter = advance(leaf.parameter, bytes);
+    void* const average = advance(output.average, bytes);
+    if (average != nullptr && average_rate == 1.0) {
+        std::memcpy(average, parameter, count * item_size(leaf.type));
+    } else if (average != nullptr && average_rate != 0.0) {
+        kernels.average[leaf.type](count, average_rate, parameter, average);
+    }
+    void* const copy = advance(output.copy, first * item_size(output.copy_type));
+    if (copy != nullptr && output.copy_type != leaf.type) {
+        kernels.round_to[leaf.type][output.copy_type](count, parameter, copy);
+    } else if (copy != nullptr) {
+        std::memcpy(copy, parameter, count * item_size(leaf.type));
     }
 }
 
@@ -150,6 +157,9 @@ void Plan::update(std::size_t first, std::size_t last) noexcept {
     FloatEnvironment environment;
     if (collects_) {
         update_tensors(first, last);
+    } else if (has_rows()) {
+        for_spans(first, last,
+                  [&](std::size_t from, std::size_t to) { update_elements(from, to); });
     } else {
         update_elements(first, last);
     }

@@ -68,6 +68,20 @@ inline Plan::Range Plan::block_range(std::size_t begin, std::size_t end) const {
     return {begin * kBlock, std::min(total_, end * kBlock)};
 }
 
+// Calls visit(first, last) for the parts of a range of elements that lie outside of the blocks
+// which a parameter has for itself whose gradient holds some rows alone.
+template <class Visit>
+void Plan::for_spans(std::size_t first, std::size_t last, Visit visit) const {
+    for (const std::size_t i : with_rows_) {
+        const std::size_t from = std::max(first, divide_up(begins_[i], kBlock) * kBlock);
+        const std::size_t to = std::min(last, (begins_[i] + leaves_[i].size) / kBlock * kBlock);
+        if (from >= to) continue;
+        if (first < from) visit(first, from);
+        first = to;
+    }
+    if (first < last) visit(first, last);
+}
+
 // Calls visit(begin, end) for chunks of the blocks from begin to end, on several threads where they
 // are many.
 template <class Visit>
@@ -84,6 +98,20 @@ void Plan::for_chunks(std::size_t begin, std::size_t end, Visit visit) const {
         visit(begin + i * chunk, std::min(end, begin + (i + 1) * chunk));
     };
     run_parallel(divide_up(blocks, chunk), elements >= kWorthWaking, task);
+}
+
+// Calls visit(begin, end) for turns of so many rows, on several threads where `work` elements are
+// worth it.
+template <class Visit>
+void Plan::for_turns(std::size_t count, std::size_t work, Visit visit) const {
+    if (!is_large(work)) {
+        visit(0, count);
+        return;
+    }
+    const std::size_t shares = static_cast<std::size_t>(thread_count()) * 2 * kChunksPerThread;
+    const std::size_t turn = std::clamp<std::size_t>(divide_up(count, shares), 1, 256);
+    auto task = [&](std::size_t k) { visit(k * turn, std::min(count, (k + 1) * turn)); };
+    run_parallel(divide_up(count, turn), work >= kWorthWaking, task);
 }
 
 }  // namespace fusestep

@@ -53,6 +53,7 @@ from .optim import (
 )
 from .record import Record
 from .renamed import renamed
+from .rows import Rows
 from .run import Run
 
 threads.register()
@@ -81,6 +82,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Record",
+    "Rows",
     "Rprop",
     "Run",
     "ScheduleFreeAdamW",

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .rows import Rows, rows_of
+
 _LIKE_A_LIST = (Set, MappingView, Iterator, deque)
 
 
@@ -21,15 +23,15 @@ def check_parameters(paths: Sequence[str], leaves: Sequence[Any]) -> None:
 
 
 def take_gradients(paths: Sequence[str], gradients: Sequence[Any]) -> list[Any] | None:
-    """The gradients with those of other libraries as NumPy arrays in the same memory.
+    """The gradients with those of other libraries as NumPy arrays in the same memory, or as rows.
 
     None if there are no such. Raises TypeError, with what to do, where a copy would be needed.
     """
     taken = list(gradients)
     for i, gradient in enumerate(gradients):
-        if gradient is None or is_array(gradient):
+        if gradient is None or is_array(gradient) or isinstance(gradient, Rows):
             continue
-        taken[i] = _view(gradient)
+        taken[i] = _view(gradient) if (rows := rows_of(gradient)) is None else rows
         if taken[i] is None:
             raise _refusal(where("params", paths[i]) + ": gradient", gradient, _copied(gradient))
     return None if all(a is b for a, b in zip(taken, gradients, strict=True)) else taken

@@ -40,6 +40,7 @@ class Plan(Protocol):
     """
 
     nonfinite: str
+    history: int  # updates that rows may miss
 
     @property
     def attempted(self) -> int:
@@ -172,6 +173,16 @@ class Plan(Protocol):
     @property
     def accumulated_samples(self) -> float: ...
     def discard_accumulated(self) -> None: ...
+
+    # Rows
+
+    def fetch(self, path: str, rows: Any) -> None:
+        """Has rows of a parameter catch up with the updates that they have missed."""
+        ...
+
+    def flush(self) -> None:
+        """Likewise, all rows of all parameters."""
+        ...
 
     # Settings
 

@@ -30,6 +30,7 @@ class Averages:
         """
         if not self._has_averages():
             return None
+        self._plan.flush()
         leaves = iter(self._averaged_leaves())
         return trees.snapshot(self._division.tree, lambda _: next(leaves))
 

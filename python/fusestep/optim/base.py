@@ -31,11 +31,12 @@ from .fields import (
 from .groups import Group, divide, one_group
 from .outputs import Copies, Every, checked_copies
 from .parameters import Parameters
+from .rows import History, RowByRow
 from .saved import Saved
 from .settings import Place, Rule, Settings
 
 
-class Optimizer(Group, Parameters, Saved, Gradients, Averages):
+class Optimizer(Group, Parameters, Saved, Gradients, RowByRow, Averages):
     """Updates parameters in place, all of them in one native call.
 
     Not used by itself: `SGD`, `Adam` and the others bring the rule. What stands here holds for all.
@@ -84,6 +85,16 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
         copies: arrays to which updated parameters are written out in the same pass, by path, as in
             ``{"dense1/w": array}``: float32 or float64, of the parameter's shape. Parameters that a
             step does not update are not written, nor is anything before the first.
+        lazy: what becomes of rows that a gradient of `Rows` does not hold. "exact": the bits of a
+            dense gradient with zeros there. A row catches up with the updates that it has missed
+            when it is updated next or asked for: `fetch` the rows that a model is going to read;
+            between steps others may be behind, until `flush`. "skip": such rows and their state
+            stay as they are, as in torch's SparseAdam (which has ``eps_mode="hat"``). Not for rules
+            that add up over whole arrays, nor for ``agc``.
+        history: how many updates a row may miss, at least 1: after as many all rows catch up. With
+            "exact" each parameter that `Rows` are given for takes 160 bytes for each of these
+            updates, as they come, and 4 bytes for each row; where an update with a gradient of 0
+            changes nothing, as with SGD without momentum and decay, or Adagrad, neither.
 
     A number that float32 makes 0 or infinite is refused where a parameter is float32: when it is
     set, or, for an expression, by the step that meets it, which then changes nothing.
@@ -144,6 +155,7 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
     nonfinite: AtNonFinite = AtNonFinite("propagate")
     ema_every: Final[int] = Every.of(1)
     copies: Copies = Copies()
+    history: History = History(65536)
 
     def __init_subclass__(
         cls, *, rule: str = "", fixed: Mapping[str, float] = MappingProxyType({}), **options: Any
@@ -174,8 +186,8 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
             self._build({name: given.get(name, a.default) for name, a in arguments.items()})
 
     def _build(self, given: dict[str, Any]) -> None:
-        names = "params", "groups", "nonfinite", "copies"
-        params, groups, nonfinite, copies = (given.pop(name) for name in names)
+        names = "params", "groups", "nonfinite", "copies", "history"
+        params, groups, nonfinite, copies, history = (given.pop(name) for name in names)
         division = divide(params, groups, self._declared.group_names)
         structure, leaves = trees.flatten(division.tree)
         containers = division.containers(params)
@@ -193,7 +205,7 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
         self._copied = checked_copies(copies, structure.paths)
         for name, made in self._made(structure, leaves, division, containers, settings).items():
             setattr(self, name, made)
-        self.nonfinite = nonfinite
+        self.nonfinite, self.history = nonfinite, history
 
     def step(
         self,
@@ -363,6 +375,8 @@ class Optimizer(Group, Parameters, Saved, Gradients, Averages):
             del settings["ema_every"]
         if settings["agc"] is None:
             del settings["agc_eps"]
+        if settings["lazy"] == "exact":
+            del settings["lazy"]
         shown = ", ".join(f"{name}={v!r}" for name, v in settings.items() if v is not None)
         groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
         return f"{type(self).__name__}({len(self._states)} parameters{groups}, {shown})"

@@ -10,6 +10,7 @@ FORMAT = 4
 # settings that states of format 3 lack, and what they were then
 _SINCE_3 = {
     **{"ema": None, "ema_every": 1, "agc": None, "agc_eps": 1e-3, "agc_axis": None},
+    "lazy": "exact",
     **{"nesterov": False, "cautious": False, "update_clip": None},
     **{"cautious_decay": False, "decay_by": "lr", "max_lr": None},
     **{"grad_averaging": True, "adam_w_mode": True, "always_adapt": False, "trust_clip": False},

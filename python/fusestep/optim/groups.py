@@ -9,8 +9,9 @@ import numpy as np
 
 from .. import trees
 from ..arguments import nearest
-from .fields import Declared, Limit, Scalar, flag, is_scheduled
+from .fields import Declared, Limit, Scalar, choice, flag, is_scheduled
 from .outputs import Decay
+from .rows import Lazy
 from .settings import Settings
 from .unit_clipping import Axis, Floor
 
@@ -30,6 +31,7 @@ class Group(Declared):
     agc: Limit = Limit(unset=0.0, is_global=False)
     agc_eps: Floor = Floor(1e-3)
     agc_axis: Final[int | None] = Axis.of(None)
+    lazy: Final[Lazy] = choice(Lazy, "exact", column="lazy")
 
     def __init__(
         self, settings: Settings, index: int, match: tuple[str, ...] | None, paths: tuple[str, ...]

@@ -40,7 +40,11 @@ class Parameters:
 
     @property
     def state(self) -> dict[str, dict[str, Any]]:
-        """The state arrays by path and name: the arrays themselves, not copies."""
+        """The state arrays by path and name: the arrays themselves, not copies.
+
+        Rows that have missed updates (see ``lazy``) catch up first.
+        """
+        self._plan.flush()
         return {path: dict(arrays) for path, arrays in self._states.items()}
 
     def rebind(self, params: Any) -> None:
@@ -162,6 +166,7 @@ class Parameters:
             narrow = division.narrow(structure.paths, leaves)
             expressions = Expressions(self._expressions)
             settings = self._settings.extended(division.own[-1], narrow, expressions)
+            plan.flush()
             updates = dict(zip(self._parameters, plan.updates, strict=True))
             values = dict(zip(self._parameters, plan.values, strict=True))
             first = [value[1] for value in _core.rules()[self._rule].values]
@@ -177,6 +182,7 @@ class Parameters:
             changes = [(group, "_settings", settings) for group in self._groups]
             for group, fresh in zip(self._groups, made["_groups"], strict=False):
                 changes.append((group, "_paths", fresh.paths))
+            made["_plan"].history = plan.history
             made["_groups"] = (*self._groups, *made["_groups"][len(self._groups) :])
             _core.commit([*changes, *((self, name, value) for name, value in made.items())])
 

@@ -58,6 +58,7 @@ class Saved:
         """The state with the arrays themselves, while no other thread takes a step."""
         with self._plan.held():
             tell_unseen(self._expressions.controls, None, self._plan.applied, now=True)
+            self._plan.flush()
             yield self._saved_form()
 
     def load_state_dict(
@@ -162,6 +163,7 @@ class Saved:
                 raise _core.StateError(
                     "the parameters hold their averages: leave averaged_in_place() first"
                 )
+            plan.flush()
             state = {
                 "updates": plan.updates,  # waits for what writes the arrays
                 "values": plan.values,
