@@ -198,5 +198,6 @@ void Grouping::write_inverse(std::ptrdiff_t* inverse) const {
 
 template void Grouping::group(const std::int32_t*, std::size_t);
 template void Grouping::group(const std::int64_t*, std::size_t);
+template void Grouping::group(const std::uint32_t*, std::size_t);
 
 }  // namespace fusestep

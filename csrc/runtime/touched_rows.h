@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../kernels/table.h"
+#include "grouping.h"
 
 namespace fusestep {
 
@@ -45,8 +46,8 @@ class TouchedRows {
     void set_in_place(const std::vector<std::uint32_t>& rows, const void* values,
                       std::size_t width);
 
-    std::size_t size() const { return first_.empty() ? 0 : first_.size() - 1; }
-    std::size_t row(std::size_t k) const { return keys_[first_[k]] >> 32; }
+    std::size_t size() const { return groups_.count(); }
+    std::size_t row(std::size_t k) const { return static_cast<std::size_t>(groups_.ids()[k]); }
     // The first of them that is at least this row.
     std::size_t from(std::size_t row) const;
 
@@ -60,17 +61,16 @@ class TouchedRows {
     const void* whole_rows(DataType type, std::size_t k, std::size_t rows, void* room) const;
 
  private:
-    void sort();
     template <class T>
     const T* row_values(std::size_t k, std::size_t first, std::size_t n, T* room) const;
-    std::size_t place(std::size_t k) const { return in_place_ ? row(k) : keys_[first_[k]] & kMost; }
+    std::size_t place(std::size_t k) const {
+        return in_place_ ? row(k) : groups_.order()[groups_.begins()[k]];
+    }
 
     const void* values_ = nullptr;
     std::size_t width_ = 0;
     bool in_place_ = false;
-    std::vector<std::uint64_t> keys_;   // row, then place among those passed: 32 bits each
-    std::vector<std::uint64_t> other_;  // room for sorting
-    std::vector<std::uint32_t> first_;  // key of each row, and the end
+    Grouping groups_;  // of the numbers passed
 };
 
 }  // namespace fusestep
