@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 PROGRAMS = {
     "search_digits": (["optuna", "sklearn"], ["3"], "loss 0."),
     "sklearn_digits": (["sklearn"], ["--epochs", "5"], "losses after one more epoch: "),
+    "word2vec": ([], ["--epochs", "2"], "try: "),
 }
 
 
