@@ -10,6 +10,7 @@ from pathlib import Path
 
 COMMANDS = {
     "step": "the time of one optimizer step on the CPU, beside other libraries",
+    "sparse": "the time of a step that touches some rows of a table, beside other libraries",
     "gpu": "the time of one optimizer step on the GPU, beside other libraries",
     "data": "the time of an epoch of batches, beside other loaders",
     "checkpoint": "the time of saving and loading a run, beside other libraries",

@@ -85,7 +85,7 @@ def _on_ranks(world: int, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def _free() -> float:
+def free_memory() -> float:
     """Bytes of memory that are free, where the system tells."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
@@ -109,8 +109,8 @@ def times(models: Sequence[Model], quick: bool) -> Table:
             print(title, file=sys.stderr, flush=True)
             # of each: parameters, sums and state; the model and its gradients; temporaries
             need = world * 4 * model.parameters * (5 * len(groups[0]) + 5)
-            if need > _free():
-                notes.append(f"{title}: not run: takes {size(need)}, free {size(_free())}")
+            if need > free_memory():
+                notes.append(f"{title}: not run: takes {size(need)}, free {size(free_memory())}")
                 continue
             row: dict[str, Any] = {"model": model.title, "arrays": model.arrays, "ranks": world}
             for group in groups:
