@@ -57,7 +57,7 @@ def test_ranks_on_gpus_and_on_processors_have_the_bits_of_one(cupy: Any, seed: i
         def work(group: Any, places: Any = places, memory: Any = memory, k: Any = buckets) -> Any:
             return run(case, group, places[group.rank], memory=memory, buckets=k)
 
-        found = raised(on_ranks(world, work))
+        found = raised(on_ranks(world, work, timeout=300))  # kernels are compiled here
         for rank, one in enumerate(found):
             assert_same_bits(list(one[0].values()), list(params.values()))
             assert one[1] == told
@@ -89,8 +89,8 @@ def test_a_checkpoint_of_ranks_on_gpus_is_one_of_ranks_on_processors(
             array if isinstance(array, np.ndarray) else array.get() for array in params.values()
         ]
 
-    raised(on_ranks(2, lambda group: work(group, [cupy, None], False)))
-    found = raised(on_ranks(3, lambda group: work(group, [None, None, cupy], True)))
+    raised(on_ranks(2, lambda group: work(group, [cupy, None], False), timeout=300))
+    found = raised(on_ranks(3, lambda group: work(group, [None, None, cupy], True), timeout=300))
     single = case.tree()
     opt = case.build(single, distributed.alone())
     for _ in range(2):

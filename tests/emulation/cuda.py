@@ -33,6 +33,7 @@ class Driver:
         self.null = [Queue(self, device, blocking=True, ptr=0) for device in range(DEVICES)]
         self.pinned: dict[int, int] = {}  # sizes by address
         self.local = threading.local()
+        self.lock = threading.RLock()  # any thread may wait for a stream, a collector's too
 
     @property
     def device(self) -> int:
@@ -84,6 +85,10 @@ class Queue:
         return self.begun + len(self.waiting)
 
     def submit(self, operation: Operation) -> None:
+        with self.driver.lock:
+            self._submit(operation)
+
+    def _submit(self, operation: Operation) -> None:
         if self.capture is not None:
             self.capture.append(operation)
             return
@@ -97,11 +102,12 @@ class Queue:
             self.run(self.end - self.driver.behind)
 
     def run(self, end: int | None = None) -> None:
-        end = self.end if end is None else end
-        while self.begun < end and self.waiting:
-            operation = self.waiting.pop(0)
-            self.begun += 1
-            operation()
+        with self.driver.lock:
+            end = self.end if end is None else end
+            while self.begun < end and self.waiting:
+                operation = self.waiting.pop(0)
+                self.begun += 1
+                operation()
 
     def synchronize(self) -> None:
         self.refuse_capture()
