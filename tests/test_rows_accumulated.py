@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ def test_what_replaces_arrays_or_state_finds_all_rows_caught_up(change: str) -> 
     shape, rng = (40, 3), np.random.default_rng(3)
     twins = Twins(lambda p: fs.AdamW(p, lr=0.1), {"t": normal(shape)})
     saved = [opt.state_dict() for opt in (twins.opt, twins.other)]
+    replaced: list[bytes] = []
     for step in range(10):
         twins.step({"t": made(zipf(rng, 40, 4), shape, np.float32, rng)})
         if step != 6:
@@ -111,11 +113,13 @@ def test_what_replaces_arrays_or_state_finds_all_rows_caught_up(change: str) -> 
                 params["t"] = np.ones_like(before)
                 opt.rebind(params)
                 params["t"][...] = before
+                replaced.append(before.tobytes())
             elif change == "add_group":
                 params["more"] = np.ones(2, np.float32)
                 opt.add_group({"more": params["more"]}, lr=0.5)
         if change == "add_group":
             break
+    assert replaced[:1] == replaced[1:]
     twins.compare()
 
 
@@ -129,4 +133,36 @@ def test_trial_steps_with_rows_are_undone() -> None:
         twins.opt.step({"t": made(zipf(rng, 40, 4), shape, np.float32, rng)})
     back()
     twins.step({"t": made(zipf(rng, 40, 4), shape, np.float32, rng)})
+    twins.compare()
+
+
+def test_a_step_in_parts_finds_all_rows_caught_up() -> None:
+    shape, rng = (3000, 3), np.random.default_rng(5)
+    twins = Twins(lambda p: fs.AdamW(p, lr=0.1), {"t": normal(shape)})
+    for _ in range(3):
+        twins.step({"t": made(zipf(rng, 3000, 40), shape, np.float32, rng)})
+        gradient = normal(shape)
+        twins.other.step({"t": gradient})
+        plan = twins.opt._plan
+        plan.begin_parts([gradient], 1.0, None)
+        while not plan.update_part(min(plan.size, 4096)) and not plan.update_part(plan.size):
+            pass
+    twins.compare()
+
+
+def test_a_checkpoint_has_all_rows_caught_up(tmp_path: Path) -> None:
+    pytest.importorskip("xxhash")
+    shape, rng = (40, 3), np.random.default_rng(6)
+    twins = Twins(lambda p: fs.AdamW(p, lr=0.1, ema=0.9), {"t": normal(shape)})
+    for step in range(9):
+        twins.step({"t": made(zipf(rng, 40, 4), shape, np.float32, rng)})
+        if step == 4:
+            path = fs.checkpoint.save(
+                tmp_path / "run", step=4, params=twins.lazy, optimizer=twins.opt
+            )
+            expected = twins.dense["t"].copy()
+            twins.lazy = {"t": np.zeros(shape, np.float32)}
+            twins.opt = fs.AdamW(twins.lazy, lr=0.1, ema=0.9)
+            fs.checkpoint.load(path, params=twins.lazy, optimizer=twins.opt)
+            assert twins.lazy["t"].tobytes() == expected.tobytes()
     twins.compare()

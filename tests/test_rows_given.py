@@ -102,7 +102,9 @@ def test_rules_that_add_up_over_arrays_refuse_rows(row: Row) -> None:
     opt = row.build(params)
     for first in (None, ONES):
         first = None if first is None else np.ones((9, 3))
-        with pytest.raises(ValueError, match=r"params\['t'\]: .* adds up over whole arrays"):
+        with pytest.raises(
+            ValueError, match=r"params\['t'\]: .* a Rows, but this update takes norms or"
+        ):
             opt.step({"a": first, "t": fs.Rows(AT, ONES, (9, 3))})
     assert np.array_equal(params["t"], np.ones((9, 3)))
     assert opt.step({"a": None, "t": np.ones((9, 3))}).applied
@@ -117,6 +119,9 @@ def test_parameters_of_cupy_refuse_rows(emulated: Any) -> None:
     with pytest.raises(TypeError, match="is a Rows: parameters of CuPy take"):
         opt.step(fs.Rows(AT, ONES, (9, 3)))
     opt.flush()
+    opt.fetch("", AT)
+    with pytest.raises(IndexError, match="has 9 rows"):
+        opt.fetch("", np.array([9]))
 
 
 def test_fetch_refuses_what_is_no_row() -> None:

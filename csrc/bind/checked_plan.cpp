@@ -90,7 +90,7 @@ void CheckedPlan::bind(py::handle gradients) {
     fixed_gradients_ = fixed(given);
 }
 
-void CheckedPlan::set_accumulators(const py::list& arrays) {
+void CheckedPlan::set_accumulators(const py::list& arrays, bool takes_rows) {
     const Busy busy(*this);
     if (accumulated_.micro_batches > 0) throw StateError("these accumulators are in use");
     if (py::len(arrays) != paths_.size()) {
@@ -106,7 +106,7 @@ void CheckedPlan::set_accumulators(const py::list& arrays) {
         }
         taken.emplace_back();
         taken.back().data = view.data;
-        taken.back().is_zero = true;
+        taken.back().is_zero = taken.back().takes_rows = takes_rows;
     }
     plan_.accumulators() = std::move(taken);
     kept_accumulators_ = arrays;
@@ -197,9 +197,9 @@ void CheckedPlan::check_prepared(std::ptrdiff_t unprepared) {
     scheduled_.undo();
     const std::size_t leaf = static_cast<std::size_t>(unprepared);
     const Plan::Prepared& last = plan_.prepared().back();
-    if (plan_.leaves()[leaf].has_rows && (last.leaf != leaf || last.collect != nullptr)) {
+    if (plan_.leaves()[leaf].has_rows && (last.leaf != leaf || plan_.needs_whole(leaf))) {
         throw py::value_error(parameter(leaf) +
-                              ": gradient is a Rows, but this update adds up over "
+                              ": gradient is a Rows, but this update takes norms or other sums of "
                               "whole arrays: pass a dense gradient; nothing was updated");
     }
     throw py::value_error(parameter(leaf) + ": lr, divided by the bias correction or times " +

@@ -80,8 +80,9 @@ class CheckedPlan {
               std::vector<Target> targets, const std::string& nonfinite, const py::list& arrays,
               const py::object& changes, const Values& values);
 
-    // Zeros of the parameters' dtypes and sizes, in which gradients are summed from now on.
-    void set_accumulators(const py::list& arrays);
+    // Arrays of the parameters' dtypes and sizes, in which gradients are summed from now on. Those
+    // that take rows are zeros, and nobody else's.
+    void set_accumulators(const py::list& arrays, bool takes_rows);
 
     // Samples, micro-batches, sum of samples times squared norm, and who holds a sum.
     py::tuple accumulated() const;
@@ -295,7 +296,8 @@ void define_plan(Class& plan) {
              py::arg("program"), py::arg("targets"), py::arg("nonfinite"),
              py::arg("arrays") = py::list(), py::arg("changes") = py::none(),
              py::arg("values") = CheckedPlan::Values())
-        .def("set_accumulators", &Object::set_accumulators, py::arg("arrays"))
+        .def("set_accumulators", &Object::set_accumulators, py::arg("arrays"),
+             py::arg("takes_rows") = false)
         .def("fetch", &Object::fetch, py::arg("path"), py::arg("rows"))
         .def("flush", &Object::flush)
         .def_property("history", &Object::history, &Object::set_history)

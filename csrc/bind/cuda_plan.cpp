@@ -99,8 +99,8 @@ void CudaPlan::rebind(const py::list& parameters, const py::list& containers,
     upload_leaves();
 }
 
-void CudaPlan::set_accumulators(const py::list& arrays) {
-    CheckedPlan::set_accumulators(arrays);
+void CudaPlan::set_accumulators(const py::list& arrays, bool takes_rows) {
+    CheckedPlan::set_accumulators(arrays, takes_rows);
     upload_leaves();
 }
 

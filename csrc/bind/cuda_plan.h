@@ -51,7 +51,7 @@ class CudaPlan : public CheckedPlan {
     // What every plan has, where a GPU adds something.
 
     void rebind(const py::list& parameters, const py::list& containers, const py::object& changes);
-    void set_accumulators(const py::list& arrays);
+    void set_accumulators(const py::list& arrays, bool takes_rows);
     py::tuple accumulated() const;
     py::array_t<double> settings();
     void set_settings(const py::array_t<double>& settings, const py::object& program,

@@ -117,7 +117,7 @@ void CheckedPlan::look_at_arrays() {
 
 void CheckedPlan::require_unchanged(std::size_t i) const {
     PyObject* const array = PyTuple_GET_ITEM(parameters_.ptr(), static_cast<py::ssize_t>(i));
-    if (!is_unchanged(array, views_[i])) raise_changed(parameter(i), array);
+    if (!kind_.type && !is_unchanged(array, views_[i])) raise_changed(parameter(i), array);
 }
 
 void CheckedPlan::look_at_bound(std::size_t i) {

@@ -35,12 +35,11 @@ RowNumbers row_numbers(const std::string& name, py::handle object) {
     return {array.data(), is_wide, count};
 }
 
-void require_inside(const std::string& name, const RowNumbers& numbers, std::size_t rows,
-                    const std::string& parameter) {
-    const std::size_t outside = find_outside(numbers, rows);
-    if (outside == numbers.count) return;
-    throw py::index_error(name + "[" + std::to_string(outside) + "] is " +
-                          std::to_string(numbers[outside]) + ", " + parameter + " has " +
+void require_inside(const std::string& name, const RowNumbers& numbers, std::size_t inside,
+                    std::size_t rows, const std::string& parameter) {
+    if (inside == numbers.count) return;
+    throw py::index_error(name + "[" + std::to_string(inside) + "] is " +
+                          std::to_string(numbers[inside]) + ", " + parameter + " has " +
                           std::to_string(rows) + " rows: must be at least 0 and less than that");
 }
 
@@ -65,6 +64,16 @@ Rows::Rows(const py::object& indices, const py::object& values, const py::object
                               ", a row of shape[1:] for each index, not " +
                               py::str(values.attr("shape")).cast<std::string>());
     }
+}
+
+RowNumbers Rows::numbers() const {
+    const auto indices = py::reinterpret_borrow<py::array>(indices_);
+    const auto values = py::reinterpret_borrow<py::array>(values_);
+    const bool is_same = indices.data() == numbers_.data && values.data() == view_.data &&
+                         static_cast<std::size_t>(indices.size()) == numbers_.count &&
+                         static_cast<std::size_t>(values.size()) == view_.size;
+    if (!is_same) throw py::value_error("Rows: an array has been resized since: build it again");
+    return numbers_;
 }
 
 py::tuple Rows::shape() const { return py::tuple(py::cast(shape_)); }

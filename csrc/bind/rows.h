@@ -20,7 +20,8 @@ class Rows {
     const py::object& values() const { return values_; }
     py::tuple shape() const;
 
-    RowNumbers numbers() const { return numbers_; }
+    // Throws where an array has been resized since.
+    RowNumbers numbers() const;
     const void* data() const { return view_.data; }
     DataType type() const { return view_.type; }
     std::size_t bytes() const { return view_.size * item_size(view_.type); }
@@ -40,8 +41,8 @@ const Rows* as_rows(py::handle object);
 // Numbers of rows in an array of int32 or int64; throws what is wrong, naming it.
 RowNumbers row_numbers(const std::string& name, py::handle array);
 
-// Throws IndexError unless all are among so many rows.
-void require_inside(const std::string& name, const RowNumbers& numbers, std::size_t rows,
-                    const std::string& parameter);
+// Throws IndexError unless all of them are inside: so many from the first on are among the rows.
+void require_inside(const std::string& name, const RowNumbers& numbers, std::size_t inside,
+                    std::size_t rows, const std::string& parameter);
 
 }  // namespace fusestep

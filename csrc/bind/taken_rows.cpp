@@ -1,5 +1,7 @@
 // Gradients that hold some rows of their parameter alone, and rows that have missed updates.
+#include <algorithm>
 #include <new>
+#include <optional>
 
 #include "checked_plan.h"
 
@@ -15,6 +17,9 @@ void CheckedPlan::take_rows(std::size_t i, const Rows& rows, Taking taking) {
         throw py::type_error(what + " is a Rows, which " +
                              (taking == Taking::kBinding ? "can't be bound: pass it to each step"
                                                          : "a step in parts does not take"));
+    }
+    if (taking == Taking::kAccumulation && !plan_.accumulators()[i].takes_rows) {
+        throw py::type_error(what + " is a Rows, which ranks can't add up: pass a dense gradient");
     }
     if (rows.type() != view.type) {
         throw py::type_error(what + " has values of " + dtype_text(rows.type()) +
@@ -32,21 +37,21 @@ void CheckedPlan::take_rows(std::size_t i, const Rows& rows, Taking taking) {
         throw py::value_error(what + " is a Rows, which agc does not clip: a group with agc=None");
     }
     const RowNumbers numbers = rows.numbers();
-    require_inside(what + ": indices", numbers, count, "the parameter");
     const std::string* const other = memory_.overlapping(rows.data(), rows.bytes());
     if (other != nullptr) {
         throw py::value_error(what + " shares memory with " + *other +
                               ", which the step writes: pass an array of its own");
     }
     const auto set = [&] { return plan_.set_rows(i, count, numbers, rows.data()); };
-    bool is_set = false;
+    std::optional<std::size_t> inside;
     if (Plan::is_large(numbers.count)) {
         const py::gil_scoped_release unlocked;
-        is_set = set();
+        inside = set();
     } else {
-        is_set = set();
+        inside = set();
     }
-    if (!is_set) throw std::bad_alloc();
+    if (!inside) throw std::bad_alloc();
+    require_inside(what + ": indices", numbers, *inside, count, "the parameter");
 }
 
 void CheckedPlan::fetch(const std::string& path, py::handle rows) {
@@ -59,12 +64,19 @@ void CheckedPlan::fetch(const std::string& path, py::handle rows) {
     }
     const std::string name = "fetch: rows";
     const RowNumbers numbers = row_numbers(name, rows);
-    require_inside(name, numbers, static_cast<std::size_t>(views_[i].extents[0]), parameter(i));
-    if (!plan_.is_behind()) return;
+    const auto count = static_cast<std::size_t>(views_[i].extents[0]);
     require_unchanged(i);
     const auto kept = py::reinterpret_borrow<py::object>(rows);
-    const py::gil_scoped_release unlocked;
-    plan_.fetch(i, numbers);
+    const auto fetch = [&] { return plan_.fetch(i, count, numbers); };
+    const std::size_t width = views_[i].size / std::max<std::size_t>(1, count);
+    std::size_t inside = 0;
+    if (Plan::is_large(numbers.count * width)) {
+        const py::gil_scoped_release unlocked;
+        inside = fetch();
+    } else {
+        inside = fetch();
+    }
+    require_inside(name, numbers, inside, count, parameter(i));
 }
 
 // Nothing is behind while a step is updated in parts.

@@ -22,12 +22,6 @@ struct Plan::Logged {
     double average_rate;
 };
 
-// A row, and how many of the logged updates it has seen.
-struct Plan::Stale {
-    std::uint32_t row;
-    std::uint32_t seen;
-};
-
 struct Plan::LeafRows {
     struct Freed {
         void operator()(std::uint32_t* counts) const { std::free(counts); }
@@ -46,7 +40,6 @@ struct Plan::LeafRows {
     std::size_t cold_from =
         0;  // from here on, what is logged leaves rows without state as they are
     std::unique_ptr<std::uint32_t[], Freed> seen;  // of each row, how many of the logged updates
-    std::vector<Stale> stale;                      // rows that are fetched
     std::vector<std::uint32_t> merged;             // rows that will have been accumulated
 
     // Neither takes memory before it is written: the counts come as zeros from the system.

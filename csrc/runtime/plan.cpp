@@ -161,7 +161,7 @@ void Plan::use_accumulated() {
     forget_rows();
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         const bool holds = i < accumulators_.size() && accumulators_[i].holds;
-        const bool has_rows = holds && accumulators_[i].has_rows;
+        const bool has_rows = holds && accumulators_[i].has_rows && !clips_units(leaves_[i].group);
         set_gradient(i, holds && !has_rows ? accumulators_[i].data : nullptr);
         if (has_rows) use_accumulated_rows(i);
     }
@@ -236,7 +236,7 @@ std::ptrdiff_t Plan::prepare(const StepOptions& options, double factor) noexcept
             entry.update_number = update_number;
         }
         if (leaf.prepared != latest) leaf.prepared = latest;
-        if (leaf.has_rows && collects(i)) return give_up(i);
+        if (leaf.has_rows && needs_whole(i)) return give_up(i);
     }
     values_.swap(next_values_);
     return kPrepared;

@@ -46,6 +46,7 @@ struct Output {
 struct Accumulator {
     void* data = nullptr;
     bool holds = false;
+    bool takes_rows = false;
     bool is_zero = false;  // all of the memory, but for the rows below
     bool has_rows = false;
     std::vector<std::uint32_t>
@@ -121,10 +122,12 @@ class Plan {
     // what such an update used is logged, and the row catches up before it is next updated, or when
     // it is asked for; a full log makes all rows catch up. With "skip" it never does.
 
-    // Makes some rows the leaf's gradient; all are among its `rows`. False where there is no memory
-    // for it, or std::bad_alloc; no parameter has changed then.
-    [[nodiscard]] bool set_rows(std::size_t leaf, std::size_t rows, const RowNumbers& numbers,
-                                const void* values);
+    // Makes some of the leaf's `rows` its gradient. Returns how many of the numbers are among them,
+    // from the first on: the leaf has none if that is not all. Nothing, or std::bad_alloc, where
+    // there is no memory. No parameter has changed.
+    [[nodiscard]] std::optional<std::size_t> set_rows(std::size_t leaf, std::size_t rows,
+                                                      const RowNumbers& numbers,
+                                                      const void* values);
     // Leaves have no rows until they are set again.
     void forget_rows() noexcept;
     bool has_rows() const { return !with_rows_.empty(); }
@@ -133,8 +136,9 @@ class Plan {
     // How many updates a log holds. Setting it has all rows catch up.
     std::size_t history() const { return history_; }
     [[nodiscard]] bool set_history(std::size_t updates) noexcept;
-    // Has rows of a leaf catch up, or all rows of all leaves.
-    void fetch(std::size_t leaf, const RowNumbers& numbers);
+    // Has some of the leaf's `rows` catch up; returns as above, and none does if it is not all.
+    std::size_t fetch(std::size_t leaf, std::size_t rows, const RowNumbers& numbers);
+    // Has all rows of all leaves catch up.
     void flush() noexcept;
 
     void set_parameter(std::size_t leaf, void* data) { leaves_[leaf].parameter = data; }
@@ -197,9 +201,14 @@ class Plan {
     };
     // The second phase: counts an update of every leaf that has a gradient and prepares for it;
     // `factor` is that of clipping. Returns kPrepared, or, with nothing counted, a leaf for whose
-    // type a scalar is too large, or which has rows where its update needs sums over a tensor.
+    // type a scalar is too large, or which has rows where its update needs the whole tensor.
     std::ptrdiff_t prepare(const StepOptions& options, double factor) noexcept;
     const std::vector<Prepared>& prepared() const { return prepared_; }
+    // Whether the leaf's update takes all of the tensor: for a sum over it, or for norms of units.
+    bool needs_whole(std::size_t leaf) const {
+        const Prepared& entry = prepared_for(leaf);
+        return entry.collect != nullptr || entry.clips_units;
+    }
     // Whether any of them has sums over tensors.
     bool collects() const { return collects_; }
     // Counts as before the last prepare().
@@ -215,7 +224,11 @@ class Plan {
     struct Range;
     struct LeafRows;
     struct Logged;
-    struct Stale;
+    // A row, and how many of the logged updates it has seen.
+    struct Stale {
+        std::uint32_t row;
+        std::uint32_t seen;
+    };
 
     // What an update of some elements used.
     struct Used {
@@ -340,6 +353,7 @@ class Plan {
     std::vector<std::unique_ptr<LeafRows>> leaf_rows_;  // in the order of leaves
     std::size_t history_ = 1;
     std::vector<std::size_t> with_rows_;  // leaves whose gradient holds some rows
+    std::vector<Stale> stale_;            // rows that are fetched
     struct BlockSum {
         std::size_t block;
         double sum;

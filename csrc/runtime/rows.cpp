@@ -28,8 +28,8 @@ bool keeps_zero(Treatment treatment, const GradientScalars<T>& scalars) {
 
 }  // namespace
 
-bool Plan::set_rows(std::size_t leaf, std::size_t rows, const RowNumbers& numbers,
-                    const void* values) {
+std::optional<std::size_t> Plan::set_rows(std::size_t leaf, std::size_t rows,
+                                          const RowNumbers& numbers, const void* values) {
     const auto place = place_of_rows(leaf);
     const auto at = static_cast<std::size_t>(place - leaf_rows_.begin());
     if (place == leaf_rows_.end() || (*place)->leaf != leaf) {
@@ -39,16 +39,17 @@ bool Plan::set_rows(std::size_t leaf, std::size_t rows, const RowNumbers& number
         made->rows = rows;
         made->width = rows == 0 ? 0 : of.size / rows;
         made->skips = common(kLazy, of.group) != 0.0;
-        if (!made->skips && !made->make_log(history_)) return false;
+        if (!made->skips && !made->make_log(history_)) return std::nullopt;
         leaf_rows_.insert(place, std::move(made));
     }
     LeafRows& entry = *leaf_rows_[at];
-    entry.touched.set(numbers, values, entry.width);
+    const std::size_t inside = entry.touched.set(numbers, rows, values, entry.width);
+    if (inside < numbers.count) return inside;
     with_rows_.push_back(leaf);
     make_room_for_sums();
     leaves_[leaf].gradient = nullptr;
     leaves_[leaf].has_rows = true;
-    return true;
+    return inside;
 }
 
 void Plan::forget_rows() noexcept {
@@ -242,41 +243,46 @@ void Plan::update_touched(LeafRows& rows, std::size_t begin, std::size_t end) co
     }
 }
 
-void Plan::fetch(std::size_t leaf, const RowNumbers& numbers) {
+std::size_t Plan::fetch(std::size_t leaf, std::size_t rows_of_leaf, const RowNumbers& numbers) {
     LeafRows* const found = find_rows(leaf);
-    if (found == nullptr || found->logged == 0) return;
-    LeafRows& rows = *found;
-    rows.stale.clear();
-    rows.stale.reserve(numbers.count);
-    std::size_t work = 0;
-    // a row that comes twice is up to date the second time
+    std::vector<Stale>& stale = stale_;
+    stale.clear();
+    stale.reserve(numbers.count);
     for (std::size_t k = 0; k < numbers.count; ++k) {
-        if (k + 2 * kRowsAhead < numbers.count) {
-            FUSESTEP_PREFETCH(&rows.seen[static_cast<std::size_t>(numbers[k + 2 * kRowsAhead])]);
-        }
-        const auto row = static_cast<std::size_t>(numbers[k]);
-        std::uint32_t& seen = rows.seen[row];
-        if (seen == rows.logged) continue;
-        rows.stale.push_back({static_cast<std::uint32_t>(row), seen});
-        work += (rows.logged - seen) * rows.width;
-        seen = static_cast<std::uint32_t>(rows.logged);
+        const auto row = static_cast<std::uint64_t>(numbers[k]);
+        if (row >= rows_of_leaf) return k;
+        stale.push_back({static_cast<std::uint32_t>(row), 0});
     }
+    if (found == nullptr || found->logged == 0) return numbers.count;
+    LeafRows& rows = *found;
+    std::size_t work = 0, count = 0;
+    for (std::size_t k = 0; k < numbers.count; ++k) {
+        if (k + kRowsAhead < numbers.count)
+            FUSESTEP_PREFETCH(&rows.seen[stale[k + kRowsAhead].row]);
+        const std::uint32_t row = stale[k].row, seen = rows.seen[row];
+        if (seen == rows.logged) continue;  // as is a row that comes for the second time
+        stale[count++] = {row, seen};
+        work += (rows.logged - seen) * rows.width;
+        rows.seen[row] = static_cast<std::uint32_t>(rows.logged);
+    }
+    stale.resize(count);
     const FloatEnvironment environment;
-    for_turns(rows.stale.size(), work, [&](std::size_t begin, std::size_t end) {
+    for_turns(stale.size(), work, [&](std::size_t begin, std::size_t end) {
         std::size_t ahead = begin;
         for (std::size_t k = begin, count; k < end; k += count) {
             for (; ahead < end && ahead < k + kRowsAhead; ++ahead) {
-                prefetch_row(rows, rows.stale[ahead].row);
+                prefetch_row(rows, stale[ahead].row);
             }
-            const Stale& first = rows.stale[k];
+            const Stale& first = stale[k];
             count = 1;
-            while (k + count < end && rows.stale[k + count].row == first.row + count &&
-                   rows.stale[k + count].seen == first.seen) {
+            while (k + count < end && stale[k + count].row == first.row + count &&
+                   stale[k + count].seen == first.seen) {
                 ++count;
             }
             catch_up(rows, first.row, count, first.seen, rows.logged);
         }
     });
+    return numbers.count;
 }
 
 void Plan::flush() noexcept {

@@ -1,25 +1,17 @@
 #include "touched_rows.h"
 
+#include <algorithm>
+
 namespace fusestep {
 namespace {
 
-template <class Index>
-std::size_t find_outside(const Index* numbers, std::size_t count, std::size_t rows) {
-    for (std::size_t k = 0; k < count; ++k) {
-        if (static_cast<std::uint64_t>(static_cast<std::int64_t>(numbers[k])) >= rows) return k;
-    }
-    return count;
-}
+// Rows of values that are asked for ahead.
+constexpr std::size_t kAhead = 8;
 
 }  // namespace
 
-std::size_t find_outside(const RowNumbers& numbers, std::size_t rows) {
-    return numbers.is_wide
-               ? find_outside(static_cast<const std::int64_t*>(numbers.data), numbers.count, rows)
-               : find_outside(static_cast<const std::int32_t*>(numbers.data), numbers.count, rows);
-}
-
-void TouchedRows::set(const RowNumbers& numbers, const void* values, std::size_t width) {
+std::size_t TouchedRows::set(const RowNumbers& numbers, std::size_t rows, const void* values,
+                             std::size_t width) {
     values_ = values;
     width_ = width;
     in_place_ = false;
@@ -28,6 +20,11 @@ void TouchedRows::set(const RowNumbers& numbers, const void* values, std::size_t
     } else {
         groups_.group(static_cast<const std::int32_t*>(numbers.data), numbers.count);
     }
+    std::size_t outside = numbers.count;  // the first place of a row that is none
+    for (std::size_t k = 0; k < size(); ++k) {
+        if (row(k) >= rows) outside = std::min(outside, place(k));
+    }
+    return outside;
 }
 
 void TouchedRows::set_in_place(const std::vector<std::uint32_t>& rows, const void* values,
@@ -65,6 +62,9 @@ const T* TouchedRows::row_values(std::size_t k, std::size_t first, std::size_t n
     const std::size_t begin = groups_.begins()[k], end = groups_.begins()[k + 1];
     for (std::size_t at = begin; at < end; ++at) {
         const T* const passed = all + order[at] * width_ + first;
+        if (at + kAhead < end) {
+            prefetch_elements(all + order[at + kAhead] * width_ + first, n * sizeof(T));
+        }
         if (at == begin) {
             // 0 and not the value itself, which may be -0
             for (std::size_t j = 0; j < n; ++j) room[j] = T(0) + passed[j];

@@ -30,17 +30,17 @@ inline void prefetch_elements(const void* data, std::size_t bytes) {
     }
 }
 
-// The first of them that is none of so many rows; their count if all are.
-std::size_t find_outside(const RowNumbers& numbers, std::size_t rows);
-
 // Each row once, in ascending order, with its values: the sum, in the order they are passed, of 0
 // and all that are passed for it.
 class TouchedRows {
  public:
     static constexpr std::uint64_t kMost = 0xFFFFFFFF;  // rows, and rows passed
 
-    // `values` has `width` elements for each of the numbers, which are all inside.
-    void set(const RowNumbers& numbers, const void* values, std::size_t width);
+    // `values` has `width` elements for each of the numbers. Returns how many of these are among so
+    // many rows, from the first on; if that is not all, it is not to be used. The numbers that are
+    // looked at are those that were sorted, whatever another thread makes of the array meanwhile.
+    std::size_t set(const RowNumbers& numbers, std::size_t rows, const void* values,
+                    std::size_t width);
     // Rows in ascending order, whose values stand at their places in the memory of the parameter's
     // size, as they are.
     void set_in_place(const std::vector<std::uint32_t>& rows, const void* values,

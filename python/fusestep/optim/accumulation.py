@@ -71,11 +71,15 @@ class Accumulator:
         """Allocates the sums, if they are not yet; for ``call``, which an error names."""
         if self._arrays is None:
             self._plan.refuse_capture(call)
-            self.use(self._engine.zeros_like(list(self._parameters.values())))
+            zeros = self._engine.zeros_like(list(self._parameters.values()))
+            self.use(zeros, takes_rows=True)
 
-    def use(self, arrays: list[Any]) -> None:
-        """Sums into these arrays from now on; StateError while something is accumulated."""
-        self._plan.set_accumulators(arrays)
+    def use(self, arrays: list[Any], *, takes_rows: bool = False) -> None:
+        """Sums into these arrays from now on; StateError while something is accumulated.
+
+        Those that take rows are zeros, and nobody else's.
+        """
+        self._plan.set_accumulators(arrays, takes_rows)
         self._arrays = arrays
 
 
@@ -120,7 +124,8 @@ class Gradients:
             TypeError, ValueError, StateError: nothing was added.
 
         Sums have the dtype of the parameters, in as much memory again, which the first call
-        allocates. Multiplied by their samples, float32 gradients must stay below 3.4e38.
+        allocates; what holds `Rows` alone has pages only where rows have come. Multiplied by their
+        samples, float32 gradients must stay below 3.4e38.
 
         Example:
             >>> import numpy as np, fusestep as fs

@@ -225,6 +225,7 @@ class Optimizer(Group, Parameters, Saved, Gradients, RowByRow, Averages):
                 parameter, its state and its count of updates as they are. Without ``grads`` the
                 accumulated ones are used, divided by their samples, or else the bound ones. Arrays
                 of other libraries are taken where NumPy can read their memory without a copy.
+                `Rows`, or a sparse matrix of SciPy, stand for zeros but in the rows they hold.
             clock: for schedules that read ``samples``, ``epoch`` or ``batch_size``. Its ``step``
                 is the number of updates applied so far unless it is given.
             loss: for schedules that follow the loss (`fusestep.control`): they see it after the

@@ -71,9 +71,13 @@ class RowByRow:
         self._plan.fetch(path, rows)
 
     def flush(self) -> None:
-        """Has all rows of all parameters catch up, as before an evaluation; see `fetch`.
+        """Has all rows of all parameters catch up; see `fetch`.
 
-        Saved states, checkpoints, averages and ``opt.state`` do it by themselves; the arrays of the
-        parameters can't know that they are read.
+        To be called before an evaluation reads the parameters, or anything but the optimizer writes
+        them. Saved states, checkpoints, averages and ``opt.state`` do it by themselves.
+
+        Each row takes all updates that it has missed, so that this takes up to ``history`` times as
+        long as a dense step; rows that have never had a gradient are passed over by SGD, Adam and
+        AdaBelief without weight decay.
         """
         self._plan.flush()
