@@ -96,6 +96,16 @@ def test_where_rows_are_not_taken_the_error_says_so() -> None:
         fs.SGD(table)._plan.begin_parts([rows], 1.0, None)
 
 
+def test_accumulated_rows_wait_for_a_whole_step() -> None:
+    table = np.ones((9, 3))
+    opt = fs.SGD(table, lr=1.0)
+    opt.accumulate(fs.Rows(AT, ONES, (9, 3)), 2)
+    with pytest.raises(fs.StateError, match="begin_parts: Rows are accumulated"):
+        opt._plan.begin_parts(None, 1.0, None)
+    assert opt.step().applied
+    assert table[:, 0].tolist() == [1, 0, 1, 1, 0, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("row", SUMMED, ids=lambda row: row.id)
 def test_rules_that_add_up_over_arrays_refuse_rows(row: Row) -> None:
     params = {"a": np.ones((9, 3)), "t": np.ones((9, 3))}

@@ -159,6 +159,11 @@ CheckedPlan::Step CheckedPlan::begin_step(py::handle gradients, double grad_scal
                                   number_text(step.grad_scale));
         }
         plan_.use_accumulated();
+        if (in_parts && plan_.has_rows()) {
+            throw StateError(
+                "begin_parts: Rows are accumulated, which a step in parts does not "
+                "take: step() instead");
+        }
     } else if (gradients.is_none()) {
         if (bound_.is_none()) {
             throw StateError(

@@ -1,9 +1,7 @@
 // Updates of parameters whose gradients hold some rows alone, and how the other rows catch up.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "float_environment.h"
 #include "isa.h"
