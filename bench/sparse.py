@@ -187,11 +187,10 @@ def _growth(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         few, many = alike[0], alike[-1]
         if few is many:
             continue
-        parts = [
-            f"{n} {many[n] / few[n]:.2f}x" for n in ("exact", "skip") if n in many and n in few
-        ]
+        own = [n for n in ("exact", "skip") if n in few and n in many]
+        times = ", ".join(f"{n} {report.ratio(many[n] / few[n])}" for n in own)
         notes.append(
-            f"{touched:,} rows in {many['rows']:,} beside {few['rows']:,}: {', '.join(parts)}."
+            f"{touched:,} rows of {many['rows']:,} take longer than of {few['rows']:,}: {times}."
         )
     return notes
 
