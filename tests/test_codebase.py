@@ -81,6 +81,7 @@ IMPORTS: dict[str, set[str]] = {
     | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "rows", "run"}
     | {"scaling", "threads"},
     "threads": {"_core"},
+    "torch": {"_core", "arguments", "optim"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})
 MODULES = {
@@ -93,6 +94,7 @@ NEEDS = {
     "fusestep.distributed.saving": "xxhash",
     "fusestep.run.run": "xxhash",
     "fusestep.sklearn": "sklearn",
+    **{f"fusestep.torch{name}": "torch" for name in ("", ".engine", ".optimizers", ".step")},
     "fusestep.tune.search": "optuna",
 }
 IMPORTABLE = sorted(name for name in MODULES if not name.endswith("__main__"))

@@ -55,6 +55,7 @@ class Exporter:
 
 TAKEN: dict[str, Callable[[], Any]] = {
     "torch": of_torch,
+    "torch with history": lambda: of_torch().requires_grad_(),
     "jax": of_jax,
     "array": lambda: array.array("f", VALUES),
     "memoryview": lambda: memoryview(np.array(VALUES, np.float32)),
@@ -93,8 +94,8 @@ def test_bound_gradients_of_another_library_are_read_at_every_step() -> None:
     assert (w == -1.0).all()
 
 
-def gradient_with_history() -> Any:
-    return of_torch().requires_grad_()
+def sparse() -> Any:
+    return of_torch().to_sparse()
 
 
 def of_pandas() -> Any:
@@ -109,7 +110,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "masked": (lambda: np.ma.masked_array(VALUES, [0, 0, 1]), r"MaskedArray: pass array\.filled"),
     "computed": (Computed, r"Computed: pass numpy\.asarray\(\.\.\.\)$"),
     "generator": (lambda: (v for v in VALUES), r"not generator: pass a list$"),
-    "history": (gradient_with_history, r"not torch\.Tensor: pass tensor\.detach\(\)\.cpu\(\)"),
+    "sparse": (sparse, r"not torch\.Tensor: pass tensor\.detach\(\)\.cpu\(\)"),
     "object": (object, r"not object$"),
 }
 
@@ -133,8 +134,10 @@ def test_what_is_taken_must_fit_like_any_other_gradient() -> None:
     for other, error, message in [
         (torch.zeros(3, 2), ValueError, r"gradient has shape \(3, 2\)"),
         (torch.zeros(2, 3, dtype=torch.float64), TypeError, "gradient has dtype float64"),
-        (torch.zeros(3, 2).T, ValueError, r"must be C-contiguous.*ascontiguousarray"),
-        (torch.zeros(2, 3, dtype=torch.bfloat16), TypeError, r"not torch\.Tensor: pass tensor"),
+        (torch.zeros(3, 2).T, ValueError, r"must be C-contiguous"),
+        (torch.zeros(2, 6)[:, ::2], ValueError, r"must be C-contiguous"),
+        (torch.zeros(2, 3, dtype=torch.bfloat16), TypeError, "bfloat16|not torch"),
+        (torch.zeros(2, 3, device="meta"), TypeError, r"not torch\.Tensor: pass tensor"),
     ]:
         with pytest.raises(error, match=message):
             opt.step({"w": other})

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "exchange.h"
+
 namespace fusestep {
 namespace {
 
@@ -61,13 +63,86 @@ struct Facts {
     void* data = nullptr;
     int dimensions = 0;
     const py::ssize_t* extents = nullptr;
-    py::ssize_t own_extents[64];  // NumPy's limit; where the array has no such list itself
+    py::ssize_t own_extents[64];        // NumPy's limit; where the array has no such list itself
+    std::vector<std::int64_t> strides;  // of a tensor with permuted axes, as in ArrayView
 
     bool has(int wanted) const { return has_flags(flags, wanted); }
 };
+
+// Whether strides are those of C's order; of axes of one element they say nothing.
+bool is_contiguous(const ExchangedTensor& tensor) {
+    std::int64_t run = 1;
+    for (int k = tensor.dimensions; k-- > 0; run *= tensor.shape[k]) {
+        if (tensor.strides != nullptr && tensor.shape[k] > 1 && tensor.strides[k] != run) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Whether a tensor's elements lie side by side in some order of its axes.
+bool is_dense(const ExchangedTensor& tensor) {
+    std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // strides and extents
+    for (int k = 0; k < tensor.dimensions; ++k) {
+        if (tensor.shape[k] > 1) axes.emplace_back(tensor.strides[k], tensor.shape[k]);
+    }
+    std::sort(axes.begin(), axes.end());
+    std::int64_t run = 1;
+    for (const auto& [stride, extent] : axes) {
+        if (stride != run) return false;
+        run *= extent;
+    }
+    return true;
+}
+
+// Where an array without elements is, if it is nowhere.
+alignas(64) char no_memory[64];
+
+DataType type_of(const ExchangedTensor& tensor) {
+    if (tensor.type_code != kExchangedFloat || tensor.lanes != 1) return kDataTypes;
+    return tensor.bits == 32 ? kFloat32 : tensor.bits == 64 ? kFloat64 : kDataTypes;
+}
+
+bool is_aligned(const ExchangedTensor& tensor, DataType type) {
+    return type == kDataTypes ||
+           reinterpret_cast<std::uintptr_t>(tensor.first()) % item_size(type) == 0;
+}
+
+void* data_of(const ExchangedTensor& tensor) {
+    return tensor.data == nullptr ? no_memory : tensor.first();
+}
+
+bool has_elements(const ExchangedTensor& tensor) {
+    return std::all_of(tensor.shape, tensor.shape + tensor.dimensions,
+                       [](std::int64_t extent) { return extent > 0; });
+}
+
+// Tensors of other libraries, in the memory of the CPU.
+void read_exchanged(py::handle object, Facts& facts) {
+    ExchangedTensor tensor;
+    if (!describe_tensor(object.ptr(), tensor) || tensor.device_type != kExchangedCpu) return;
+    if (tensor.dimensions > 64) return;
+    const bool is_empty = !has_elements(tensor);
+    if (tensor.data == nullptr && !is_empty) return;  // it stands for memory that is nowhere
+    if (is_negated(object.ptr())) return;
+    facts.is_array = true;
+    facts.type = type_of(tensor);
+    facts.flags = npy_api::NPY_ARRAY_WRITEABLE_;
+    if (is_empty || is_contiguous(tensor)) {
+        facts.flags |= npy_api::NPY_ARRAY_C_CONTIGUOUS_;
+    } else if (is_dense(tensor)) {
+        facts.strides.assign(tensor.strides, tensor.strides + tensor.dimensions);
+    }
+    if (is_aligned(tensor, facts.type)) facts.flags |= npy_api::NPY_ARRAY_ALIGNED_;
+    facts.data = data_of(tensor);
+    facts.dimensions = tensor.dimensions;
+    std::copy_n(tensor.shape, tensor.dimensions, facts.own_extents);
+    facts.extents = facts.own_extents;
+}
+
 inline void read_numpy(py::handle object, Facts& facts) {
     facts.is_array = is_array(object);
-    if (!facts.is_array) return;
+    if (!facts.is_array) return read_exchanged(object, facts);
     const auto* proxy = array_proxy(object.ptr());
     facts.type = type_of(proxy->descr);
     facts.flags = proxy->flags;
@@ -120,26 +195,73 @@ void require_array(const ArrayKind& kind, const std::string& what, py::handle ob
     }
 }
 
+// Whether two arrays of one shape lie in the same order; `strides` as in ArrayView.
+bool lies_as(const Facts& facts, const std::vector<std::int64_t>& strides) {
+    if (strides.empty()) return facts.has(npy_api::NPY_ARRAY_C_CONTIGUOUS_);
+    if (facts.strides.empty()) return false;
+    for (std::size_t k = 0; k < strides.size(); ++k) {
+        if (facts.extents[k] > 1 && facts.strides[k] != strides[k]) return false;
+    }
+    return true;
+}
+
+std::string strides_text(const std::vector<std::int64_t>& strides) {
+    py::tuple listed(strides.size());
+    for (std::size_t k = 0; k < strides.size(); ++k) listed[k] = strides[k];
+    return text(listed);
+}
+
+void require_aligned(const std::string& what, const Facts& facts) {
+    if (facts.has(npy_api::NPY_ARRAY_ALIGNED_)) return;
+    throw py::value_error(what + " must be aligned to its element size: pass a copy of it");
+}
+
 void require_layout(const ArrayKind& kind, const std::string& what, py::handle object,
                     const Facts& facts) {
-    if (!facts.has(npy_api::NPY_ARRAY_C_CONTIGUOUS_)) {
+    if (facts.strides.empty() && !facts.has(npy_api::NPY_ARRAY_C_CONTIGUOUS_)) {
+        if (!kind.type && !is_array(object)) {
+            throw py::value_error(what + " must be C-contiguous, or have its axes permuted and " +
+                                  "no gaps: pass a contiguous copy");
+        }
         const char* const library = kind.type ? "cupy" : "numpy";
         throw py::value_error(what + " must be C-contiguous, it has shape " +
                               text(object.attr("shape")) + " and strides " +
                               text(object.attr("strides")) + ": pass " + library +
                               ".ascontiguousarray(...)");
     }
-    if (!facts.has(npy_api::NPY_ARRAY_ALIGNED_)) {
-        throw py::value_error(what + " must be aligned to its element size: pass a copy of it");
-    }
+    require_aligned(what, facts);
 }
 
+std::string shape_text(const py::ssize_t* extents, int dimensions) {
+    py::tuple shape(dimensions);
+    for (int i = 0; i < dimensions; ++i) shape[i] = extents[i];
+    return text(shape);
+}
+
+// Whether an array of NumPy's own class is what nearly all gradients are.
 inline bool is_good(py::handle object, const ArrayView& view) {
-    if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != dtypes().array_type) return false;
     const auto* proxy = array_proxy(object.ptr());
-    return proxy->descr == dtypes().exact[view.type] && (proxy->flags & kReadable) == kReadable &&
-           proxy->nd == view.dimensions &&
+    return view.strides.empty() && proxy->descr == dtypes().exact[view.type] &&
+           (proxy->flags & kReadable) == kReadable && proxy->nd == view.dimensions &&
            std::equal(proxy->dimensions, proxy->dimensions + proxy->nd, view.extents);
+}
+
+// The same for tensors of other libraries.
+bool is_good(const ExchangedTensor& tensor, const ArrayView& view) {
+    if (tensor.device_type != kExchangedCpu || tensor.dimensions != view.dimensions ||
+        type_of(tensor) != view.type || !is_aligned(tensor, view.type) ||
+        (tensor.data == nullptr && view.size > 0)) {
+        return false;
+    }
+    std::int64_t run = 1;  // from the last axis, which is what C's order has
+    for (int k = tensor.dimensions; k-- > 0; run *= tensor.shape[k]) {
+        if (tensor.shape[k] != view.extents[k]) return false;
+        if (tensor.shape[k] <= 1 || view.size == 0 || tensor.strides == nullptr) continue;
+        const std::int64_t expected =
+            view.strides.empty() ? run : view.strides[static_cast<std::size_t>(k)];
+        if (tensor.strides[k] != expected) return false;
+    }
+    return tensor.strides != nullptr || view.strides.empty();
 }
 
 std::size_t size_of(const py::ssize_t* extents, int dimensions) {
@@ -163,6 +285,7 @@ ArrayView check_array(const ArrayKind& kind, const std::string& what, py::handle
     view.data = facts.data;
     view.dimensions = facts.dimensions;
     view.size = size_of(facts.extents, facts.dimensions);
+    view.strides = facts.strides;
     return view;
 }
 
@@ -173,11 +296,7 @@ bool has_shape_of(const Facts& facts, const ArrayView& view) {
 
 }  // namespace
 
-std::string shape_text(const ArrayView& view) {
-    py::tuple shape(view.dimensions);
-    for (int i = 0; i < view.dimensions; ++i) shape[i] = view.extents[i];
-    return text(shape);
-}
+std::string shape_text(const ArrayView& view) { return shape_text(view.extents, view.dimensions); }
 
 const char* dtype_text(DataType type) { return type == kFloat32 ? "float32" : "float64"; }
 
@@ -210,6 +329,16 @@ ArrayView check_readable(const std::string& name, py::handle object) {
 }
 
 bool is_unchanged(py::handle object, const ArrayView& view) {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != dtypes().array_type) {
+        ExchangedTensor tensor;
+        if (describe_known_tensor(object.ptr(), tensor)) {
+            return data_of(tensor) == view.data && is_good(tensor, view);
+        }
+        if (!is_array(object)) {
+            return describe_tensor(object.ptr(), tensor) && data_of(tensor) == view.data &&
+                   is_good(tensor, view);
+        }
+    }
     const auto* proxy = array_proxy(object.ptr());
     if (proxy->data != view.data || !has_flags(proxy->flags, kWriteable) ||
         (proxy->descr != dtypes().exact[view.type] && type_of(proxy->descr) != view.type)) {
@@ -218,6 +347,17 @@ bool is_unchanged(py::handle object, const ArrayView& view) {
     return (proxy->nd == view.dimensions &&
             std::equal(proxy->dimensions, proxy->dimensions + proxy->nd, view.extents)) ||
            size_of(proxy->dimensions, proxy->nd) == view.size;
+}
+
+// Axes of one element have whatever strides, so the permuted ones are compared where they count.
+bool has_layout_of(const ArrayView& array, const ArrayView& other) {
+    if (array.strides.empty() || other.strides.empty()) {
+        return array.strides.empty() == other.strides.empty();
+    }
+    for (std::size_t k = 0; k < array.strides.size(); ++k) {
+        if (other.extents[k] > 1 && array.strides[k] != other.strides[k]) return false;
+    }
+    return true;
 }
 
 void require_alike(const std::string& name, const ArrayView& given, const ArrayView& present) {
@@ -229,6 +369,9 @@ void require_alike(const std::string& name, const ArrayView& given, const ArrayV
         !std::equal(given.extents, given.extents + given.dimensions, present.extents)) {
         throw py::value_error(name + ": has shape " + shape_text(given) +
                               ", this optimizer's parameter has " + shape_text(present));
+    }
+    if (!has_layout_of(given, present)) {
+        throw py::value_error(name + ": has other strides than this optimizer's parameter");
     }
 }
 
@@ -248,7 +391,14 @@ void prefetch_extents(PyObject* object) {
 }
 
 const void* find_gradient(py::handle object, const ArrayView& parameter) {
-    return is_good(object, parameter) ? array_proxy(object.ptr())->data : nullptr;
+    if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == dtypes().array_type) {
+        return is_good(object, parameter) ? array_proxy(object.ptr())->data : nullptr;
+    }
+    ExchangedTensor tensor;
+    const bool is_known = describe_known_tensor(object.ptr(), tensor);
+    if (!is_known || !is_good(tensor, parameter)) return nullptr;
+    if (parameter.size == 1 && is_negated(object.ptr())) return nullptr;
+    return data_of(tensor);
 }
 
 const void* check_gradient(const ArrayKind& kind, const std::string& path,
@@ -256,8 +406,8 @@ const void* check_gradient(const ArrayKind& kind, const std::string& path,
     Facts facts;
     read(kind, object, facts);
     const bool good = facts.is_array && facts.device == kind.device &&
-                      facts.type == parameter.type && facts.has(kReadable) &&
-                      has_shape_of(facts, parameter);
+                      facts.type == parameter.type && facts.has(npy_api::NPY_ARRAY_ALIGNED_) &&
+                      has_shape_of(facts, parameter) && lies_as(facts, parameter.strides);
     if (good) return facts.data;
     const std::string what = parameter_name(path) + ": gradient";
     require_array(kind, what, object, facts);
@@ -266,11 +416,18 @@ const void* check_gradient(const ArrayKind& kind, const std::string& path,
                              ", the parameter has " + dtype_text(parameter.type));
     }
     if (!has_shape_of(facts, parameter)) {
-        throw py::value_error(what + " has shape " + text(object.attr("shape")) +
+        throw py::value_error(what + " has shape " + shape_text(facts.extents, facts.dimensions) +
                               ", the parameter has " + shape_text(parameter));
     }
-    require_layout(kind, what, object, facts);
-    throw py::value_error(what + " cannot be read");
+    if (parameter.strides.empty() && facts.strides.empty()) {
+        require_layout(kind, what, object, facts);
+    }
+    require_aligned(what, facts);
+    const std::string order =
+        parameter.strides.empty()
+            ? "be C-contiguous, as the parameter is"
+            : "have the parameter's strides, " + strides_text(parameter.strides) + " in elements";
+    throw py::value_error(what + " must " + order + ": pass a copy of that order");
 }
 
 const void* KnownArrays::find(std::size_t place, py::handle object) const {

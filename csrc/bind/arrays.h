@@ -25,6 +25,8 @@ struct ArrayView {
     DataType type = kFloat32;
     int dimensions = 0;
     const py::ssize_t* extents = nullptr;  // kept by whoever asked for the view
+    // In elements, where they are not those of C's order: the axes are permuted, without gaps.
+    std::vector<std::int64_t> strides;
 };
 
 // Which arrays a plan takes: NumPy's, or those of one GPU.
@@ -44,17 +46,21 @@ const char* dtype_text(DataType type);
 std::string parameter_name(const std::string& path);
 
 // A parameter or state array: float32 or float64, C-contiguous, aligned, writeable, native byte
-// order. Its extents are appended; those of the view are left to the caller.
+// order. A tensor of another library (see exchange.h) may have its axes permuted. Its extents are
+// appended; those of the view are left to the caller.
 ArrayView check_writeable(const ArrayKind& kind, const std::string& name, py::handle object,
                           std::vector<py::ssize_t>& extents);
 
 // Memory of one of those types that may be read, likewise.
 ArrayView check_readable(const std::string& name, py::handle object);
 
-// Whether a parameter of NumPy still has the memory, size and dtype of its view, and is writeable.
+// Whether a parameter still has the memory, size and dtype of its view, and is writeable.
 bool is_unchanged(py::handle object, const ArrayView& view);
 
-// Throws unless both have the same shape and dtype.
+// Whether two of one shape lie in the same order.
+bool has_layout_of(const ArrayView& array, const ArrayView& other);
+
+// Throws unless both have the same shape and dtype, and lie in the same order.
 void require_alike(const std::string& name, const ArrayView& given, const ArrayView& present);
 
 // What such a parameter has become; throws that, naming it.
@@ -69,8 +75,8 @@ void prefetch_extents(PyObject* object);
 // Python code; nullptr for any other object.
 const void* find_gradient(py::handle object, const ArrayView& parameter);
 
-// The data of a gradient for that parameter: same dtype and shape, C-contiguous, aligned. Throws
-// what is wrong.
+// The data of a gradient for that parameter: same dtype, shape and strides, aligned. Throws what is
+// wrong.
 const void* check_gradient(const ArrayKind& kind, const std::string& path,
                            const ArrayView& parameter, py::handle object);
 

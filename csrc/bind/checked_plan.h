@@ -66,6 +66,9 @@ class CheckedPlan {
     };
     void set_settings(const py::array_t<double>& settings, const py::object& program,
                       std::vector<Target> targets, const py::object& changes);
+    // Puts a number in each place, or, where one is not accepted or asks for a state that is not
+    // there, throws and puts none. A place that a schedule has is written by each step.
+    void set_numbers(const Targets& targets, const py::tuple& numbers);
 
     // What each parameter's last update has left for the next one: the rule's values.
     using Values = std::vector<std::vector<double>>;
@@ -291,6 +294,7 @@ void define_plan(Class& plan) {
         .def_property_readonly("settings", &Object::settings)
         .def("set_settings", &Object::set_settings, py::arg("settings").noconvert(),
              py::arg("program"), py::arg("targets"), py::arg("changes") = py::none())
+        .def("set_numbers", &Object::set_numbers, py::arg("targets"), py::arg("numbers"))
         .def("load", &Object::load, py::kw_only(), py::arg("updates"), py::arg("attempted"),
              py::arg("applied"), py::arg("accumulated"), py::arg("settings").noconvert(),
              py::arg("program"), py::arg("targets"), py::arg("nonfinite"),

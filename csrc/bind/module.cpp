@@ -15,7 +15,9 @@ void register_runtime(pybind11::module_& module);
 void register_cpu_plan(pybind11::module_& module);
 void register_cuda_plan(pybind11::module_& module);
 void register_program(pybind11::module_& module);
+void register_snapshot(pybind11::module_& module);
 void register_target(pybind11::module_& module);
+void register_tensors(pybind11::module_& module);
 void register_tree(pybind11::module_& module);
 }  // namespace fusestep
 
@@ -45,7 +47,9 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     fusestep::register_grouping(module);
     fusestep::register_orders(module);
     fusestep::register_program(module);
+    fusestep::register_snapshot(module);
     fusestep::register_target(module);
+    fusestep::register_tensors(module);
     fusestep::register_in_place(module);
     fusestep::register_cpu_plan(module);
     fusestep::register_cuda_plan(module);

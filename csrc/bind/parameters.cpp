@@ -74,10 +74,15 @@ Units CheckedPlan::units_of(std::size_t i, double axis) const {
             "...), as torch has them, agc_axis=-1 for (..., in, out)");
     }
     const int at = static_cast<int>(axis) + (axis < 0.0 ? view.dimensions : 0);
+    const auto stride = [&](int k) {
+        return view.strides.empty() ? -k : view.strides[static_cast<std::size_t>(k)];
+    };
     Units units = {1, 1, 1};
     for (int k = 0; k < view.dimensions; ++k) {
         const auto extent = static_cast<unsigned long long>(view.extents[k]);
-        (k < at ? units.outer : k == at ? units.count : units.inner) *= extent;
+        if (extent == 1) continue;
+        const bool is_outer = k != at && stride(k) > stride(at);
+        (is_outer ? units.outer : k == at ? units.count : units.inner) *= extent;
     }
     // all elements are of one unit, side by side
     if (units.count == 1) units = {1, 1, view.size};

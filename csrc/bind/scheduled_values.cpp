@@ -1,5 +1,7 @@
 #include "scheduled_values.h"
 
+#include <pybind11/stl.h>
+
 #include <utility>
 
 #include "arrays.h"
@@ -67,6 +69,9 @@ void register_target(py::module_& module) {
              }),
              py::kw_only(), py::arg("group"), py::arg("column"), py::arg("name"), py::arg("lower"),
              py::arg("upper"), py::arg("below_upper"), py::arg("smallest"), py::arg("expected"));
+    py::class_<Targets>(module, "Targets")
+        .def(py::init([](std::vector<Target> all) { return Targets{std::move(all)}; }),
+             py::arg("targets"));
 }
 
 }  // namespace fusestep

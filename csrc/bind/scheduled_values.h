@@ -31,6 +31,11 @@ struct Target {
     }
 };
 
+// Where numbers go that are set again and again, kept so that no call converts them.
+struct Targets {
+    std::vector<Target> all;
+};
+
 class ScheduledValues {
  public:
     ScheduledValues() = default;

@@ -86,6 +86,39 @@ void CheckedPlan::set_settings(const py::array_t<double>& settings, const py::ob
     attributes.apply();
 }
 
+void CheckedPlan::set_numbers(const Targets& targets, const py::tuple& numbers) {
+    const Busy busy(*this);
+    const std::size_t columns = static_cast<std::size_t>(plan_.rule().columns + kCommonColumns);
+    if (numbers.size() != targets.all.size()) {
+        throw py::value_error("expected one number for each target");
+    }
+    const std::vector<double> before = table_;
+    try {
+        for (std::size_t i = 0; i < targets.all.size(); ++i) {
+            const Target& target = targets.all[i];
+            const double number =
+                PyFloat_AsDouble(PyTuple_GET_ITEM(numbers.ptr(), static_cast<py::ssize_t>(i)));
+            if (number == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+            if (target.column >= columns || target.group >= table_.size() / columns) {
+                throw py::value_error("no such place");
+            }
+            if (!target.accepts(number)) {
+                throw py::value_error(target.name + " must be " + target.expected + ", not " +
+                                      number_text(number));
+            }
+            table_[target.group * columns + target.column] = number;
+        }
+        for (std::size_t at = 0; at < table_.size(); at += columns) {
+            const unsigned used = plan_.rule().states_used(table_.data() + at);
+            if ((used & ~plan_.rule().states_used(before.data() + at)) == 0) continue;
+            throw StateError("these numbers ask for a state that the parameters do not have");
+        }
+    } catch (...) {
+        restore(before);
+        throw;
+    }
+}
+
 void CheckedPlan::load(const std::vector<std::int64_t>& updates, std::int64_t attempted,
                        std::int64_t applied, const py::tuple& accumulated,
                        const py::array_t<double>& settings, const py::object& program,

@@ -41,6 +41,9 @@ std::vector<void*> CheckedPlan::check_states(std::size_t i, const RuleEntry& rul
         if (array.type != state_type(state, view) || shape != state_shape(state.extent, view)) {
             throw py::value_error(name + " has another dtype or shape than the rule asks for");
         }
+        const bool is_alike =
+            state.extent == Extent::kElement ? has_layout_of(array, view) : view.strides.empty();
+        if (!is_alike) throw py::value_error(name + " has other strides than the parameter");
         found.push_back(array.data);
     }
     return found;
@@ -57,7 +60,7 @@ std::vector<Output> CheckedPlan::check_copies() const {
         if (copy.is_none()) continue;
         std::vector<py::ssize_t> shape;
         const ArrayView array = check_writeable(kind_, copy_name(i), copy, shape);
-        if (shape != state_shape(Extent::kElement, views_[i])) {
+        if (shape != state_shape(Extent::kElement, views_[i]) || !has_layout_of(array, views_[i])) {
             throw py::value_error(copy_name(i) + ": has shape " +
                                   py::str(copy.attr("shape")).cast<std::string>() + ", " +
                                   parameter(i) + " has another");

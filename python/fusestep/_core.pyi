@@ -75,6 +75,39 @@ class Rows:
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+# some of them, kept for calls that set numbers again and again
+@final
+class Targets:
+    def __init__(self, targets: list[Target]) -> None: ...
+
+# a dict or a list, and the dicts and lists in it: whether they hold the same objects, in order
+@final
+class Snapshot:
+    def __init__(self, container: Any) -> None: ...
+    def is_current(self) -> bool: ...
+
+# parameters that have their gradients as attributes, and the tensors of their state
+@final
+class Tensors:
+    def __init__(
+        self,
+        *,
+        parameters: list[Any],
+        states: list[list[Any]],  # of each parameter
+        counters: list[Any],  # a tensor of one element for each parameter, or None
+        updates: list[int],  # what the counters say
+        idle: list[Any],  # tensors that have no gradient
+    ) -> None: ...
+    # of each parameter, None where there is none; None for all if any memory is elsewhere, a
+    # counter was changed or an idle tensor has a gradient
+    def gradients(self) -> list[Any] | None: ...
+    @property
+    def found(self) -> int: ...  # how many
+    @property
+    def unfit(self) -> list[int]: ...  # which of them a step can't read as they are
+    # counts an update where there is a gradient; how many
+    def count(self, gradients: list[Any]) -> int: ...
+
 class InPlace:
     def __enter__(self) -> None: ...
     def __exit__(self, *args: object) -> None: ...
@@ -131,6 +164,8 @@ class _Plan:
         targets: list[Target],
         changes: Changes | None = None,
     ) -> None: ...
+    # all numbers or, where one is not accepted, none
+    def set_numbers(self, targets: Targets, numbers: tuple[float, ...]) -> None: ...
     # likewise; arrays are pairs (destination, source) of NumPy, with None for zeros
     def load(
         self,

@@ -63,6 +63,10 @@ def _view(value: Any) -> np.ndarray[Any, Any] | None:
     try:
         if isinstance(value, (np.ndarray, np.generic)):
             return None
+        if _library(value) == "torch":
+            value = value.detach()
+            if value.is_neg():  # of which neither DLPack nor NumPy knows
+                return None
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
         if not hasattr(value, "__array__") and not hasattr(value, "__array_interface__"):

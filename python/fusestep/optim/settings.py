@@ -198,7 +198,7 @@ class Settings:
                 for column, number in field.numbers(self.values[place]).items():
                     if isinstance(number, Expression):
                         label = str(place._replace(name=column))
-                        found.append((number, self._target(field, column, group, label)))
+                        found.append((number, self.target(field, column, group, label)))
         return found
 
     def _rows(self, name: str) -> Sequence[int]:
@@ -249,7 +249,7 @@ class Settings:
             expected = _float32_in_words(path, self._columns[column], field.float32)
             raise ValueError(f"{label} must be {expected}, not {number:g}")
 
-    def _target(self, field: Setting[Any, Any], name: str, group: int, label: str) -> _core.Target:
+    def target(self, field: Setting[Any, Any], name: str, group: int, label: str) -> _core.Target:
         """Where the values of an expression go, and what a step may find there."""
         column = self._columns[name]
         lower, upper, smallest = column.lower, column.upper, 0.0

@@ -1,0 +1,84 @@
+"""What torch and fusestep call the same: settings and states of one update rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from .. import _core
+from ..optim import Optimizer
+from ..optim.expressions import Expressions
+from ..optim.settings import Place, Settings
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Row(NamedTuple):
+    """An optimizer of torch as fusestep has it.
+
+    ``numbers`` and ``flags`` have torch's names of what a group sets, with fusestep's; ``columns``
+    have flags that fusestep's class decides, with the column of the native rule. ``states`` have
+    the rule's names of state arrays, with torch's. ``counts`` is whether torch's state has "step".
+    """
+
+    rule: type[Optimizer]
+    numbers: Mapping[str, str]
+    flags: Mapping[str, str]
+    states: Mapping[str, str]
+    columns: Mapping[str, str] = _NOTHING
+    counts: bool = True
+
+    @property
+    def name(self) -> str:
+        """The native rule."""
+        return self.rule._rule
+
+    def numbers_of(self, group: Mapping[str, Any]) -> tuple[float, ...]:
+        """The numbers that a group has now, in the order of `targets`."""
+        found: list[float] = []
+        for name in self.numbers:
+            value = group[name]
+            if isinstance(value, tuple):
+                found.extend(map(float, value))
+            else:
+                found.append(float(value))
+        return tuple(found)
+
+    def flags_of(self, group: Mapping[str, Any]) -> tuple[bool, ...]:
+        """What decides the arithmetic itself, and where it is done."""
+        names = (*self.flags, *self.columns, "differentiable", "capturable")
+        return tuple(bool(group.get(name, False)) for name in names)
+
+    def settings(
+        self, groups: Sequence[Mapping[str, Any]], narrow: Sequence[str | None]
+    ) -> Settings:
+        """The native table for these groups; raises ValueError or TypeError where one is refused.
+
+        ``narrow`` has the path of a parameter of float32 for each group, or None.
+        """
+        rule = self.rule._declared
+        values = {Place(name): field.default for name, field in rule.fields.items()}
+        for g, group in enumerate(groups):
+            for torch_name, name in self.numbers.items():
+                value = group[torch_name]
+                many = isinstance(value, tuple)
+                values[Place(name, g)] = tuple(map(float, value)) if many else float(value)
+            for torch_name, name in self.flags.items():
+                values[Place(name, g)] = bool(group.get(torch_name, False))
+        settings = Settings(rule, values, narrow, Expressions())
+        at = list(rule.columns)
+        for torch_name, column in self.columns.items():
+            for g, group in enumerate(groups):
+                settings.table[g, at.index(column)] = float(bool(group.get(torch_name, False)))
+        return settings
+
+    def targets(self, settings: Settings) -> _core.Targets:
+        """Where the numbers of all groups go, one group after the other."""
+        found = []
+        for g in range(len(settings.table)):
+            for torch_name, name in self.numbers.items():
+                field = settings.rule.fields[name]
+                for column in field.columns:
+                    found.append(settings.target(field, column, g, f"{torch_name} of group {g}"))
+        return _core.Targets(found)
