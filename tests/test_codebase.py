@@ -94,7 +94,10 @@ NEEDS = {
     "fusestep.distributed.saving": "xxhash",
     "fusestep.run.run": "xxhash",
     "fusestep.sklearn": "sklearn",
-    **{f"fusestep.torch{name}": "torch" for name in ("", ".engine", ".optimizers", ".step")},
+    **{
+        f"fusestep.torch{name}": "torch"
+        for name in ("", ".engine", ".optimizers", ".refusals", ".rows", ".step")
+    },
     "fusestep.tune.search": "optuna",
 }
 IMPORTABLE = sorted(name for name in MODULES if not name.endswith("__main__"))

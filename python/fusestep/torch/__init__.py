@@ -13,8 +13,18 @@ try:
 except ImportError as error:
     raise ImportError('fusestep.torch needs torch: pip install "fusestep[torch]"') from error
 
-from .optimizers import SGD, Adam, AdamW
+from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, RAdam, RMSprop, Rprop
 
 del torch
 
-__all__ = ["SGD", "Adam", "AdamW"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+]

@@ -1,36 +1,30 @@
-"""The classes, each a row that says what torch and fusestep call the same."""
+"""The classes, each with the row of what torch and fusestep call the same.
+
+Each has the arguments, the formula, the defaults and the state of the class of torch.optim with its
+name, and ``on_unsupported`` besides; see `fusestep.torch.step.NativeStep`.
+"""
 
 from __future__ import annotations
 
 import torch
 
-from ..optim import SGD as RuleOfSGD
-from ..optim import Adam as RuleOfAdam
-from .rows import Row
+from .. import optim
+from .rows import Row, same
 from .step import NativeStep
 
+_AVERAGES = {"m": "exp_avg", "v": "exp_avg_sq"}
+_DECOUPLED = {"decoupled_weight_decay": "decoupled"}
 _ADAM = Row(
-    rule=RuleOfAdam,
-    numbers={"lr": "lr", "betas": "betas", "eps": "eps", "weight_decay": "weight_decay"},
-    flags={"amsgrad": "amsgrad", "maximize": "maximize"},
-    columns={"decoupled_weight_decay": "decoupled"},
-    states={"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"},
-)
-_SGD = Row(
-    rule=RuleOfSGD,
-    numbers={name: name for name in ("lr", "momentum", "dampening", "weight_decay")},
-    flags={"nesterov": "nesterov", "maximize": "maximize"},
-    states={"momentum": "momentum_buffer"},
-    counts=False,
+    optim.Adam,
+    numbers=same("lr", "betas", "eps", "weight_decay"),
+    flags=same("amsgrad", "maximize"),
+    columns=_DECOUPLED,
+    states={**_AVERAGES, "v_max": "max_exp_avg_sq"},
 )
 
 
 class SGD(NativeStep, torch.optim.SGD):  # type: ignore[misc]
-    """torch.optim.SGD, with its arguments, formula and state.
-
-    Args:
-        on_unsupported: what becomes of a parameter that can't be updated natively; see
-            `NativeStep`.
+    """torch.optim.SGD, stepping natively.
 
     Example:
         >>> import torch
@@ -43,36 +37,23 @@ class SGD(NativeStep, torch.optim.SGD):  # type: ignore[misc]
         ([0.5, 0.5], [1.0, 1.0])
     """
 
-    _row = _SGD
+    _row = Row(
+        optim.SGD,
+        numbers=same("lr", "momentum", "dampening", "weight_decay"),
+        flags=same("nesterov", "maximize"),
+        states={"momentum": "momentum_buffer"},
+        counts=False,
+    )
 
 
 class Adam(NativeStep, torch.optim.Adam):  # type: ignore[misc]
-    """torch.optim.Adam, with its arguments, formula and state.
-
-    Args:
-        on_unsupported: what becomes of a parameter that can't be updated natively; see
-            `NativeStep`.
-
-    Example:
-        >>> import torch
-        >>> from fusestep.torch import Adam
-        >>> w = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
-        >>> opt = Adam([w], lr=0.5)
-        >>> w.sum().backward()
-        >>> opt.step()
-        >>> w.detach().numpy().round(6)
-        array([0.5, 0.5])
-    """
+    """torch.optim.Adam, stepping natively."""
 
     _row = _ADAM
 
 
 class AdamW(NativeStep, torch.optim.AdamW):  # type: ignore[misc]
-    """torch.optim.AdamW, with its arguments, formula and state.
-
-    Args:
-        on_unsupported: what becomes of a parameter that can't be updated natively; see
-            `NativeStep`.
+    """torch.optim.AdamW, stepping natively.
 
     Example:
         >>> import torch
@@ -88,3 +69,74 @@ class AdamW(NativeStep, torch.optim.AdamW):  # type: ignore[misc]
     """
 
     _row = _ADAM
+
+
+class RAdam(NativeStep, torch.optim.RAdam):  # type: ignore[misc]
+    """torch.optim.RAdam, stepping natively."""
+
+    _row = Row(
+        optim.RAdam,
+        numbers=same("lr", "betas", "eps", "weight_decay"),
+        flags=same("maximize"),
+        columns=_DECOUPLED,
+        states=_AVERAGES,
+    )
+
+
+class Adamax(NativeStep, torch.optim.Adamax):  # type: ignore[misc]
+    """torch.optim.Adamax, stepping natively."""
+
+    _row = Row(
+        optim.Adamax,
+        numbers=same("lr", "betas", "eps", "weight_decay"),
+        flags=same("maximize"),
+        states={"m": "exp_avg", "u": "exp_inf"},
+    )
+
+
+class Adagrad(NativeStep, torch.optim.Adagrad):  # type: ignore[misc]
+    """torch.optim.Adagrad, stepping natively.
+
+    As there, the sums begin with ``initial_accumulator_value`` when the optimizer is built.
+    """
+
+    _row = Row(
+        optim.Adagrad,
+        numbers=same("lr", "lr_decay", "eps", "weight_decay"),
+        flags=same("maximize"),
+        states={"sum": "sum"},
+    )
+
+
+class Adadelta(NativeStep, torch.optim.Adadelta):  # type: ignore[misc]
+    """torch.optim.Adadelta, stepping natively."""
+
+    _row = Row(
+        optim.Adadelta,
+        numbers=same("lr", "rho", "eps", "weight_decay"),
+        flags=same("maximize"),
+        states={"v": "square_avg", "acc_delta": "acc_delta"},
+    )
+
+
+class RMSprop(NativeStep, torch.optim.RMSprop):  # type: ignore[misc]
+    """torch.optim.RMSprop, stepping natively."""
+
+    _row = Row(
+        optim.RMSprop,
+        numbers=same("lr", "alpha", "eps", "weight_decay", "momentum"),
+        flags=same("centered", "maximize"),
+        states={"v": "square_avg", "momentum": "momentum_buffer", "m": "grad_avg"},
+    )
+
+
+class Rprop(NativeStep, torch.optim.Rprop):  # type: ignore[misc]
+    """torch.optim.Rprop, stepping natively."""
+
+    _row = Row(
+        optim.Rprop,
+        numbers=same("lr", "etas", "step_sizes"),
+        flags=same("maximize"),
+        states={"previous": "prev", "step_size": "step_size"},
+        begins_from_lr=True,
+    )

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
+
 from .. import _core
 from ..optim import Optimizer
 from ..optim.expressions import Expressions
@@ -19,7 +21,8 @@ class Row(NamedTuple):
 
     ``numbers`` and ``flags`` have torch's names of what a group sets, with fusestep's; ``columns``
     have flags that fusestep's class decides, with the column of the native rule. ``states`` have
-    the rule's names of state arrays, with torch's. ``counts`` is whether torch's state has "step".
+    the rule's names of state arrays, with torch's and in their order. ``counts`` is whether torch's
+    state has "step", ``begins_from_lr`` whether the first update fills a state with it.
     """
 
     rule: type[Optimizer]
@@ -28,6 +31,7 @@ class Row(NamedTuple):
     states: Mapping[str, str]
     columns: Mapping[str, str] = _NOTHING
     counts: bool = True
+    begins_from_lr: bool = False
 
     @property
     def name(self) -> str:
@@ -39,11 +43,21 @@ class Row(NamedTuple):
         found: list[float] = []
         for name in self.numbers:
             value = group[name]
-            if isinstance(value, tuple):
-                found.extend(map(float, value))
+            if isinstance(value, (tuple, list)):
+                found.extend(map(_number, value))
             else:
-                found.append(float(value))
+                found.append(_number(value))
         return tuple(found)
+
+    def has_tensors(self, group: Mapping[str, Any]) -> bool:
+        """Whether a number of the group is that of a tensor."""
+        for name in self.numbers:
+            value = group[name]
+            if isinstance(value, torch.Tensor) or (
+                isinstance(value, (tuple, list)) and any(isinstance(x, torch.Tensor) for x in value)
+            ):
+                return True
+        return False
 
     def flags_of(self, group: Mapping[str, Any]) -> tuple[bool, ...]:
         """What decides the arithmetic itself, and where it is done."""
@@ -62,8 +76,8 @@ class Row(NamedTuple):
         for g, group in enumerate(groups):
             for torch_name, name in self.numbers.items():
                 value = group[torch_name]
-                many = isinstance(value, tuple)
-                values[Place(name, g)] = tuple(map(float, value)) if many else float(value)
+                many = isinstance(value, (tuple, list))
+                values[Place(name, g)] = tuple(map(_number, value)) if many else _number(value)
             for torch_name, name in self.flags.items():
                 values[Place(name, g)] = bool(group.get(torch_name, False))
         settings = Settings(rule, values, narrow, Expressions())
@@ -82,3 +96,13 @@ class Row(NamedTuple):
                 for column in field.columns:
                     found.append(settings.target(field, column, g, f"{torch_name} of group {g}"))
         return _core.Targets(found)
+
+
+def same(*names: str) -> dict[str, str]:
+    """What both call the same."""
+    return {name: name for name in names}
+
+
+def _number(value: Any) -> float:
+    """A number, or that of a tensor with one element."""
+    return float(value.item() if isinstance(value, torch.Tensor) else value)

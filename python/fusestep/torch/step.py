@@ -89,8 +89,8 @@ class NativeStep:
         gradients = engine.gradients(self) if engine is not None else None
         if engine is None or gradients is None:
             self._engine = engine = Engine(self, self._row)
-            gradients = engine.tensors.gradients()
-            assert gradients is not None
+            gradients = engine.gradients(self)
+            assert gradients is not None, "an engine is good for what it was built for"
         scale = scaler.get("grad_scale")
         if others := engine.others(gradients):
             self._step_of_torch(others, scale)
@@ -98,7 +98,7 @@ class NativeStep:
             try:
                 is_good = engine.step(gradients, 1.0 if scale is None else float(scale))
             except ValueError as error:  # nothing was written
-                self._step_of_torch(engine.with_gradient(gradients, str(error)), scale)
+                self._step_of_torch(engine.given_up(gradients, str(error)), scale)
                 is_good = False
             if not is_good:
                 self._engine = None
