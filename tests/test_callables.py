@@ -40,6 +40,60 @@ def test_torch_follows_it() -> None:
         scheduler.step()
 
 
+def test_a_scheduler_of_torch_gives_the_bits_of_a_schedule() -> None:
+    torch = pytest.importorskip("torch")
+    native = pytest.importorskip("fusestep.torch")
+    array = np.linspace(-1.0, 1.0, 7, dtype=np.float32)
+    opt = fs.AdamW(array, lr=LR)
+    sides = []
+    for how in ("scheduler", "lambda"):
+        w = torch.nn.Parameter(torch.linspace(-1.0, 1.0, 7))
+        w.data.copy_(torch.from_numpy(array))
+        other = native.AdamW([w], lr=1.0 if how == "lambda" else 123.0)
+        if how == "scheduler":
+            scheduler = schedules.as_scheduler(other, LR)
+        else:
+            scheduler = torch.optim.lr_scheduler.LambdaLR(other, schedules.as_lambda(LR))
+        sides.append((w, other, scheduler))
+    for t in range(25):
+        gradient = np.sin(np.arange(7, dtype=np.float32) + t)
+        opt.step(gradient)
+        for w, other, scheduler in sides:
+            assert other.param_groups[0]["lr"] == LR(t)
+            w.grad = torch.from_numpy(gradient)
+            other.step()
+            scheduler.step()
+    for w, _, _ in sides:
+        assert w.detach().numpy().tobytes() == array.tobytes()
+
+
+def test_a_scheduler_of_torch_resumes_and_takes_a_curve_for_each_group() -> None:
+    torch = pytest.importorskip("torch")
+    curves = [LR, schedules.linear(start=1.0, end=0.5, length=10)]
+
+    def build() -> Any:
+        groups = [{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in curves]
+        optimizer = torch.optim.SGD(groups, lr=3.0)
+        return optimizer, schedules.as_scheduler(optimizer, curves)
+
+    def rates(optimizer: Any) -> list[float]:
+        return [group["lr"] for group in optimizer.param_groups]
+
+    optimizer, scheduler = build()
+    for t in range(5):
+        assert rates(optimizer) == [curve(t) for curve in curves] == scheduler.get_last_lr()
+        optimizer.step()
+        scheduler.step()
+    resumed, other = build()
+    resumed.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(scheduler.state_dict())
+    resumed.step()
+    other.step()
+    assert rates(resumed) == [curve(6) for curve in curves]
+    with pytest.raises(ValueError, match="Expected 2 lr_lambdas"):
+        schedules.as_scheduler(build()[0], [LR])
+
+
 def test_optax_follows_it_eagerly_and_under_jit() -> None:
     optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
     optimizer = optax.sgd(schedules.as_lambda(LR))

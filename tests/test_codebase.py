@@ -81,7 +81,7 @@ IMPORTS: dict[str, set[str]] = {
     | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "rows", "run"}
     | {"scaling", "threads"},
     "threads": {"_core"},
-    "torch": {"_core", "arguments", "optim"},
+    "torch": {"_core", "arguments", "expression", "optim"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})
 MODULES = {

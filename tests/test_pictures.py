@@ -66,7 +66,12 @@ def test_a_picture_needs_an_end(stop: object) -> None:
 
 
 def test_the_gallery_has_every_curve() -> None:
-    assert set(gallery.GALLERY) == {*schedules.__all__} - {"as_lambda", "initial_lr", "presets"}
+    assert set(gallery.GALLERY) == {*schedules.__all__} - {
+        "as_lambda",
+        "as_scheduler",
+        "initial_lr",
+        "presets",
+    }
     for name, text in gallery.GALLERY.items():
         assert name in text
         assert np.isfinite(parse(text)(np.arange(120))).all()

@@ -8,7 +8,7 @@ those that must be given come first, values before times, and ``by`` is the last
 """
 
 from . import presets
-from .callables import as_lambda
+from .callables import as_lambda, as_scheduler
 from .cycles import cosine_restarts, cyclic, one_cycle, random
 from .decays import (
     constant,
@@ -37,6 +37,7 @@ __all__ = [
     "ademamix_alpha",
     "ademamix_beta3",
     "as_lambda",
+    "as_scheduler",
     "constant",
     "cosine",
     "cosine_restarts",

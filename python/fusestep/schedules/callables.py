@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,3 +52,49 @@ def as_lambda(expression: Expression | float, by: Unit = "step") -> Callable[...
         )
 
     return value
+
+
+def as_scheduler(
+    optimizer: Any,
+    expression: Expression | float | Sequence[Expression | float],
+    by: Unit = "step",
+    *,
+    last_epoch: int = -1,
+) -> Any:
+    """A scheduler of torch that gives an optimizer of torch the learning rates of a curve.
+
+    After ``n`` calls of its ``step()`` each group's ``lr`` is the curve's value at ``n``, whatever
+    it was before. It is a ``LambdaLR``, with ``state_dict()`` and all else of that; the curve is
+    not saved.
+
+    Args:
+        optimizer: one of torch.optim or of `fusestep.torch`, or what derives from those.
+        expression: for all groups, or a list with one for each. They read no other input of the
+            clock than ``by``.
+        by: what calls of ``step()`` count: "step", "samples" or "epoch".
+        last_epoch: as in torch, for an optimizer that was loaded.
+
+    Raises:
+        ImportError: there is no torch.
+
+    Example::
+
+        opt = fusestep.torch.AdamW(model.parameters())
+        curve = fs.schedules.warmup_cosine(peak=1e-3, warmup=500, total=10_000)
+        scheduler = fs.schedules.as_scheduler(opt, curve)
+        for batch in batches:
+            opt.zero_grad()
+            loss_of(model, batch).backward()
+            opt.step()
+            scheduler.step()
+    """
+    from torch.optim.lr_scheduler import LambdaLR
+
+    curves: Any = (
+        [as_lambda(curve, by) for curve in expression]
+        if isinstance(expression, Sequence)
+        else as_lambda(expression, by)
+    )
+    for group in optimizer.param_groups:
+        group["initial_lr"] = 1.0  # what LambdaLR multiplies by
+    return LambdaLR(optimizer, curves, last_epoch)

@@ -10,7 +10,7 @@ import torch
 from .. import _core
 from ..optim.settings import Settings
 from . import refusals
-from .rows import Row
+from .rows import Row, refuse_expressions
 
 # a parameter, and why it can't be updated natively
 Stranger = tuple[Any, str]
@@ -69,6 +69,7 @@ class Engine:
         members: dict[int, list[tuple[str, Any]]] = {}
         idle: list[Any] = []
         for g, group in enumerate(self._param_groups):
+            refuse_expressions(group)
             refused = refusals.of_group(group)
             for i, p in enumerate(group["params"]):
                 if p.grad is None and not self._state.get(p):

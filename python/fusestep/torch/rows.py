@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import _core
+from ..expression import Expression
 from ..optim import Optimizer
 from ..optim.expressions import Expressions
 from ..optim.settings import Place, Settings
@@ -106,3 +107,13 @@ def same(*names: str) -> dict[str, str]:
 def _number(value: Any) -> float:
     """A number, or that of a tensor with one element."""
     return float(value.item() if isinstance(value, torch.Tensor) else value)
+
+
+def refuse_expressions(settings: Any) -> None:
+    """Raises TypeError for one: with torch, what follows a schedule is written by a scheduler."""
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        if isinstance(value, Expression):
+            raise TypeError(
+                f"{name} must be a number or a tensor: fusestep.schedules.as_scheduler(opt, "
+                "expression) makes a scheduler of an expression"
+            )

@@ -10,7 +10,7 @@ import torch
 
 from ..arguments import check_choice
 from .engine import Engine
-from .rows import Row
+from .rows import Row, refuse_expressions
 
 _UNSUPPORTED = ("torch", "raise")
 
@@ -42,6 +42,7 @@ class NativeStep:
     ) -> None:
         check_choice("on_unsupported", on_unsupported, _UNSUPPORTED)
         self.on_unsupported = on_unsupported
+        refuse_expressions({"lr": args[1] if len(args) > 1 else settings.get("lr")})
         super().__init__(*args, **settings)
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -66,6 +67,7 @@ class NativeStep:
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self._engine = None
+        refuse_expressions(param_group)
         super().add_param_group(param_group)  # type: ignore[misc]
 
     @torch._disable_dynamo  # type: ignore[untyped-decorator]
