@@ -16,6 +16,7 @@ COMMANDS = {
     "checkpoint": "the time of saving and loading a run, beside other libraries",
     "distributed": "the time and memory of a step of several processes, beside other ways",
     "schedule": "the time of schedules, beside other libraries",
+    "torch": "the time of a step over tensors of torch, beside its own optimizers",
     "sklearn": "the time of scikit-learn's networks with their own Adam, and with fusestep's",
     "rules": "every rule on handwritten digits, each with the best rate of the same sweep",
     "reproduce": "published claims in small, with lines to pass and controls that must miss them",

@@ -83,7 +83,7 @@ class DeepSpeed(Torch):
 
     def __init__(self, problem: Problem, rule: Rule) -> None:
         super().__init__(problem, writes_gradients=False)
-        self.optimizer = _deepspeed_adam()(
+        self.optimizer = deepspeed_adam()(
             self.parameters,
             lr=rule.lr,
             betas=rule.betas,
@@ -157,7 +157,7 @@ def deepspeed_absent() -> str:
         return torch_absent()
     try:
         torch: Any = importlib.import_module("torch")
-        _deepspeed_adam()([torch.nn.Parameter(torch.ones(1))])
+        deepspeed_adam()([torch.nn.Parameter(torch.ones(1))])
     except Exception as error:  # whatever a build on this machine may raise
         return first_line(error)
     return ""
@@ -175,7 +175,7 @@ def optax_absent() -> str:
 
 
 @functools.cache
-def _deepspeed_adam() -> Any:
+def deepspeed_adam() -> Any:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # its build looks for ninja on the path, where that of an environment not activated is missing
     os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
