@@ -1,4 +1,4 @@
-"""fusestep.torch under every scheduler of torch, averages of weights, and loops that people write."""
+"""fusestep.torch under every scheduler of torch, averages of weights, and usual loops."""
 
 from __future__ import annotations
 
