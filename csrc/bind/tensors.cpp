@@ -2,6 +2,7 @@
 // in tensors too: whether they are where a plan has them, and where the gradients are.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "arrays.h"
@@ -13,10 +14,12 @@ namespace {
 class Tensors {
  public:
     // Parameters, the state tensors of each, a tensor of one element for each that counts its
-    // updates, or None, and the counts; and tensors that have no gradient.
+    // updates, or None, and the counts; tensors that have no gradient; and what keeps the memory of
+    // states and counts where their tensors are given other memory.
     Tensors(const py::list& parameters, const py::list& states, const py::list& counters,
-            std::vector<std::int64_t> updates, const py::list& idle)
-        : updates_(std::move(updates)), idle_(idle) {
+            std::vector<std::int64_t> updates, const py::list& idle, const py::list& kept)
+        : updates_(std::move(updates)), idle_(idle), kept_(kept) {
+        std::size_t elements = 0;
         const std::size_t count = py::len(parameters);
         if (py::len(states) != count || py::len(counters) != count || updates_.size() != count) {
             throw py::value_error("expected one entry for each parameter");
@@ -24,10 +27,10 @@ class Tensors {
         for (std::size_t i = 0; i < count; ++i) {
             const std::string name = parameter_name(std::to_string(i));
             parameters_.push_back(held(name, parameters[i]));
+            elements += parameters_.back().view.size;
             for (const py::handle state : py::list(states[i])) {
                 states_.push_back(held(name + " state", state));
             }
-            states_end_.push_back(states_.size());
             counters_.emplace_back();
             const py::object counter = counters[i];
             if (counter.is_none()) continue;
@@ -35,21 +38,20 @@ class Tensors {
             if (counters_.back().view.size != 1) {
                 throw py::value_error(name + " count must have one element");
             }
+            states_.push_back(counters_.back());
         }
+        looks_ = std::min(states_.size(), std::max(kLooks, elements / kElementsPerLook));
     }
 
     // The gradient of each parameter, None where there is none; or None if anything is elsewhere, a
-    // count was changed, or an idle tensor has a gradient. Looks at everything.
+    // count was changed, or an idle tensor has a gradient. Looks at everything, but where a model
+    // has many small tensors at the memory of states in turn.
     py::object gradients() {
         unfit_.clear();
         found_ = 0;
         py::list found(parameters_.size());
-        std::size_t state = 0;
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             if (!is_there(parameters_[i])) return py::none();
-            for (; state < states_end_[i]; ++state) {
-                if (!is_there(states_[state])) return py::none();
-            }
             if (counters_[i].tensor && !has_count(i)) return py::none();
             const py::object gradient = gradient_of(parameters_[i].tensor);
             if (!gradient.is_none()) {
@@ -57,6 +59,10 @@ class Tensors {
                 if (!fits(gradient, parameters_[i].view)) unfit_.push_back(i);
             }
             PyList_SET_ITEM(found.ptr(), static_cast<Py_ssize_t>(i), gradient.inc_ref().ptr());
+        }
+        for (std::size_t count = looks_; count > 0; --count) {
+            if (next_ >= states_.size()) next_ = 0;
+            if (!is_there(states_[next_++])) return py::none();
         }
         for (const py::handle tensor : idle_) {
             if (!gradient_of(tensor).is_none()) return py::none();
@@ -124,19 +130,24 @@ class Tensors {
     // Counts beyond 2^24 do not change in float32.
     bool has_count(std::size_t i) const {
         const Held& counter = counters_[i];
-        if (!is_there(counter)) return false;
         const auto count = static_cast<double>(updates_[i]);
         return counter.view.type == kFloat32
                    ? *static_cast<const float*>(counter.view.data) == static_cast<float>(count)
                    : *static_cast<const double*>(counter.view.data) == count;
     }
 
+    // How much of a step's work is worth a look at one more state.
+    static constexpr std::size_t kElementsPerLook = 512;
+    static constexpr std::size_t kLooks = 16;  // that every step takes
+
     std::vector<Held> parameters_;
-    std::vector<Held> states_;             // of all parameters
-    std::vector<std::size_t> states_end_;  // of each parameter in them
-    std::vector<Held> counters_;           // without a tensor where nothing counts
+    std::vector<Held> counters_;  // without a tensor where nothing counts
+    std::vector<Held> states_;    // of all parameters, the counters among them
+    std::size_t looks_ = 0;       // at states in a step
+    std::size_t next_ = 0;        // the one to look at
     std::vector<std::int64_t> updates_;
     py::list idle_;
+    py::list kept_;
     std::vector<std::size_t> unfit_;
     std::size_t found_ = 0;
 };
@@ -146,9 +157,9 @@ class Tensors {
 void register_tensors(py::module_& module) {
     py::class_<Tensors>(module, "Tensors")
         .def(py::init<const py::list&, const py::list&, const py::list&, std::vector<std::int64_t>,
-                      const py::list&>(),
+                      const py::list&, const py::list&>(),
              py::kw_only(), py::arg("parameters"), py::arg("states"), py::arg("counters"),
-             py::arg("updates"), py::arg("idle"))
+             py::arg("updates"), py::arg("idle"), py::arg("kept"))
         .def("gradients", &Tensors::gradients)
         .def_property_readonly("unfit", &Tensors::unfit)
         .def_property_readonly("found", &Tensors::found)

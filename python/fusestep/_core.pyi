@@ -97,6 +97,7 @@ class Tensors:
         counters: list[Any],  # a tensor of one element for each parameter, or None
         updates: list[int],  # what the counters say
         idle: list[Any],  # tensors that have no gradient
+        kept: list[Any],  # what keeps the memory of states and counters
     ) -> None: ...
     # of each parameter, None where there is none; None for all if any memory is elsewhere, a
     # counter was changed or an idle tensor has a gradient

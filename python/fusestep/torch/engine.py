@@ -59,6 +59,8 @@ class Engine:
             counters=[leaf.count for leaf in self._leaves],
             updates=[leaf.updates for leaf in self._leaves],
             idle=idle,
+            # other tensors over the same memory, which stays where a tensor is given another
+            kept=[tensor.detach() for leaf in self._leaves for tensor in leaf.state.values()],
         )
         self._new = [i for i, leaf in enumerate(self._leaves) if leaf.is_new]
         self._look_at_groups()

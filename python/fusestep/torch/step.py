@@ -19,7 +19,9 @@ class NativeStep:
     """A class of torch.optim whose step is native.
 
     For a base beside one of torch.optim. Each step looks at param_groups, the state and the
-    parameters, and follows what was changed, replaced or loaded there.
+    parameters, and follows what was changed, replaced or loaded there. (Where a state's tensor was
+    given other memory through ``.data``, and parameters have fewer than 1500 elements in the mean,
+    it is one of the next steps that notices, since they look at some of the states in turn.)
 
     Args:
         on_unsupported: "torch" has torch's own step update the parameters that can't be updated
