@@ -47,18 +47,12 @@ class Tensors {
     // count was changed, or an idle tensor has a gradient. Looks at everything, but where a model
     // has many small tensors at the memory of states in turn.
     py::object gradients() {
-        unfit_.clear();
-        found_ = 0;
         py::list found(parameters_.size());
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             if (!is_there(parameters_[i])) return py::none();
             if (counters_[i].tensor && !has_count(i)) return py::none();
-            const py::object gradient = gradient_of(parameters_[i].tensor);
-            if (!gradient.is_none()) {
-                ++found_;
-                if (!fits(gradient, parameters_[i].view)) unfit_.push_back(i);
-            }
-            PyList_SET_ITEM(found.ptr(), static_cast<Py_ssize_t>(i), gradient.inc_ref().ptr());
+            PyList_SET_ITEM(found.ptr(), static_cast<Py_ssize_t>(i),
+                            gradient_of(parameters_[i].tensor).release().ptr());
         }
         for (std::size_t count = looks_; count > 0; --count) {
             if (next_ >= states_.size()) next_ = 0;
@@ -70,17 +64,22 @@ class Tensors {
         return found;
     }
 
-    // Where the last gradients() has found one that a step can't read as it is.
-    const std::vector<std::size_t>& unfit() const { return unfit_; }
-    // How many it has found.
-    std::size_t found() const { return found_; }
+    // Which of these gradients a step can't read as they are.
+    std::vector<std::size_t> unfit(const py::list& gradients) const {
+        require_count(gradients);
+        std::vector<std::size_t> found;
+        for (std::size_t i = 0; i < parameters_.size(); ++i) {
+            const py::object gradient = gradients[i];
+            if (gradient.is_none() || find_gradient(gradient, parameters_[i].view)) continue;
+            found.push_back(i);
+        }
+        return found;
+    }
 
     // Counts an update of each parameter for which there is a gradient in the list; returns how
     // many.
     std::size_t count(const py::list& gradients) {
-        if (gradients.size() != parameters_.size()) {
-            throw py::value_error("expected one gradient for each parameter");
-        }
+        require_count(gradients);
         std::size_t counted = 0;
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             if (py::handle(PyList_GET_ITEM(gradients.ptr(), static_cast<Py_ssize_t>(i))).is_none())
@@ -116,8 +115,9 @@ class Tensors {
 
     static bool is_there(const Held& held) { return is_unchanged(held.tensor, held.view); }
 
-    static bool fits(py::handle gradient, const ArrayView& parameter) {
-        return find_gradient(gradient, parameter) != nullptr;
+    void require_count(const py::list& gradients) const {
+        if (gradients.size() == parameters_.size()) return;
+        throw py::value_error("expected one gradient for each parameter");
     }
 
     static py::object gradient_of(py::handle tensor) {
@@ -148,8 +148,6 @@ class Tensors {
     std::vector<std::int64_t> updates_;
     py::list idle_;
     py::list kept_;
-    std::vector<std::size_t> unfit_;
-    std::size_t found_ = 0;
 };
 
 }  // namespace
@@ -161,8 +159,7 @@ void register_tensors(py::module_& module) {
              py::kw_only(), py::arg("parameters"), py::arg("states"), py::arg("counters"),
              py::arg("updates"), py::arg("idle"), py::arg("kept"))
         .def("gradients", &Tensors::gradients)
-        .def_property_readonly("unfit", &Tensors::unfit)
-        .def_property_readonly("found", &Tensors::found)
+        .def("unfit", &Tensors::unfit, py::arg("gradients"))
         .def("count", &Tensors::count, py::arg("gradients"));
 }
 

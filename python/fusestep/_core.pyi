@@ -102,10 +102,8 @@ class Tensors:
     # of each parameter, None where there is none; None for all if any memory is elsewhere, a
     # counter was changed or an idle tensor has a gradient
     def gradients(self) -> list[Any] | None: ...
-    @property
-    def found(self) -> int: ...  # how many
-    @property
-    def unfit(self) -> list[int]: ...  # which of them a step can't read as they are
+    # which of them a step can't read as they are
+    def unfit(self, gradients: list[Any]) -> list[int]: ...
     # counts an update where there is a gradient; how many
     def count(self, gradients: list[Any]) -> int: ...
 

@@ -222,26 +222,33 @@ class Engine:
 
     # Stepping
 
-    def others(self, gradients: list[Any]) -> list[Stranger]:
-        """What is left to torch of what has a gradient.
+    def others(self) -> list[Stranger]:
+        """What can't be updated natively of what has a gradient."""
+        return [stranger for stranger in self._strangers if stranger[0].grad is not None]
 
-        Puts a copy in the place of a gradient that lies in another order, None where one is left.
+    def mend(self, gradients: list[Any], reason: str) -> list[Stranger]:
+        """Makes of gradients that a step has refused, for a reason, some that it takes.
+
+        Puts a copy in the place of one that lies in another order, and None where there can be
+        none. Returns whose these are: all, where it is none of them that can't be read.
         """
-        left = [stranger for stranger in self._strangers if stranger[0].grad is not None]
-        for i in self._tensors.unfit:
+        unfit = self._tensors.unfit(gradients)
+        left: list[Stranger] = []
+        for i in unfit or range(len(gradients)):
             p, gradient = self._parameters[i], gradients[i]
-            if reason := refusals.of_gradient(gradient, p):
-                left.append((p, reason))
-                gradients[i] = None
-            else:
-                gradients[i] = _zeros(p).copy_(gradient.detach())
+            why = refusals.of_gradient(gradient, p) if unfit else reason
+            if gradient is None:
+                continue
+            gradients[i] = None if why else _zeros(p).copy_(gradient.detach())
+            if why:
+                left.append((p, why))
         return left
 
     def step(self, gradients: list[Any], grad_scale: float) -> bool:
         """Updates what has a gradient; whether the engine is good for the next step, too.
 
-        Raises ValueError, with nothing changed, where a number is beyond the dtype or a gradient
-        shares memory with what is written.
+        Raises TypeError or ValueError, with nothing changed, where a gradient can't be read as it
+        is or shares memory with what is written, or a number is beyond the dtype.
         """
         assert self._plan is not None
         self._plan.step(gradients, grad_scale, None)
@@ -259,11 +266,6 @@ class Engine:
         self._new = []
         self._state_now = _core.Snapshot(self._state)
         return is_good
-
-    def given_up(self, gradients: list[Any], reason: str) -> list[Stranger]:
-        """The parameters with a gradient, where one reason stands against all."""
-        rows = zip(self._parameters, gradients, strict=True)
-        return [(p, reason) for p, gradient in rows if gradient is not None]
 
 
 def _zeros(p: Any) -> Any:

@@ -96,16 +96,17 @@ class NativeStep:
             gradients = engine.gradients(self)
             assert gradients is not None, "an engine is good for what it was built for"
         scale = scaler.get("grad_scale")
-        if others := engine.others(gradients):
+        if others := engine.others():
             self._step_of_torch(others, scale)
-        if any(gradient is not None for gradient in gradients):
+        while any(gradient is not None for gradient in gradients):
             try:
-                is_good = engine.step(gradients, 1.0 if scale is None else float(scale))
-            except ValueError as error:  # nothing was written
-                self._step_of_torch(engine.given_up(gradients, str(error)), scale)
-                is_good = False
-            if not is_good:
-                self._engine = None
+                if not engine.step(gradients, 1.0 if scale is None else float(scale)):
+                    self._engine = None
+                break
+            except (TypeError, ValueError) as error:  # nothing was written
+                if others := engine.mend(gradients, str(error)):
+                    self._engine = None
+                    self._step_of_torch(others, scale)
         return loss
 
     def _step_of_torch(self, others: Sequence[tuple[Any, str]], scale: Any) -> None:
