@@ -80,7 +80,8 @@ def warm(shapes: Sequence[Shape], last: bool, effort: Effort, title: str) -> dic
     problem = Problem(shapes, last)
     steps: dict[str, Callable[[], Any]] = {}
     results: dict[str, list[Any]] = {}
-    for name, kind in kinds().items():
+    # DeepSpeed 0.19 is 0.003 off after 3 steps where parameters lie in channels_last
+    for name, kind in (KINDS if last else kinds()).items():
         results[name] = problem.fresh()
         steps[name] = kind(results[name], **SETTINGS).step
     if not last:

@@ -7,6 +7,7 @@ import io
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,13 @@ ROWS: dict[str, tuple[str, dict[str, Any], Any, dict[str, Any]]] = {
         "RAdam",
         {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True},
         fs.RAdam,
+        {},
+    ),
+    "NAdam": ("NAdam", {"lr": 0.01, "betas": (0.8, 0.95)}, fs.NAdam, {}),
+    "NAdam decoupled": (
+        "NAdam",
+        {"weight_decay": 0.1, "decoupled_weight_decay": True, "momentum_decay": 0.1},
+        fs.NAdam,
         {},
     ),
     "Adamax": ("Adamax", {"lr": 0.01, "weight_decay": 0.1}, fs.Adamax, {}),
@@ -79,8 +87,18 @@ def assert_same(given: Any, expected: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.fixture
+def wide_scalars() -> Iterator[None]:
+    """Numbers of the state are of the default dtype, as torch has them."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
 @EACH_ROW
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.usefixtures("wide_scalars")
 def test_parameters_and_state_have_the_bits_of_fusestep(row: str, dtype: Any) -> None:
     _, settings, kind, named = ROWS[row]
     params = parameters(dtype)

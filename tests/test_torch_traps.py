@@ -129,6 +129,17 @@ def test_what_is_changed_between_steps_is_followed(change: Callable[..., Any]) -
     assert pair.strangers == []
 
 
+@pytest.mark.parametrize("change", [edit_step, move_state, clear_state])
+def test_what_nadam_hands_from_step_to_step_is_followed(change: Callable[..., Any]) -> None:
+    pair = Pair("NAdam")
+    pair.step()
+    pair.both(change)
+    pair.both(lambda opt, params: [s["mu_product"].mul_(0.5) for s in opt.state.values()])
+    pair.step(3)
+    pair.check()
+    assert pair.strangers == []
+
+
 def test_a_state_that_was_not_changed_is_kept_as_an_object() -> None:
     pair = Pair()
     opt, _ = pair.sides[0]

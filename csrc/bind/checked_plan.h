@@ -111,6 +111,7 @@ class CheckedPlan {
 
     const std::vector<std::int64_t>& updates() const;
     Values values() const;
+    void set_values(const Values& values);
     // Whether parameters hold other values than their own for a while.
     bool is_in_place() const { return in_place_; }
     std::int64_t attempted() const { return attempted_; }

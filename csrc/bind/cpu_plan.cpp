@@ -227,6 +227,7 @@ void register_cpu_plan(py::module_& module) {
              py::arg("groups"), py::arg("settings").noconvert(), py::arg("containers") = py::list(),
              py::arg("copies") = py::list());
     define_plan(plan);
+    plan.def("set_values", &CpuPlan::set_values, py::arg("values"));
 }
 
 }  // namespace fusestep

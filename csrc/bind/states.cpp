@@ -95,6 +95,11 @@ CheckedPlan::Values CheckedPlan::values() const {
     return values;
 }
 
+void CheckedPlan::set_values(const Values& values) {
+    const Busy busy(*this);
+    plan_.values() = read_values(values);
+}
+
 // None stand for the initial ones.
 std::vector<double> CheckedPlan::read_values(const Values& values) const {
     const RuleEntry& rule = plan_.rule();

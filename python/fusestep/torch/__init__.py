@@ -13,7 +13,18 @@ try:
 except ImportError as error:
     raise ImportError('fusestep.torch needs torch: pip install "fusestep[torch]"') from error
 
-from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, RAdam, RMSprop, Rprop
+from .optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
 
 del torch
 
@@ -24,6 +35,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",

@@ -23,13 +23,13 @@ class _Leaf(NamedTuple):
     path: str
     group: int  # of those with leaves
     states: dict[str, Any]  # arrays
-    count: Any  # a tensor, or None
+    scalars: dict[str, Any]  # tensors of one element
     updates: int
     is_new: bool  # something of the state is not the optimizer's yet
 
     @property
     def state(self) -> dict[str, Any]:
-        return self.states if self.count is None else {"step": self.count, **self.states}
+        return {**self.scalars, **self.states}
 
 
 class Engine:
@@ -55,13 +55,14 @@ class Engine:
         self._parameters = [leaf.parameter for leaf in self._leaves]
         self._tensors = _core.Tensors(
             parameters=self._parameters,
-            states=[list(leaf.states.values()) for leaf in self._leaves],
-            counters=[leaf.count for leaf in self._leaves],
+            states=[[t for key, t in leaf.state.items() if key != "step"] for leaf in self._leaves],
+            counters=[leaf.scalars.get("step") for leaf in self._leaves],
             updates=[leaf.updates for leaf in self._leaves],
             idle=idle,
             # other tensors over the same memory, which stays where a tensor is given another
             kept=[tensor.detach() for leaf in self._leaves for tensor in leaf.state.values()],
         )
+        self._handed = self._values()
         self._new = [i for i, leaf in enumerate(self._leaves) if leaf.is_new]
         self._look_at_groups()
         self._state_now = _core.Snapshot(self._state)
@@ -146,6 +147,7 @@ class Engine:
             program=None,
             targets=[],
             nonfinite="propagate",
+            values=self._values(),
         )
         self._targets = row.targets(settings)
         return plan
@@ -153,16 +155,20 @@ class Engine:
     def _leaf(self, p: Any, path: str, group: int, keys: list[str]) -> _Leaf | str:
         """A parameter with the state that it has, or zeros; or what is wrong with that."""
         row, state = self._row, self._state.get(p) or {}
-        step = None
+        step = value = None
         updates = int(not row.counts and any(state.get(key) is not None for key in keys))
         if row.counts:
             step = state.get("step") if state else torch.tensor(0.0, dtype=_count_dtype())
-            if reason := refusals.of_step(step):
+            if reason := refusals.of_scalar("step", step):
                 return reason
             assert step is not None
             updates = int(step.item())
             if state and updates == 0 and row.begins_from_lr:
                 return "its state is that before the first update"
+        if row.value:
+            value = state.get(row.value) if state else torch.tensor(1.0, dtype=_count_dtype())
+            if reason := refusals.of_scalar(row.value, value):
+                return reason
         states: dict[str, Any] = {}
         for key in keys:
             tensor = state.get(key)
@@ -176,7 +182,8 @@ class Engine:
                 tensor = state[key] = _zeros(p).copy_(tensor.detach())
             states[key] = tensor
         is_new = any(state.get(key) is None for key in keys) or (row.counts and not state)
-        return _Leaf(p, path, group, states, step, updates, is_new)
+        scalars = {key: t for key, t in (("step", step), (row.value, value)) if t is not None}
+        return _Leaf(p, path, group, states, scalars, updates, is_new)
 
     # Looking
 
@@ -191,7 +198,14 @@ class Engine:
             return None
         if (self._has_tensors or not self._groups_now.is_current()) and not self._follow():
             return None
+        if self._row.value and self._values() != self._handed:
+            return None
         return self._tensors.gradients()
+
+    def _values(self) -> list[list[float]]:
+        """What updates hand on, as the state has it."""
+        key = self._row.value
+        return [[leaf.scalars[key].item()] for leaf in self._leaves] if key else []
 
     def _follow(self) -> bool:
         """Goes on with what the groups say now, where that takes no other engine."""
@@ -226,6 +240,16 @@ class Engine:
         """What can't be updated natively of what has a gradient."""
         return [stranger for stranger in self._strangers if stranger[0].grad is not None]
 
+    def _hand_on(self, gradients: list[Any]) -> None:
+        """Writes what the updates hand on to the state, and goes on with that, rounded."""
+        assert self._plan is not None
+        rows = zip(self._leaves, gradients, self._plan.values, strict=True)
+        for leaf, gradient, (value,) in rows:
+            if gradient is not None:
+                leaf.scalars[self._row.value].fill_(value)
+        self._handed = self._values()
+        self._plan.set_values(self._handed)
+
     def mend(self, gradients: list[Any], reason: str) -> list[Stranger]:
         """Makes of gradients that a step has refused, for a reason, some that it takes.
 
@@ -252,6 +276,8 @@ class Engine:
         """
         assert self._plan is not None
         self._plan.step(gradients, grad_scale, None)
+        if self._row.value:
+            self._hand_on(gradients)
         updated = self._parameters
         if self._tensors.count(gradients) < len(updated):
             updated = [p for p, g in zip(updated, gradients, strict=True) if g is not None]

@@ -83,6 +83,23 @@ class RAdam(NativeStep, torch.optim.RAdam):  # type: ignore[misc]
     )
 
 
+class NAdam(NativeStep, torch.optim.NAdam):  # type: ignore[misc]
+    """torch.optim.NAdam, stepping natively.
+
+    Every update rounds the product of the momenta as torch's state does, to float32, so that a run
+    that is resumed has the bits of one that was not.
+    """
+
+    _row = Row(
+        optim.NAdam,
+        numbers=same("lr", "betas", "eps", "weight_decay", "momentum_decay"),
+        flags=same("maximize"),
+        columns=_DECOUPLED,
+        states=_AVERAGES,
+        value="mu_product",
+    )
+
+
 class Adamax(NativeStep, torch.optim.Adamax):  # type: ignore[misc]
     """torch.optim.Adamax, stepping natively."""
 

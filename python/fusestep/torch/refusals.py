@@ -43,14 +43,15 @@ def of_state(key: str, tensor: Any, p: Any) -> str:
     return ""
 
 
-def of_step(step: Any) -> str:
-    """What keeps it from being a count of updates."""
-    if type(step) not in _PLAIN:
-        return f"the step of its state is {step!r}, not a tensor"
-    if step.device.type != "cpu" or step.dtype not in DTYPES or step.numel() != 1:
-        return "the step of its state is no float tensor of one element on the CPU"
-    count = step.item()
-    return "" if 0 <= count < 2**53 and count == int(count) else f"its state has step {count}"
+def of_scalar(key: str, tensor: Any) -> str:
+    """What keeps it from being a number of the state."""
+    if type(tensor) not in _PLAIN:
+        return f"the {key} of its state is {tensor!r}, not a tensor"
+    if tensor.device.type != "cpu" or tensor.dtype not in DTYPES or tensor.numel() != 1:
+        return f"the {key} of its state is no float tensor of one element on the CPU"
+    number = tensor.item()
+    is_good = 0 <= number <= 1 if key != "step" else 0 <= number < 2**53 and number == int(number)
+    return "" if is_good else f"its state has {key} {number}"
 
 
 def of_gradient(gradient: Any, p: Any) -> str:

@@ -23,7 +23,8 @@ class Row(NamedTuple):
     ``numbers`` and ``flags`` have torch's names of what a group sets, with fusestep's; ``columns``
     have flags that fusestep's class decides, with the column of the native rule. ``states`` have
     the rule's names of state arrays, with torch's and in their order. ``counts`` is whether torch's
-    state has "step", ``begins_from_lr`` whether the first update fills a state with it.
+    state has "step"; ``value`` is what torch calls the number that the rule hands from update to
+    update, if there is one; ``begins_from_lr`` is whether the first update fills a state with lr.
     """
 
     rule: type[Optimizer]
@@ -31,6 +32,7 @@ class Row(NamedTuple):
     flags: Mapping[str, str]
     states: Mapping[str, str]
     columns: Mapping[str, str] = _NOTHING
+    value: str = ""
     counts: bool = True
     begins_from_lr: bool = False
 
