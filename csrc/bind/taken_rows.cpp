@@ -29,6 +29,9 @@ void CheckedPlan::take_rows(std::size_t i, const Rows& rows, Taking taking) {
         throw py::value_error(what + " has shape " + py::str(rows.shape()).cast<std::string>() +
                               ", the parameter has " + shape_text(view));
     }
+    if (!view.strides.empty()) {
+        throw py::value_error(what + " is a Rows, and the rows of the parameter lie apart");
+    }
     const auto count = static_cast<std::size_t>(view.extents[0]);
     if (count > TouchedRows::kMost) {
         throw py::value_error(what + ": Rows are for parameters of at most 2^32 - 1 rows");

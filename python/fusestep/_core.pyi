@@ -75,7 +75,7 @@ class Rows:
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-# some of them, kept for calls that set numbers again and again
+# targets, kept for calls that set numbers again and again
 @final
 class Targets:
     def __init__(self, targets: list[Target]) -> None: ...
