@@ -140,6 +140,19 @@ def test_what_nadam_hands_from_step_to_step_is_followed(change: Callable[..., An
     assert pair.strangers == []
 
 
+def test_a_state_from_before_the_first_update_begins_once() -> None:
+    pair = Pair("Rprop", lr=0.03)
+
+    def begin(opt: Any, params: list[Any]) -> None:
+        for p in params:
+            sizes = {"prev": torch.zeros(4, 3), "step_size": torch.full((4, 3), 0.03)}
+            opt.state[p].update(step=torch.tensor(0.0), **sizes)
+
+    pair.both(begin)
+    pair.step(3)
+    pair.check()
+
+
 def test_a_state_that_was_not_changed_is_kept_as_an_object() -> None:
     pair = Pair()
     opt, _ = pair.sides[0]
