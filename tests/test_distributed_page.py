@@ -9,6 +9,7 @@ import pytest
 
 from runs import processes
 from runs.distributed_page import BLOCKS, MPI, without_mpi
+from tables import pages
 
 PROGRAM = "runs.distributed_page"
 
@@ -19,7 +20,7 @@ def test_blocks_run_one_after_the_other_as_pasted() -> None:
     assert len(BLOCKS) == 6
     names: dict[str, Any] = {}
     for block in BLOCKS:
-        exec(compile(without_mpi(block), "distributed.md", "exec"), names)
+        pages.run(without_mpi(block), "distributed.md", names)
     assert names["opt"].steps_applied == 81
 
 

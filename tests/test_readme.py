@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 import pytest
 
 import fusestep as fs
+from tables import pages
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+BLOCKS = pages.blocks("README.md")
 
 
 def surroundings() -> dict[str, Any]:
@@ -66,7 +65,7 @@ def test_blocks_run_one_after_the_other_as_pasted(
     names = surroundings()
     for block in BLOCKS:
         if "cupy" not in block:
-            exec(compile(block, "README.md", "exec"), names)
+            pages.run(block, "README.md", names)
     assert names["opt"].steps_applied > 0
 
 
@@ -78,5 +77,5 @@ def test_blocks_for_a_gpu_run_too(cupy: Any, monkeypatch: pytest.MonkeyPatch) ->
     compute: Callable[[], None] = lambda: None  # noqa: E731
     names |= {"cupy": cupy, "opt": fs.AdamW(params), "grads": grads, "compute_gradients": compute}
     (block,) = (block for block in BLOCKS if "cupy" in block)
-    exec(compile(block, "README.md", "exec"), names)
+    pages.run(block, "README.md", names)
     assert names["opt"].steps_applied == 100

@@ -5,12 +5,11 @@ PYTHONPATH=tests python -m runs.distributed_page alone
 
 from __future__ import annotations
 
-import re
 import sys
-from pathlib import Path
 
-PAGE = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+from tables import pages
+
+BLOCKS = pages.blocks("docs/distributed.md")
 MPI, ALONE = "distributed.mpi(MPI.COMM_WORLD)", "distributed.alone()"
 
 
@@ -20,4 +19,4 @@ def without_mpi(block: str) -> str:
 
 if __name__ == "__main__":
     program = BLOCKS[0] if sys.argv[1] == "mpi" else without_mpi(BLOCKS[0])
-    exec(compile(program, "train.py", "exec"), {})
+    pages.run(program, "train.py", {})
