@@ -12,8 +12,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 # for each program: what it needs, its arguments, and how its last line begins
 PROGRAMS = {
     "search_digits": (["optuna", "sklearn"], ["3"], "loss 0."),
-    "torch_digits": (["torch", "fusestep.torch", "sklearn"], ["--epochs", "2"], "fusestep, to"),
     "sklearn_digits": (["sklearn"], ["--epochs", "5"], "losses after one more epoch: "),
+    "torch_digits": (["sklearn", "torch"], ["--epochs", "2"], "fusestep epoch  4: loss 0."),
     "word2vec": ([], ["--epochs", "2"], "try: "),
 }
 

@@ -1,29 +1,32 @@
-"""docs/torch.md: its Python runs as it stands there."""
+"""docs/torch.md: its Python runs as it stands there, and natively."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
+from tables import pages
 
-PAGE = (Path(__file__).parents[1] / "docs" / "torch.md").read_text()
+torch = pytest.importorskip("torch")
+native = pytest.importorskip("fusestep.torch")
+
+PAGE = "docs/torch.md"
 
 
-def test_blocks_run_one_after_the_other_as_pasted() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 2
+def test_blocks_run_one_after_the_other_as_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
+    blocks = pages.blocks(PAGE)
+    assert len(blocks) > 2
     for block in blocks:
-        exec(compile(block, "torch.md", "exec"), names)
+        pages.run(block, PAGE, names)
     assert names["opt"]._engine._strangers == []
 
 
-def test_every_class_is_named() -> None:
-    import fusestep.torch
-
-    for name in fusestep.torch.__all__:
-        assert re.search(rf"\b{name}\b", PAGE)
+@pytest.mark.parametrize("name", native.__all__)
+def test_every_class_is_named(name: str) -> None:
+    assert f"`{name}`" in (pages.ROOT / PAGE).read_text("utf-8")
