@@ -94,6 +94,12 @@ def test_a_scheduler_of_torch_resumes_and_takes_a_curve_for_each_group() -> None
         schedules.as_scheduler(build()[0], [LR])
 
 
+def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.optim.lr_scheduler", None)
+    with pytest.raises(ImportError, match=r'as_scheduler needs torch: .*"fusestep\[torch\]"'):
+        schedules.as_scheduler(None, LR)
+
+
 def test_optax_follows_it_eagerly_and_under_jit() -> None:
     optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
     optimizer = optax.sgd(schedules.as_lambda(LR))

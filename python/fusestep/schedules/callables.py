@@ -88,7 +88,10 @@ def as_scheduler(
             opt.step()
             scheduler.step()
     """
-    from torch.optim.lr_scheduler import LambdaLR
+    try:
+        from torch.optim.lr_scheduler import LambdaLR
+    except ImportError as error:
+        raise ImportError('as_scheduler needs torch: pip install "fusestep[torch]"') from error
 
     curves: Any = (
         [as_lambda(curve, by) for curve in expression]
