@@ -102,3 +102,11 @@ def test_ranks_refuse_rows() -> None:
     sharded = Sharded(fs.SGD, {"t": table}, leaves=1, group=alone())
     with pytest.raises(TypeError, match=r"params\['t'\]: gradient is a Rows, which ranks can't"):
         sharded.accumulate({"t": fs.Rows(np.array([1]), np.ones((1, 3)), (9, 3))}, 1)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_zeros_of_other_rows_have_the_sign_of_dense_ones(maximize: bool) -> None:
+    # to maximize, a gradient of 0 is -0, and -0 minus -0 is 0
+    twins = Twins(lambda p: fs.SGD(p, lr=1.0, maximize=maximize), {"t": np.full((9, 2), -0.0)})
+    twins.step({"t": fs.Rows(np.array([3]), np.ones((1, 2)), (9, 2))})
+    twins.compare()
