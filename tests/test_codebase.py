@@ -80,7 +80,7 @@ IMPORTS: dict[str, set[str]] = {
     | {"batch_sizes", "data", "gradients", "optim", "record", "renamed", "rows", "run"}
     | {"scaling", "threads"},
     "threads": {"_core"},
-    "torch": {"_core", "arguments", "expression", "optim"},
+    "torch": {"_core", "arguments", "engines", "expression", "optim"},
 }
 NATIVE = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu"})
 MODULES = {
@@ -95,8 +95,9 @@ NEEDS = {
     "fusestep.sklearn": "sklearn",
     **{
         f"fusestep.torch{name}": "torch"
-        for name in ("", ".engine", ".optimizers", ".refusals", ".rows", ".step")
+        for name in ("", ".arrivals", ".engine", ".masters", ".offload", ".optimizers")
     },
+    **{f"fusestep.torch.{name}": "torch" for name in ("refusals", "rows", "staging", "step")},
     "fusestep.tune.search": "optuna",
 }
 IMPORTABLE = sorted(name for name in MODULES if not name.endswith("__main__"))

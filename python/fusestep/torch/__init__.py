@@ -13,6 +13,7 @@ try:
 except ImportError as error:
     raise ImportError('fusestep.torch needs torch: pip install "fusestep[torch]"') from error
 
+from .offload import Offload
 from .optimizers import (
     SGD,
     Adadelta,
@@ -36,6 +37,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "NAdam",
+    "Offload",
     "RAdam",
     "RMSprop",
     "Rprop",
