@@ -50,10 +50,20 @@ class Arrivals:
         """Waits for the next backward."""
         self.is_prepared = False  # whether settings and parameters were followed for this step
         self._is_whole = False  # whether the backward that began an update has ended
-        self._task = -1
+        self._task = -1  # the backward that goes on
         for leaf in self._masters.leaves:
             leaf.has_arrived = leaf.holds = False
             leaf.seen = None
+
+    def forget(self) -> None:
+        """Drops what was brought and is in no update; refused where an update has all of it."""
+        if self._is_whole:
+            raise _core.StateError(
+                "backward has begun an update with the gradients that zero_grad() would drop: "
+                "step() ends it; build with overlap=False where gradients are to be dropped"
+            )
+        for leaf in self._masters.expect_again():
+            leaf.holds = False
 
     def follow(self) -> None:
         """Follows what was changed since the last step."""
@@ -78,10 +88,16 @@ class Arrivals:
                 )
             self._note(leaf)  # one backward has raised, and this is the next
             return
+        if self.is_accumulating:
+            self._receive(leaf)
+            return
         if not self.is_prepared:
             self.follow()
+        if leaf.has_arrived and not masters.is_begun:
+            self.overlap = False  # backwards whose gradients are dropped, or summed unannounced
         self._receive(leaf)
-        if self.overlaps and not self.is_accumulating:
+        leaf.has_arrived = True
+        if self.overlaps:
             if not masters.is_begun:
                 masters.begin()
             masters.advance()
@@ -91,6 +107,8 @@ class Arrivals:
         task = torch._C._current_graph_task_id()
         if task == self._task:
             return
+        if self._task != -1:  # one that has raised
+            self._masters.expect_again()
         self._task, this = task, weakref.ref(self)
 
         def ended() -> None:
@@ -110,7 +128,6 @@ class Arrivals:
             )
         self._masters.staging.receive(leaf, gradient, leaf.holds and self._frees)
         leaf.holds = True
-        leaf.has_arrived = not self.is_accumulating
         self._note(leaf)
 
     def _note(self, leaf: Leaf) -> None:
@@ -129,8 +146,10 @@ class Arrivals:
                 continue
             if leaf.parameter.grad is None:
                 leaf.has_arrived = leaf.holds and self._frees
-            elif _is_new(leaf):
-                self._receive(leaf)
+            else:
+                if _is_new(leaf):
+                    self._receive(leaf)
+                leaf.has_arrived = True
 
     def have_changed(self) -> bool:
         """Whether a gradient is not as it was read."""

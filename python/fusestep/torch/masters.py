@@ -9,10 +9,14 @@ from typing import Any
 import torch
 
 from .. import _core
-from ..optim import Optimizer
+from ..engines import StepInfo
+from ..optim import Optimizer, ScheduleFreeAdamW, ScheduleFreeSGD
 from .staging import CudaStaging, HostStaging, Leaf, Staging
 
-PART = 2**18  # elements that make a part worth a call
+PART = 2**18  # elements that make a part worth a call during backward
+_LARGE_PART = 2**22  # and in a step
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _BLOCK = 1024  # a part ends at a multiple of it
 
 
@@ -30,36 +34,37 @@ class Masters:
         settings: Mapping[str, Any],
     ) -> None:
         self.leaves: list[Leaf] = []
-        form = [
-            self._group(at, parameters, own)
-            for at, (parameters, own) in enumerate(reversed(groups))
-        ]
-        self.own = rule(form, **settings)
+        form = {}
+        for g, (parameters, _) in reversed(list(enumerate(groups))):
+            form.update(self._group(g, parameters))
+        (_, of_first), *others = groups
+        matched = [{"match": f"{g}/*", **own} for g, (_, own) in enumerate(others, 1)]
+        self.own = rule(form, groups=matched, **of_first, **settings)
         self._worker = ThreadPoolExecutor(1, "fusestep-offload")
         self._pending: list[Future[None]] = []
         self.staging: Staging = (
             CudaStaging(self._submit) if self.leaves[0].parameter.is_cuda else HostStaging()
         )
+        self.info: StepInfo | None = None
         self._begin_anew()
 
-    def _group(self, at: int, parameters: Sequence[Any], own: Mapping[str, Any]) -> dict[str, Any]:
-        begin = self.size
-        masters = []
-        for i, p in enumerate(reversed(parameters)):
+    def _group(self, g: int, parameters: Sequence[Any]) -> dict[str, dict[str, Any]]:
+        """Masters by the numbers of group and parameter, in their order."""
+        begin, masters = self.size, {}
+        for i, p in reversed(list(enumerate(parameters))):
             master = torch.empty(p.shape, dtype=torch.float32).copy_(p.detach())
             end = begin + p.numel()
-            leaf = Leaf(p, f"{at}/{i}", master, torch.zeros_like(master), begin, end)
-            leaf.note_parameter()
+            leaf = Leaf(p, f"{g}/{i}", master, torch.zeros_like(master), begin, end)
             self.leaves.append(leaf)
-            masters.append(master.numpy())
+            masters[str(i)] = master.numpy()
             begin = end
-        return {"params": masters, **own}
+        return {str(g): masters}
 
     def add_group(self, parameters: Sequence[Any], own: Mapping[str, Any]) -> None:
         """Adds parameters behind all others."""
-        known = len(self.leaves)
+        known, g = len(self.leaves), len(self.own.groups)
         try:
-            self.own.add_group(self._group(len(self.own.groups), parameters, own))
+            self.own.add_group(self._group(g, parameters), match=f"{g}/*", **own)
         except BaseException:
             del self.leaves[known:]
             raise
@@ -94,17 +99,24 @@ class Masters:
 
     def is_handed(self, leaf: Leaf) -> bool:
         """Whether the update of some of its elements is the worker's."""
-        return self.is_begun and leaf.begin < self.handed
+        return self.is_begun and leaf.is_expected and leaf.begin < self.handed
 
-    def begin(self, grad_scale: float = 1.0) -> Any:
-        """Begins a step for the leaves whose gradients are expected; the info of the step."""
+    def expect_again(self) -> list[Leaf]:
+        """Waits anew for the gradients of all leaves whose update has not begun; those leaves."""
+        left = [leaf for leaf in self.leaves if not self.is_handed(leaf)]
+        for leaf in left:
+            leaf.has_arrived = False
+        self._next = 0
+        return left
+
+    def begin(self, grad_scale: float = 1.0) -> None:
+        """Begins a step for the leaves whose gradients are expected, where it applies."""
         plan = self.own._plan
         self._before = plan.updates, plan.values, plan.attempted, plan.applied
         gradients = [leaf.gradient_array if leaf.is_expected else None for leaf in self.leaves]
-        info = plan.begin_parts(gradients, grad_scale, None)
+        self.info = plan.begin_parts(gradients, grad_scale, None)
         self._begin_anew()
-        self.is_begun = info.applied
-        return info
+        self.is_begun = self.info.applied
 
     def advance(self) -> None:
         """Has the worker update all whose gradients are there."""
@@ -120,14 +132,17 @@ class Masters:
 
     def _update(self, end: int) -> None:
         self.own._plan.update_part(end)
-        first = self._staged
-        while self._staged < len(self.leaves) and self.leaves[self._staged].end <= end:
-            self._staged += 1
-        self.staging.stage([leaf for leaf in self.leaves[first : self._staged] if leaf.has_arrived])
+        staged = self._staged
+        while staged < len(self.leaves) and self.leaves[staged].end <= end:
+            staged += 1
+        self.staging.stage(self._arrived(self._staged, staged))
+        self._staged = staged
+
+    def _arrived(self, first: int, last: int) -> list[Leaf]:
+        return [leaf for leaf in self.leaves[first:last] if leaf.has_arrived]
 
     def finish(self) -> None:
-        """Ends the step: what has arrived is updated, and nothing else."""
-        plan = self.own._plan
+        """Ends the step: what has arrived is updated and written to parameters, nothing else."""
         missing = [leaf for leaf in self.leaves if leaf.is_expected and not leaf.has_arrived]
         late = [leaf for leaf in self.leaves if leaf.has_arrived and not leaf.is_expected]
         self.wait()
@@ -136,28 +151,46 @@ class Masters:
             for leaf in missing
             for array in (leaf.master.numpy(), *self.states(leaf).values())
         ]
+        written = self._write_from(0)
         if self.handed < self.size or self.size == 0:
+            ends = [*range(self.handed + _LARGE_PART, self.size, _LARGE_PART), self.size]
             self.handed = self.size
-            self._submit(self._update, self.size)
+            for part in [self._submit(self._update, end) for end in ends]:
+                part.result()
+                written = self._write_from(written)
             self.wait()
         self.is_begun = False
         if late:
-            chosen = {id(leaf) for leaf in late}
-            plan.step(
-                [leaf.gradient_array if id(leaf) in chosen else None for leaf in self.leaves],
-                1.0,
-                None,
-            )
-            self.staging.stage(late)
+            self._update_late(late)
         if late or missing:
             self._take_back(missing, kept)
+
+    def _write_from(self, first: int) -> int:
+        """Parameters become masters that are updated; how many were."""
+        last = self._staged
+        self._write([leaf for leaf in self._arrived(first, last) if leaf.is_expected])
+        return last
+
+    def _write(self, leaves: Sequence[Leaf]) -> None:
+        if leaves:
+            self.staging.write(leaves)
+        for leaf in leaves:
+            leaf.note_parameter()
+
+    def _update_late(self, late: Sequence[Leaf]) -> None:
+        """Updates masters whose gradients nobody expected when the step began."""
+        chosen = set(map(id, late))
+        gradients = [leaf.gradient_array if id(leaf) in chosen else None for leaf in self.leaves]
+        self.own._plan.step(gradients, 1.0, None)
+        self.staging.stage(late)
+        self._write(late)
 
     def _take_back(self, missing: Sequence[Leaf], kept: list[tuple[Any, Any]]) -> None:
         """Leaves masters without gradient, and their counts, as they were before the step."""
         plan = self.own._plan
         updates, values = plan.updates, plan.values
         before_updates, before_values, attempted, applied = self._before
-        chosen = {id(leaf) for leaf in missing}
+        chosen = set(map(id, missing))
         for i, leaf in enumerate(self.leaves):
             if id(leaf) in chosen:
                 updates[i], values[i] = before_updates[i], before_values[i]
@@ -191,13 +224,6 @@ class Masters:
         differs = leaf.master.to(there.dtype) != there
         torch.where(differs, there.to(torch.float32), leaf.master, out=leaf.master)
         leaf.note_parameter()
-
-    def write_parameters(self, leaves: Sequence[Leaf]) -> None:
-        """Parameters become their masters, rounded."""
-        if leaves:
-            self.staging.write(leaves)
-        for leaf in leaves:
-            leaf.note_parameter()
 
     # Saved state
 
@@ -242,5 +268,31 @@ class Masters:
         own.load_state_dict({**own._saved_form(), **counts, "parameters": parameters})
         for (leaf, _, _), master in zip(saved, masters, strict=True):
             leaf.master.copy_(master)
-        self._submit(self.staging.stage, self.leaves).result()
-        self.write_parameters(self.leaves)
+            leaf.parameter.copy_(master)
+            leaf.note_parameter()
+        self._begin_anew()
+
+
+def check_rule(rule: Any) -> None:
+    """Raises where it can't update masters, or this process has not all of the gradients."""
+    if not (isinstance(rule, type) and issubclass(rule, Optimizer) and rule._rule):
+        raise TypeError(f"rule must be a class such as fusestep.AdamW, not {rule!r}")
+    if issubclass(rule, (ScheduleFreeAdamW, ScheduleFreeSGD)):
+        raise TypeError(f"{rule.__name__}: what parameters hold changes for its evaluation")
+    group = torch.distributed
+    if group.is_available() and group.is_initialized() and group.get_world_size() > 1:
+        raise RuntimeError(
+            "Offload is for one process: those of a group add up gradients after backward has told "
+            "of them. fusestep.distributed.Sharded has a shard of the state in each"
+        )
+
+
+def check_parameter(where: str, p: Any, device: Any) -> None:
+    """Raises where a parameter can't have a master."""
+    if type(p) not in _PLAIN or p.layout is not torch.strided or p.is_inference():
+        raise TypeError(f"{where} must be a dense tensor of torch that backward reaches")
+    if p.dtype not in _DTYPES:
+        dtype = str(p.dtype).removeprefix("torch.")
+        raise TypeError(f"{where} must be bfloat16, float16 or float32, not {dtype}")
+    if p.device != device or p.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{where} is on {p.device}: all must be on the CPU, or on one CUDA device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import is_not
 from typing import Any, NoReturn
 
 import torch
@@ -12,13 +13,11 @@ import torch
 from .. import _core
 from ..arguments import check_flag
 from ..engines import StepInfo
-from ..optim import Optimizer, ScheduleFreeAdamW, ScheduleFreeSGD
+from ..optim import Optimizer
 from .arrivals import Arrivals
-from .masters import Masters
+from .masters import Masters, check_parameter, check_rule
 from .rows import refuse_expressions
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _OF_SCALERS = "grad_scale", "found_inf"
 _REFUSED = {
     "params": "they come first",
@@ -60,9 +59,6 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     Raises:
         TypeError, ValueError: a parameter that can't be served, by group and number, or a setting.
 
-    ``info`` has the norm of the gradients and whether the last step was applied, as
-    `fusestep.optim.Optimizer.step` returns them.
-
     A backward that raises changes no parameter. What it has brought is part of the next step: those
     masters that are updated by then leave out the gradients of the next backward, the others use
     these. Gradients of a whole backward can be dropped where ``overlaps`` is False.
@@ -95,7 +91,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         offload_gradients: bool = False,
         **settings: Any,
     ) -> None:
-        _check_rule(rule)
+        check_rule(rule)
         for name, reason in _REFUSED.items():
             if name in settings:
                 raise TypeError(f"Offload takes no {name}: {reason}")
@@ -106,14 +102,14 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         defaults = {name: rule._arguments[name].default for name in self._names}
         defaults |= {name: settings.pop(name) for name in self._names if name in settings}
         self._masters: Masters | None = None
-        self.info: StepInfo | None = None
         super().__init__(params, defaults)
+        if not any(group["params"] for group in self.param_groups):
+            raise ValueError("params: there is no parameter in any group")
         for g, group in enumerate(self.param_groups):
             self._check(g, group["params"])
         self._written = [self._settings_of(group) for group in self.param_groups]
         lists = [group["params"] for group in self.param_groups]
         self._masters = Masters(rule, list(zip(lists, self._written, strict=True)), settings)
-        self._own_groups = list(reversed(self._masters.own.groups))
         reads_all = any(
             settings.get(name, default) != default
             for name, default in (("clip_norm", None), ("nonfinite", "propagate"))
@@ -147,25 +143,16 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             self.param_groups.pop()
             raise
         self._written.append(settings)
-        self._own_groups.append(self._masters.own.groups[-1])
         self._arrivals.listen(self._masters.leaves[known:])
         self._show_state()
 
     def _check(self, g: int, parameters: Sequence[Any]) -> None:
         device = next(p.device for group in self.param_groups for p in group["params"])
         for i, p in enumerate(parameters):
-            where = f"parameter {i} of group {g}"
-            if type(p) not in _PLAIN or p.layout is not torch.strided or p.is_inference():
-                raise TypeError(f"{where} must be a dense tensor of torch that backward reaches")
-            if p.dtype not in _DTYPES:
-                dtype = str(p.dtype).removeprefix("torch.")
-                raise TypeError(f"{where} must be bfloat16, float16 or float32, not {dtype}")
-            if p.device != device or device.type not in ("cpu", "cuda"):
-                raise ValueError(
-                    f"{where} is on {p.device}: all must be on the CPU, or on one CUDA device"
-                )
+            check_parameter(f"parameter {i} of group {g}", p, device)
 
     def _show_state(self) -> None:
+        self._parameters = [p for group in self.param_groups for p in group["params"]]
         self.state.clear()
         self.state.update(self._held.state())
 
@@ -189,9 +176,15 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _follow_settings(self) -> None:
         """Sets what the groups say now."""
+        now = [p for group in self.param_groups for p in group["params"]]
+        if len(now) != len(self._parameters) or any(map(is_not, now, self._parameters)):
+            raise _core.StateError(
+                "the parameters of a group were exchanged: build a new Offload, or add them with "
+                "add_param_group"
+            )
         for g, name, value in [*self._differing()]:
             refuse_expressions({name: value})
-            setattr(self._own_groups[g], name, value)
+            setattr(self._held.own.groups[g], name, value)
             self._written[g][name] = value
 
     # Gradients
@@ -200,6 +193,11 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     def overlaps(self) -> bool:
         """Whether the next backward is going to update masters."""
         return self._arrivals.overlaps
+
+    @property
+    def info(self) -> StepInfo | None:
+        """Of the last step: ``lr``, ``grad_norm``, ``applied``; see `fusestep.AdamW.step`."""
+        return self._held.info
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
@@ -220,6 +218,14 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             yield
         finally:
             arrivals.is_accumulating = before
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As ever; also forgets gradients that were brought and freed.
+
+        Raises StateError where an update has begun with those of a whole backward.
+        """
+        self._arrivals.forget()
+        super().zero_grad(set_to_none)
 
     # A step
 
@@ -272,7 +278,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 for leaf in masters.leaves:
                     leaf.is_expected = leaf.has_arrived
                 masters.wait()  # all gradients are there
-                self.info = masters.begin(1.0 if scale is None else float(scale))
+                masters.begin(1.0 if scale is None else float(scale))
                 self._finish()
         finally:
             if not masters.is_begun:  # else the next step goes on with it
@@ -299,7 +305,6 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             return
         self._arrivals.receive_others()
         masters.finish()
-        masters.write_parameters([leaf for leaf in masters.leaves if leaf.has_arrived])
         for leaf in masters.leaves:
             leaf.is_expected = leaf.has_arrived
         self._arrivals.begin_anew()
@@ -339,12 +344,10 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
 
         Raises:
             StateError, ValueError: the state is not of this rule and these parameters. Nothing has
-                changed but what backward had begun.
+                changed, but a step that backward had begun has ended.
         """
         masters = self._held
-        if masters.is_begun:
-            masters.finish()
-        self._arrivals.begin_anew()
+        self._finish()
         saved, groups = state_dict["state"], state_dict["param_groups"]
         if [len(group["params"]) for group in groups] != [
             len(group["params"]) for group in self.param_groups
@@ -366,6 +369,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             of["attempted"],
             of["applied"],
         )
+        self._arrivals.begin_anew()
         super().load_state_dict({"state": {}, "param_groups": groups})
         self._show_state()
 
@@ -374,13 +378,6 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             "Offload can't be copied or pickled: it writes parameters that others hold; build a "
             "new one and load_state_dict(state_dict())"
         )
-
-
-def _check_rule(rule: Any) -> None:
-    if not (isinstance(rule, type) and issubclass(rule, Optimizer) and rule._rule):
-        raise TypeError(f"rule must be a class such as fusestep.AdamW, not {rule!r}")
-    if issubclass(rule, (ScheduleFreeAdamW, ScheduleFreeSGD)):
-        raise TypeError(f"{rule.__name__}: what parameters hold changes for its evaluation")
 
 
 def _plain(value: Any) -> Any:
