@@ -30,14 +30,16 @@ class Arrivals:
     ) -> None:
         self._masters, self._follow_settings, self._frees = masters, follow_settings, frees
         self.overlap = overlap  # whether masters may be updated before step()
-        self.is_proven = False  # whether a step has shown that nothing speaks against it
+        # whether gradients, settings and parameters stay as they are between backward and step();
+        # None before a step has shown it
+        self.trusts: bool | None = None
         self.is_accumulating = False
         self.begin_anew()
 
     @property
     def overlaps(self) -> bool:
         """Whether backward updates masters."""
-        return self.overlap and self.is_proven
+        return self.overlap and self.trusts is True
 
     def listen(self, leaves: Sequence[Leaf]) -> None:
         """Has backward tell of gradients, where it can reach the parameters."""
@@ -76,7 +78,7 @@ class Arrivals:
     def _arrived(self, leaf: Leaf) -> None:
         """Backward has made a gradient."""
         self._watch_backward()
-        if self.is_accumulating and not self._frees:
+        if (self.is_accumulating or self.trusts is False) and not self._frees:
             return
         masters = self._masters
         if masters.is_handed(leaf):
@@ -94,7 +96,7 @@ class Arrivals:
         if not self.is_prepared:
             self.follow()
         if leaf.has_arrived and not masters.is_begun:
-            self.overlap = False  # backwards whose gradients are dropped, or summed unannounced
+            self.trusts = False  # backwards whose gradients are dropped, or summed unannounced
         self._receive(leaf)
         leaf.has_arrived = True
         if self.overlaps:
@@ -139,17 +141,27 @@ class Arrivals:
             leaf.seen = gradient, gradient._version
 
     def receive_others(self) -> None:
-        """Brings gradients that no backward told of, and those that were changed since."""
+        """Brings gradients that no backward told of, and those that were changed since.
+
+        torch's versions tell of a change, but not of one through ``.data`` or by a scaler: values
+        are compared until a step has shown that none is made, and all are read where one is.
+        """
         self.listen(self._masters.leaves)
+        if self.trusts is None:
+            self._masters.wait()
         for leaf in self._masters.leaves:
             if self._masters.is_handed(leaf):
                 continue
-            if leaf.parameter.grad is None:
+            gradient = leaf.parameter.grad
+            if gradient is None:
                 leaf.has_arrived = leaf.holds and self._frees
-            else:
-                if _is_new(leaf):
-                    self._receive(leaf)
-                leaf.has_arrived = True
+                continue
+            leaf.has_arrived = True
+            if self.trusts is None and not _is_new(leaf):
+                widened = gradient.detach().to("cpu", torch.float32)
+                self.trusts = None if torch.equal(leaf.gradient, widened) else False
+            if self.trusts is False or _is_new(leaf):
+                self._receive(leaf)
 
     def have_changed(self) -> bool:
         """Whether a gradient is not as it was read."""

@@ -257,7 +257,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         masters, arrivals = self._held, self._arrivals
         changed = self._changed()
         if changed:
-            arrivals.overlap = False
+            arrivals.trusts = False
         scale, found_inf = (self.__dict__.get(name) for name in _OF_SCALERS)
         if masters.is_begun:
             self._finish()
@@ -280,10 +280,10 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 masters.wait()  # all gradients are there
                 masters.begin(1.0 if scale is None else float(scale))
                 self._finish()
+                arrivals.trusts = arrivals.trusts is not False
         finally:
             if not masters.is_begun:  # else the next step goes on with it
                 arrivals.begin_anew()
-        arrivals.is_proven = True
 
     def _changed(self) -> str:
         """What was changed, or used, since backward began; nothing where that is nothing."""
