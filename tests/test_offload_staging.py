@@ -1,16 +1,19 @@
 """fusestep.torch.Offload on a GPU, with a stand-in for its streams.
 
-The stand-in runs what is given to a stream as late as CUDA may: when somebody waits for it. So a
-missing wait shows in the bits.
+What is given to a stream, among it what fills gradients, runs as late as CUDA may run it, when
+somebody waits for it, or at once, while the worker is slow. So a missing wait shows in the bits.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fusestep as fs
@@ -25,7 +28,9 @@ LOCK = threading.RLock()
 
 
 class Stream:
-    """Work in order."""
+    """Work in order, done at once or when waited for."""
+
+    is_late = True
 
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
@@ -37,9 +42,14 @@ class Stream:
                 self.done += 1
                 self.work[self.done - 1]()
 
+    def add(self, work: Callable[[], None]) -> None:
+        self.work.append(work)
+        if not self.is_late:
+            self.run(len(self.work))
+
     def wait_stream(self, other: Stream) -> None:
         until = len(other.work)
-        self.work.append(lambda: other.run(until))
+        self.add(lambda: other.run(until))
 
 
 class Event:
@@ -47,6 +57,8 @@ class Event:
         self.stream, self.until = stream, len(stream.work)
 
     def synchronize(self) -> None:
+        if not Stream.is_late:
+            time.sleep(0.02)
         self.stream.run(self.until)
 
 
@@ -69,8 +81,9 @@ class Cuda:
         self.active = self.main
 
 
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+@pytest.fixture(params=["late", "at once"])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    monkeypatch.setattr(Stream, "is_late", request.param == "late")
     module = Cuda()
     copy = torch.Tensor.copy_
 
@@ -82,7 +95,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
             with torch.no_grad():
                 copy(target, source)
 
-        module.active.work.append(work)
+        module.active.add(work)
         return target
 
     def record_stream(tensor: Any, stream: Any) -> None:
@@ -92,6 +105,24 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     monkeypatch.setattr(torch.Tensor, "copy_", later)
     monkeypatch.setattr(torch.Tensor, "record_stream", record_stream)
     return module
+
+
+def filled_by_a_stream(params: list[Any], cuda: Cuda) -> dict[int, list[Any]]:
+    """Gradients hold their values once the stream has run; these by the number of a parameter."""
+    made: dict[int, list[Any]] = {i: [] for i in range(len(params))}
+
+    def telling(i: int) -> Callable[[Any], None]:
+        def fill(p: Any) -> None:
+            gradient, values = p.grad.data, p.grad.detach().clone()
+            made[i].append(values.float().numpy())
+            gradient.fill_(np.nan)
+            cuda.main.add(partial(torch.Tensor.copy_, gradient, values))
+
+        return fill
+
+    for i, p in enumerate(params):
+        p.register_post_accumulate_grad_hook(telling(i))  # before those of the optimizer
+    return made
 
 
 def on_device(opt: Any, cuda: Cuda) -> Any:
@@ -127,20 +158,19 @@ def assert_same(opt: Any, cuda: Cuda, masters: list[Any]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"overlap": False}], ids=str)
-def test_streams_that_run_as_late_as_they_may_give_the_bits_of_the_rule(
+def test_whenever_streams_run_masters_have_the_bits_of_the_rule(
     cuda: Cuda, options: Any, dtype: Any
 ) -> None:
     params = parameters(dtype)
     masters = [p.detach().float().numpy().copy() for p in reversed(params)]
     clipping = {name: v for name, v in options.items() if name != "overlap"}
-    rule = fs.AdamW(masters, lr=0.1, **clipping)
+    rule, made = fs.AdamW(masters, lr=0.1, **clipping), filled_by_a_stream(params, cuda)
     opt = on_device(Offload(params, fs.AdamW, lr=0.1, **options), cuda)
     for step in range(5):
         opt.zero_grad()
         backward(params, cuda, step, without=2 if step in (1, 2) else -1)
-        found = [None if p.grad is None else p.grad.float().numpy() for p in reversed(params)]
         opt.step()
-        rule.step(found)
+        rule.step([found.pop() if found else None for found in reversed(made.values())])
         assert opt.overlaps == (not options)
         if step % 2:
             assert_same(opt, cuda, masters)
@@ -153,31 +183,20 @@ def test_freed_gradients_are_brought_and_added_before_their_memory_is_used_again
 ) -> None:
     params = parameters(torch.bfloat16)
     masters = [p.detach().float().numpy().copy() for p in reversed(params)]
-    rule = fs.AdamW(masters, lr=0.1)
+    rule, made = fs.AdamW(masters, lr=0.1), filled_by_a_stream(params, cuda)
     opt = on_device(Offload(params, fs.AdamW, lr=0.1, offload_gradients=True), cuda)
-    seen: list[Any] = []
-    for p in params:  # after the optimizer's own hook, which has emptied the field
-        p.register_hook(lambda gradient: seen.append(gradient.float().numpy().copy()))
-    for step in range(4):
-        seen.clear()
+    for _ in range(4):
         with opt.accumulate():
-            backward(params, cuda, 2 * step)
-        backward(params, cuda, 2 * step + 1)
+            backward(params, cuda, 0)
+        backward(params, cuda, 1)
         assert all(p.grad is None for p in params)
         opt.step()
-        rule.step([sum(of(seen, p.shape)) for p in reversed(params)])
+        rule.step([np.asarray(found[-2] + found[-1]) for found in reversed(made.values())])
         assert_same(opt, cuda, masters)
     assert opt.overlaps
 
 
-def of(seen: list[Any], shape: Any) -> list[Any]:
-    """The gradients of one parameter, whose shape no other has."""
-    found = [gradient for gradient in seen if gradient.shape == tuple(shape)]
-    assert len(found) == 2
-    return found
-
-
-def test_a_state_is_loaded_behind_what_a_stream_still_writes(cuda: Cuda) -> None:
+def test_a_loaded_state_goes_to_masters_and_parameters(cuda: Cuda) -> None:
     params = parameters(torch.bfloat16)
     opt = on_device(Offload(params, fs.AdamW, lr=0.1), cuda)
     backward(params, cuda, 0)
