@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,3 +152,13 @@ def test_a_scheduler_and_the_groups_decide_the_next_step() -> None:
         scheduler.step()
         assert_offloaded(opt, params, masters)
     assert opt.overlaps
+
+
+def test_the_page_runs_as_pasted() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "offload.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(blocks[0], "offload.md", "exec"), names)
+    assert names["opt"].overlaps
+    exec(compile(blocks[1], "offload.md", "exec"), names)
+    assert len(blocks) == 2
