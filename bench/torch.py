@@ -1,4 +1,4 @@
-"""The time of a step over tensors of torch: fusestep.torch, torch itself, DeepSpeed."""
+"""The time of a step over tensors of torch, and of Offload: beside torch itself and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import fusestep as fs
 import fusestep.torch as native
 
-from . import command, report
+from . import command, offload, report
 from .agreement import Disagreement
 from .command import selected
 from .measure import FULL, QUICK, Effort, Timing, in_turns, singly
@@ -36,6 +36,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "torch fused": partial(torch.optim.AdamW, fused=True),
     "torch foreach": partial(torch.optim.AdamW, foreach=True),
 }
+OFFLOAD = "offload"  # another table
 ON_ARRAYS = "fusestep, NumPy"
 
 
@@ -156,14 +157,19 @@ def compare(names: Sequence[str], effort: Effort) -> Table:
 
 def run(options: argparse.Namespace) -> int:
     """Measures the models that the options ask for; 1 where the results differ."""
-    names = selected(options, list(CASES))
+    names = selected(options, list(CASES), [OFFLOAD])
     if names is None:
         return 2
     if options.quick and not options.only:
         names = ["1x100", "1000x100", "backward"]
     torch.set_num_threads(fs.get_num_threads())
     effort = QUICK if options.quick else FULL
-    return command.run(options, "torch", {"torch": partial(compare, names, effort)}, _draw)
+    parts = {"torch": partial(compare, names, effort), OFFLOAD: partial(offload.compare, effort)}
+    if options.only and OFFLOAD not in options.only:
+        del parts[OFFLOAD]
+    if options.only == [OFFLOAD]:
+        del parts["torch"]
+    return command.run(options, "torch", parts, _draw)
 
 
 def _draw(path: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> str:

@@ -86,8 +86,7 @@ class Masters:
     def wait(self) -> None:
         """Until the worker has done all that it was given; raises what it raised."""
         while self._pending:
-            self._pending[0].result()
-            del self._pending[0]
+            self._pending.pop(0).result()
 
     # A step
 
