@@ -7,6 +7,7 @@ import threading
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fusestep as fs
@@ -355,3 +356,25 @@ def test_backward_keeps_no_masters_alive() -> None:
     assert gone() is None
     pair.loss(1).backward()
     assert pair.params[0].grad.isfinite().all()
+
+
+def test_what_a_backward_that_raised_has_brought_is_waited_for_again() -> None:
+    a, b = (torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16)) for _ in range(2))
+    masters = [np.ones(8, np.float32), np.ones(8, np.float32)]
+    opt, rule = Offload([a, b], fs.SGD, lr=0.5), fs.SGD(masters, lr=0.5)
+    (a.sum() + b.sum()).backward()
+    opt.step()
+    rule.step([np.ones(8, np.float32)] * 2)
+    a.grad = b.grad = None
+    first = Failing.apply(b).sum()
+    with pytest.raises(RuntimeError, match="planted"):
+        (first + a.sum()).backward()  # from the end: a, then the failure
+    assert a.grad is not None
+    assert b.grad is None
+    a.grad = None
+    first = (a * 3).sum()
+    (first + (b * 3).sum()).backward()  # b, then a
+    opt.step()
+    rule.step([np.full(8, 3, np.float32)] * 2)
+    for p, master in zip((b, a), masters, strict=True):
+        assert_same_bits([opt.state[p]["master"].numpy()], [master])
