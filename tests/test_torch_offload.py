@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fusestep as fs
+from tables import pages
 from tables.models import assert_same_bits
 
 torch = pytest.importorskip("torch")
@@ -155,10 +154,9 @@ def test_a_scheduler_and_the_groups_decide_the_next_step() -> None:
 
 
 def test_the_page_runs_as_pasted() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "offload.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(blocks[0], "offload.md", "exec"), names)
-    assert names["opt"].overlaps
-    exec(compile(blocks[1], "offload.md", "exec"), names)
-    assert len(blocks) == 2
+    overlaps = []
+    for block in pages.blocks("docs/offload.md"):
+        pages.run(block, "docs/offload.md", names)
+        overlaps.append(names["opt"].overlaps)
+    assert overlaps == [True, False]
