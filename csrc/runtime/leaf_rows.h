@@ -42,6 +42,9 @@ struct Plan::LeafRows {
     std::unique_ptr<std::uint32_t[], Freed> seen;  // of each row, how many of the logged updates
     std::vector<std::uint32_t> merged;             // rows that will have been accumulated
 
+    // Whether no row can have missed anything: then nothing is asked or noted of single ones.
+    bool is_even() const { return skips || logged == 0; }
+
     // Neither takes memory before it is written: the counts come as zeros from the system.
     // False where there is none for them.
     bool make_log(std::size_t updates) {

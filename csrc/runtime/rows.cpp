@@ -181,7 +181,7 @@ void Plan::prefetch_row(const LeafRows& rows, std::size_t row) const {
         if (state == nullptr) continue;
         prefetch_elements(static_cast<const char*>(state) + row * bytes, bytes);
     }
-    if (rows.seen) FUSESTEP_PREFETCH(&rows.seen[row]);
+    if (!rows.is_even()) FUSESTEP_PREFETCH(&rows.seen[row]);
 }
 
 void Plan::update_rows() noexcept {
@@ -194,7 +194,7 @@ void Plan::update_rows() noexcept {
 void Plan::update_touched(LeafRows& rows) noexcept {
     const std::size_t count = rows.touched.size();
     std::size_t work = count;
-    for (std::size_t k = 0; k < count && !rows.skips && !is_large(work * rows.width); ++k) {
+    for (std::size_t k = 0; k < count && !rows.is_even() && !is_large(work * rows.width); ++k) {
         work += rows.before - rows.seen[rows.touched.row(k)];
     }
     work *= rows.width;
@@ -209,7 +209,8 @@ void Plan::update_touched(LeafRows& rows, std::size_t begin, std::size_t end) co
     const Used used = {prepared.scalars, prepared.gradient_scalars, prepared.update,
                        prepared.average_rate};
     const std::size_t width = rows.width;
-    const auto seen = [&](std::size_t row) { return rows.skips ? rows.before : rows.seen[row]; };
+    const bool is_even = rows.is_even();
+    const auto seen = [&](std::size_t row) { return is_even ? rows.before : rows.seen[row]; };
     alignas(64) double room[kBlock];
     std::size_t ahead = begin;
     for (std::size_t k = begin, count; k < end; k += count) {
@@ -234,7 +235,7 @@ void Plan::update_touched(LeafRows& rows, std::size_t begin, std::size_t end) co
                             rows.touched.values(type, k, first, n, room));
             }
         }
-        if (rows.skips) continue;
+        if (is_even) continue;
         for (std::size_t j = 0; j < count; ++j) {
             rows.seen[row + j] = static_cast<std::uint32_t>(rows.logged);
         }
