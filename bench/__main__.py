@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .peers import torch_absent
+
 COMMANDS = {
     "step": "the time of one optimizer step on the CPU, beside other libraries",
     "sparse": "the time of a step that touches some rows of a table, beside other libraries",
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "reproduce":
             add("--mnist", type=Path, metavar="FOLDER", help="the files of MNIST; else not run")
     options = parser.parse_args(arguments)
+    if options.command == "torch" and (reason := torch_absent()):
+        print(f"absent: {reason}")
+        return 0
     run = importlib.import_module(f"bench.{options.command}").run
     return int(run(options))
 

@@ -186,6 +186,8 @@ def times(models: Sequence[Model], effort: Effort) -> Table:
         Column("best", "best peer"),
         Column("ratio", "best peer / fusestep", report.ratio),
     ]
+    if not rows:
+        return Table("rules", "Every rule: none of these models", columns, rows)
     largest = max(worst, key=lambda name: worst[name])
     notes = [
         *report.absences(absent),
