@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,31 +67,29 @@ class PointToPoint:
         first[: told.size] = told[: self.BOX]
         boxes = np.empty((self.world, self.BOX), np.uint8)
         self._deliver(
-            [(rank, _BYTES, first) for rank in self._others],
-            [(rank, _BYTES, boxes[rank]) for rank in self._others],
-            self._tagged(sends),
-            self._tagged(receives),
+            [(rank, _BYTES, first) for rank in self._others] + self._tagged(sends),
+            [(rank, _BYTES, boxes[rank]) for rank in self._others] + self._tagged(receives),
         )
         boxes[self.rank] = first
-        sizes = [8 + int.from_bytes(box[:8].tobytes(), "little") for box in boxes]
+        sizes = [8 + size for size in boxes[:, :8].copy().view("<u8")[:, 0].tolist()]
+        if max(sizes) <= self.BOX:
+            return [box[8:size].tobytes() for box, size in zip(boxes, sizes, strict=True)]
         rests = [np.empty(max(0, size - self.BOX), np.uint8) for size in sizes]
         self._deliver(
             [(rank, _BYTES, told[self.BOX :]) for rank in self._others],
             [(rank, _BYTES, rests[rank]) for rank in self._others],
         )
+        rests[self.rank] = told[self.BOX :]
         return [
-            mine
-            if rank == self.rank
-            else (boxes[rank].tobytes() + rests[rank].tobytes())[8 : sizes[rank]]
-            for rank in range(self.world)
+            (box.tobytes() + rest.tobytes())[8:size]
+            for box, rest, size in zip(boxes, rests, sizes, strict=True)
         ]
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         self._deliver(self._tagged(sends), self._tagged(receives))
 
     def start(self, sends: Sequence[Message], receives: Sequence[Message]) -> UnderWay:
-        own, others = self._tagged(sends), self._tagged(receives)
-        return UnderWay(self, list(self._chunks(own)), list(self._chunks(others)))
+        return self._start(self._tagged(sends), self._tagged(receives))
 
     def gather_shards(self, memory: Any, ranges: Sequence[Range]) -> None:
         shards = [memory[begin:end] for begin, end in ranges]
@@ -103,20 +101,24 @@ class PointToPoint:
     def _tagged(self, messages: Sequence[Message]) -> list[Message]:
         return [(rank, _ARRAYS + number, array) for rank, number, array in messages]
 
-    def _deliver(self, *messages: list[Message]) -> None:
-        """Lists to send and to receive, in turn."""
+    def _deliver(self, sends: list[Message], receives: list[Message]) -> None:
         if self.under_way:
             raise RankTimeout(
                 f"rank {self.rank}: an earlier exchange of this group did not end: go on from a "
                 "checkpoint"
             )
-        sends = [one for some in messages[::2] for one in self._chunks(some)]
-        receives = [one for some in messages[1::2] for one in self._chunks(some)]
-        if sends or receives:
-            UnderWay(self, sends, receives).finish()
+        self._start(sends, receives).finish()
 
-    def _chunks(self, messages: Iterable[Message]) -> Iterator[Message]:
-        for rank, tag, array in messages:
-            flat = array.reshape(-1)
-            for first in range(0, flat.size, self.CHUNK):
-                yield rank, tag, flat[first : first + self.CHUNK]
+    def _start(self, sends: list[Message], receives: list[Message]) -> UnderWay:
+        return UnderWay(self, self._chunks(sends), self._chunks(receives))
+
+    def _chunks(self, messages: list[Message]) -> list[Message]:
+        """The messages with elements, in pieces that engines can count."""
+        if all(array.ndim == 1 and 0 < array.size <= self.CHUNK for _, _, array in messages):
+            return messages
+        return [
+            (rank, tag, flat[first : first + self.CHUNK])
+            for rank, tag, array in messages
+            for flat in (array.reshape(-1),)
+            for first in range(0, flat.size, self.CHUNK)
+        ]
