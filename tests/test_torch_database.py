@@ -31,7 +31,7 @@ SUITE = os.environ.get("FUSESTEP_TORCH_TESTS", "")
 
 
 def test_the_database_has_every_class() -> None:
-    assert INFOS.keys() == {*native.__all__}
+    assert INFOS.keys() == {*native.__all__} - {"Offload"}  # which torch has not
 
 
 @pytest.mark.parametrize("case", CASES)
