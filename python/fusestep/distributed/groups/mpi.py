@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .point_to_point import PointToPoint
-from .protocol import Message, late, lost
+from .protocol import Message, give_way, late, lost
 
 _SPIN = 50e-6  # seconds of a wait in which the processor is not given away
 
@@ -50,7 +50,7 @@ class Mpi(PointToPoint):
                 if waited > self.timeout:
                     raise late(self.rank, self._absent(begun), self.timeout)
                 if waited > _SPIN:
-                    time.sleep(0)
+                    give_way()
 
     @contextmanager
     def _blaming(self, begun: list[tuple[int, Any]]) -> Iterator[None]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .point_to_point import PointToPoint
-from .protocol import Group, Message, RankTimeout, late, lost
+from .protocol import Group, Message, RankTimeout, give_way, late, lost
 
 
 class Nccl(PointToPoint):
@@ -55,7 +55,7 @@ class Nccl(PointToPoint):
                 if isinstance(error, RankTimeout):
                     raise
                 raise lost(self.rank, "another", error) from error
-            time.sleep(0)
+            give_way()
 
 
 def nccl(communicator: Any, *, control: Group, timeout: float = 600.0) -> Nccl:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 Message = tuple[int, int, Any]  # the other rank, a number that tells messages apart, an array
 Range = tuple[int, int]  # from the first element to before the last
+
+# Lets others have the processor. A sleep of no time would take Linux 60 us.
+give_way: Callable[[], object] = getattr(os, "sched_yield", functools.partial(time.sleep, 0))
 
 
 class RankError(RuntimeError):
