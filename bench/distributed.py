@@ -195,7 +195,7 @@ def overlap(models: Sequence[Model], quick: bool) -> Table:
     columns = [
         Column("link", "link"),
         Column("norm", "norm"),
-        *(Column(f"{k} buckets", f"{k} buckets", report.seconds) for k in buckets),
+        *(Column(f"{k} buckets", f"{k} bucket{'s' * (k != '1')}", report.seconds) for k in buckets),
         Column("wire", "wire alone", report.seconds),
     ]
     note = (

@@ -169,15 +169,18 @@ def test_levels_send_fewer_messages_and_as_many_bytes(levels: tuple[int, ...]) -
     [
         ({"levels": (2, 3)}, "levels must be whole numbers whose product is 4"),
         ({"levels": ()}, "levels must be whole numbers whose product is 4"),
+        ({"levels": (2, 2.0)}, r"levels\[1\] must be a whole number"),
+        ({"memory": [1] * 5}, "memory must be 4 numbers of at least 0"),
+        ({"levels": (2, 2), "memory": [1] * 3}, "memory must be 4 numbers of at least 0"),
         ({"levels": (2, 2), "leaves": 12}, r"leaves 0 to 6, which ranks 0 to 1 add, are no single"),
         ({"levels": (2, 2), "leaves": 8, "shares": [1, 2, 3, 2]}, "leaves 0 to 3, which"),
     ],
     ids=str,
 )
-def test_levels_whose_sums_are_no_parts_of_the_tree_are_refused(
+def test_levels_and_memory_that_can_not_be_are_refused(
     options: dict[str, Any], message: str
 ) -> None:
     group = distributed.threads(4)[0]
     given: dict[str, Any] = {"leaves": 8, "lr": 1.0, "memory": [1] * 4, **options}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         distributed.Sharded(fs.SGD, {"w": np.zeros(9)}, group=group, **given)

@@ -165,6 +165,16 @@ def test_seconds_are_bytes_over_rates() -> None:
     assert whole == pytest.approx(1.5 * megabytes + (2.25 + 7) * megabytes / 10, rel=1e-12)
 
 
+def test_what_overlaps_takes_the_longer_of_both_and_a_bucket_of_the_other() -> None:
+    parts = {"sums of leaves": 1.0, "gradients": 8.0, "tree": 4.0, "norm": 0.5}
+    parts |= {"update": 6.0, "parameters": 8.0, "staging": 2.0}
+    job = plan.Job(4 * 1024 * 1000, ranks=4, leaves=4, buckets=2)
+    assert plan.overlapped(job, parts) == 1 + (8 + 4 / 2) + 0.5 + (8 + 6 / 2) + 2
+    assert plan.overlapped(job, parts, clips=False) == 1 + (16 + 10 / 2) + 2
+    one = plan.Job(4 * 1024 * 1000, ranks=4, leaves=4, buckets=1)
+    assert plan.overlapped(one, parts) == sum(parts.values())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

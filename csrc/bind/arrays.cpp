@@ -69,32 +69,6 @@ struct Facts {
     bool has(int wanted) const { return has_flags(flags, wanted); }
 };
 
-// Whether strides are those of C's order; of axes of one element they say nothing.
-bool is_contiguous(const ExchangedTensor& tensor) {
-    std::int64_t run = 1;
-    for (int k = tensor.dimensions; k-- > 0; run *= tensor.shape[k]) {
-        if (tensor.strides != nullptr && tensor.shape[k] > 1 && tensor.strides[k] != run) {
-            return false;
-        }
-    }
-    return true;
-}
-
-// Whether a tensor's elements lie side by side in some order of its axes.
-bool is_dense(const ExchangedTensor& tensor) {
-    std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // strides and extents
-    for (int k = 0; k < tensor.dimensions; ++k) {
-        if (tensor.shape[k] > 1) axes.emplace_back(tensor.strides[k], tensor.shape[k]);
-    }
-    std::sort(axes.begin(), axes.end());
-    std::int64_t run = 1;
-    for (const auto& [stride, extent] : axes) {
-        if (stride != run) return false;
-        run *= extent;
-    }
-    return true;
-}
-
 // Where an array without elements is, if it is nowhere.
 alignas(64) char no_memory[64];
 
@@ -110,11 +84,6 @@ bool is_aligned(const ExchangedTensor& tensor, DataType type) {
 
 void* data_of(const ExchangedTensor& tensor) {
     return tensor.data == nullptr ? no_memory : tensor.first();
-}
-
-bool has_elements(const ExchangedTensor& tensor) {
-    return std::all_of(tensor.shape, tensor.shape + tensor.dimensions,
-                       [](std::int64_t extent) { return extent > 0; });
 }
 
 // Tensors of other libraries, in the memory of the CPU.

@@ -1,5 +1,9 @@
 #include "exchange.h"
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 namespace fusestep {
 namespace {
 
@@ -59,6 +63,36 @@ bool ask(Describe describe, PyObject* object, ExchangedTensor& found) {
 }
 
 }  // namespace
+
+bool has_elements(const ExchangedTensor& tensor) {
+    return std::all_of(tensor.shape, tensor.shape + tensor.dimensions,
+                       [](std::int64_t extent) { return extent > 0; });
+}
+
+// Strides of axes of one element say nothing.
+bool is_contiguous(const ExchangedTensor& tensor) {
+    std::int64_t run = 1;
+    for (int k = tensor.dimensions; k-- > 0; run *= tensor.shape[k]) {
+        if (tensor.strides != nullptr && tensor.shape[k] > 1 && tensor.strides[k] != run) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool is_dense(const ExchangedTensor& tensor) {
+    std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // strides and extents
+    for (int k = 0; k < tensor.dimensions; ++k) {
+        if (tensor.shape[k] > 1) axes.emplace_back(tensor.strides[k], tensor.shape[k]);
+    }
+    std::sort(axes.begin(), axes.end());
+    std::int64_t run = 1;
+    for (const auto& [stride, extent] : axes) {
+        if (stride != run) return false;
+        run *= extent;
+    }
+    return true;
+}
 
 bool is_negated(PyObject* object) {
     static PyObject* const name = PyUnicode_InternFromString("is_neg");

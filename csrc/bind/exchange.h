@@ -26,6 +26,12 @@ struct ExchangedTensor {
 constexpr std::int32_t kExchangedCpu = 1;
 constexpr std::uint8_t kExchangedFloat = 2;
 
+bool has_elements(const ExchangedTensor& tensor);
+// Whether the elements lie side by side in C's order.
+bool is_contiguous(const ExchangedTensor& tensor);
+// Whether they do in some order of the axes.
+bool is_dense(const ExchangedTensor& tensor);
+
 // Fills in what an object's library tells of it; false where it has no such way, or refuses. It is
 // good while the object is, and nothing of it changes.
 bool describe_tensor(PyObject* object, ExchangedTensor& found);

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .groups import Group, Pending, Range
+from .groups import Group, Message, Pending, Range
 from .layout import Layout
-from .levels import Level
+from .levels import levels_of
 from .places import Copies
 from .shards import Shards
 
 NUMBER = 8192  # of messages: above those of pieces
+Messages = tuple[list[Message], list[Message]]  # to send and to receive
 
 
 class Gathering:
@@ -21,14 +22,25 @@ class Gathering:
     """
 
     def __init__(
-        self, group: Group, layout: Layout, shards: Shards, levels: Sequence[Level]
+        self, group: Group, layout: Layout, leaf_bounds: Sequence[int], shards: Shards
     ) -> None:
-        self._group, self._shards, self._levels = group, shards, levels
+        self._group, self._buckets = group, shards.buckets
         self._is_needed = group.world > 1 and not shards.is_replicated
         memory = layout.memory() if self._is_needed else None
         is_staged = self._is_needed and memory is None
         place = layout.place
         self._memory: Any = place.empty_host(layout.total, layout.dtype) if is_staged else memory
+        # of a bucket: exchanges, each of which sends what the one before has brought
+        self._moves: list[list[Messages]] = []
+        if self._is_needed:
+            levels = levels_of(group.rank, shards.factors, leaf_bounds, shards.ranges)
+            everyone = range(group.world)
+            self._moves = [
+                [self._messages(one.ranks, one.ranges) for one in reversed(levels)]
+                if len(levels) > 1
+                else [self._messages(everyone, [shards.bucket(rank, k) for rank in everyone])]
+                for k in range(shards.buckets)
+            ]
         # of a bucket: its part of the copy from parameters here, and parameters of others from it
         self._ways: list[tuple[Copies, Copies]] = []
         if is_staged:
@@ -48,30 +60,30 @@ class Gathering:
             return
         if self._ways:
             self._ways[k][0].apply()
-        if len(self._levels) == 1:
-            ranges = [self._shards.bucket(rank, k) for rank in range(self._group.world)]
-            self._under_way.append(self._moving(range(self._group.world), ranges))
-            return
-        for level in reversed(self._levels):  # each sends what the one before has brought
-            self._moving(level.ranks, level.ranges).finish()
+        for sends, receives in self._moves[k]:
+            if len(self._moves[k]) > 1:
+                self._wait()
+            self._under_way.append(self._group.start(sends, receives))
 
     def finish(self) -> None:
         """Waits for all buckets."""
-        under_way, self._under_way = self._under_way, []
-        for bucket in under_way:
-            bucket.finish()
+        self._wait()
         for _, into in self._ways:
             into.apply()
 
-    def _moving(self, ranks: Sequence[int], ranges: Sequence[Range]) -> Pending:
-        """Sends this rank's range to some ranks, and receives theirs."""
+    def _wait(self) -> None:
+        while self._under_way:
+            self._under_way.pop(0).finish()
+
+    def _messages(self, ranks: Sequence[int], ranges: Sequence[Range]) -> Messages:
+        """This rank's range for some ranks, and theirs."""
         parts = {r: self._memory[slice(*span)] for r, span in zip(ranks, ranges, strict=True)}
         own = parts.pop(self._group.rank)
         sends = [(rank, NUMBER, own) for rank in parts]
-        return self._group.start(sends, [(rank, NUMBER, part) for rank, part in parts.items()])
+        return sends, [(rank, NUMBER, part) for rank, part in parts.items()]
 
     def run(self) -> None:
         """Gathers everything."""
-        for k in range(self._shards.buckets):
+        for k in range(self._buckets):
             self.start(k)
         self.finish()

@@ -62,12 +62,12 @@ class LeafGradients:
                 self._in_use = buffer
         before = None if sibling is None else self._holds()
         try:
-            squares = float(self._whole.accumulate(grads, samples))
+            given = self._layout.structure.leaves(grads, "grads")
+            squares = float(self._whole._accumulate(given, samples))
         except BaseException:
             if sibling is None:
                 self._sums.give_back(buffer)
             raise
-        given = None if before is None else self._layout.structure.leaves(grads, "grads")
         self._fill(buffer, before, given)
         self._sums.put(buffer)
         self.records.append([float(samples), mean, squares])
@@ -79,22 +79,20 @@ class LeafGradients:
         self._sums.put(None)
         self.records.append([0.0, 0.0, 0.0])
 
-    def finish(self) -> list[Any]:
-        """The sums of the rank's pieces over all elements; None for one without samples."""
-        return [None if buffer is None else self._memory[buffer] for buffer in self._sums.finish()]
+    def finish(self, *, on_host: bool) -> list[Any]:
+        """The sums of the rank's pieces over all elements; None for one without samples.
 
-    def on_host(self, pieces: Sequence[Any]) -> list[Any]:
-        """Pieces in memory that engines move."""
+        ``on_host``: in memory that engines move.
+        """
+        found = [None if buffer is None else self._memory[buffer] for buffer in self._sums.finish()]
         place, layout = self._layout.place, self._layout
-        if place.is_host:
-            return list(pieces)
-        while len(self._host) < len(pieces):
+        if place.is_host or not on_host:
+            return found
+        while len(self._host) < len(found):
             self._host.append(place.empty_host(layout.total, layout.dtype))
-        found = []
-        for piece, host in zip(pieces, self._host, strict=False):
+        for k, piece in enumerate(found):
             if piece is not None:
-                piece.get(out=host)
-            found.append(None if piece is None else host)
+                found[k] = piece.get(out=self._host[k])
         return found
 
     def forget(self) -> None:
@@ -114,20 +112,20 @@ class LeafGradients:
         held = self._whole._plan.accumulated[3]
         return self._all if all(held) else np.array(held, bool)
 
-    def _fill(self, buffer: int, before: Flags | None, given: Sequence[Any] | None) -> None:
+    def _fill(self, buffer: int, before: Flags | None, given: Sequence[Any]) -> None:
         """Gradients that are None count as zeros where others are not.
 
-        Of a second leaf in one buffer, ``before`` tells what that held, and ``given`` is the leaf.
+        ``given`` are the leaf's; ``before`` tells what the buffer of a second one held.
         """
         holds, parts = self._holds(), self._parts[buffer]
-        is_whole = given is None or type(None) not in map(type, given)
-        if holds is self._all and (before is None or before is self._all) and is_whole:
+        is_whole = holds is self._all and (before is None or before is self._all)
+        if is_whole and (before is None or type(None) not in map(type, given)):
             self.held = self._all
             return
         if before is None:
             for i in np.flatnonzero(~holds):
                 parts[i][...] = 0
-        elif given is not None:
+        else:
             here = np.array([gradient is not None for gradient in given])
             for i in np.flatnonzero(holds & ~(before & here)):
                 parts[i] += 0  # the zeros of the other leaf: -0.0 becomes 0.0

@@ -3,7 +3,7 @@
 Ranks are numbers of several digits, the first of which counts fastest. On each level a rank
 exchanges with those that differ from it in that digit alone, and keeps a part of its range. Ranks
 beside each other have neighbouring leaves, so what has been added after a level is a node of the
-tree: sums have the same bits with any levels, and the last of ``f1 * f2 * ...`` ranks sends
+tree: sums have the same bits with any levels. Each of ``f1 * f2 * ...`` ranks sends
 ``f1 - 1 + f2 - 1 + ...`` messages.
 """
 
@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..arguments import check_whole
 from .groups import Range
 from .tree import Node, pieces
 
@@ -68,8 +69,8 @@ def check_levels(levels: Sequence[int] | None, leaf_bounds: Sequence[int]) -> li
     world = len(leaf_bounds) - 1
     if levels is None:
         return [world]
-    factors = [int(factor) for factor in levels]
-    if math.prod(factors) != world or min(factors, default=0) < 1:
+    factors = [check_whole(f"levels[{k}]", factor, 1) for k, factor in enumerate(levels)]
+    if not factors or math.prod(factors) != world:
         raise ValueError(f"levels must be whole numbers whose product is {world}, not {levels!r}")
     stride = 1
     for factor in factors[:-1]:

@@ -30,11 +30,10 @@ class Reduction:
         layout: Layout,
         leaf_bounds: Sequence[int],
         shards: Shards,
-        factors: Sequence[int],
     ) -> None:
         self._group, self._layout, self._shards = group, layout, shards
         self._leaves = leaf_bounds[-1]
-        self._levels = levels_of(group.rank, factors, leaf_bounds, shards.added)
+        self._levels = levels_of(group.rank, shards.factors, leaf_bounds, shards.added)
         self._begin, _ = shards.added[group.rank]
         self._received: dict[tuple[int, int, int, int], Any] = {}  # by level, place and turn
         self._filled: list[bool] = []  # of each leaf, whether it had samples at the last step
@@ -86,8 +85,7 @@ class Reduction:
             self._filled = filled
             self._planned = [self._additions(level, filled) for level in self._levels]
         self._own, self._has_arrived = own, has_arrived
-        self._squares: list[Any] = []
-        self._measured = -(-self._begin // _core.BLOCK) * _core.BLOCK
+        self._measure_anew()
 
     def arriving(self, measures: bool) -> Iterator[int]:
         """Adds bucket after bucket, while the next is under way; gives where each one ends."""
@@ -162,15 +160,18 @@ class Reduction:
 
     def squared_norm(self) -> tuple[float, float]:
         """The sum of squares over all ranks' gradients, and the power of two they are times."""
-        total = self._norm(np.concatenate(self._squares) if self._squares else np.empty(0))
-        if self._layout.dtype == np.float32:
-            return total, 1.0  # squares of float32 stay far inside the range of double
-        scale: float = _core.scale_for(total)
+        total = self._sum_of_squares()
+        # squares of float32 stay far inside the range of double
+        scale = _core.scale_for(total) if self._layout.dtype == np.float64 else 1.0
         if scale == 1.0:
             return total, scale
-        self._squares, self._measured = [], -(-self._begin // _core.BLOCK) * _core.BLOCK
+        self._measure_anew()
         self._measure(self._shards.added[self._group.rank][1], scale)
-        return self._norm(np.concatenate(self._squares) if self._squares else np.empty(0)), scale
+        return self._sum_of_squares(), scale
+
+    def _measure_anew(self) -> None:
+        self._squares: list[Any] = [np.empty(0)]
+        self._measured, _ = self._shards.measured[self._group.rank]
 
     def _measure(self, end: int, scale: float = 1.0) -> None:
         """Squares of whole blocks to ``end``; those before are there."""
@@ -181,15 +182,13 @@ class Reduction:
             self._squares.append(_core.block_sums(part, scale))
             self._measured = end
 
-    def _norm(self, sums: Any) -> float:
+    def _sum_of_squares(self) -> float:
+        sums = np.concatenate(self._squares)
         if self._shards.is_replicated:
             return float(_core.add_block_sums(sums))
-        measured = [
-            (min(end, -(-begin // _core.BLOCK) * _core.BLOCK), end)
-            for begin, end in self._shards.added
-        ]
-        own = measured[self._group.rank]
-        told = self._group.gather_bytes(norm.message(sums, own[0] // _core.BLOCK))
+        measured = self._shards.measured
+        begin, _ = measured[self._group.rank]
+        told = self._group.gather_bytes(norm.message(sums, begin // _core.BLOCK))
         return norm.total(told, measured, self._layout.total)
 
     def _additions(

@@ -22,7 +22,7 @@ from .groups import Group, Leaves, RankError, RankTimeout, leaf_bounds
 from .header import Header, exchanged
 from .layout import Layout
 from .leaves import LeafGradients
-from .levels import check_levels, levels_of
+from .levels import check_levels
 from .reduction import Reduction
 from .saving import SavedInFolders
 from .shards import Shards, sums_over_arrays
@@ -42,7 +42,7 @@ class Sharded(SavedInFolders):
     """One optimizer over a group of processes, each of which has the state of a shard.
 
     Every rank has all parameters and updates a part of them; where those of all ranks together take
-    at most 1 MB, each updates all, since one exchange is sooner there. ``step`` adds the gradients
+    at most 1 MB, each updates all, in one exchange. ``step`` adds the gradients
     of all leaves of a batch along a tree that ``leaves`` alone decides, so parameters, state, norms
     and losses have the same bits for any number of ranks, any shares and any engine, given the same
     gradients of leaves. An ordinary optimizer that is fed with the sums of that tree has them, too.
@@ -72,7 +72,7 @@ class Sharded(SavedInFolders):
         TypeError, ValueError: named by the argument, before anything was exchanged.
 
     Settings are read and set as those of the rule: ``opt.lr = 0.1``, on every rank alike.
-    ``opt.state`` has this rank's shard.
+    ``opt.state`` has that of what this rank updates.
 
     Example:
         >>> import numpy as np, fusestep as fs
@@ -109,11 +109,9 @@ class Sharded(SavedInFolders):
             layout, group.world, memory, whole=whole, buckets=buckets, factors=factors
         )
         self._begin, self._end = shards.ranges[group.rank]
-        factors = [group.world] if shards.is_replicated else factors
         self._gradients = LeafGradients(params, layout, self.share)
-        self._reduction = Reduction(group, layout, bounds, shards, factors)
-        levels_back = levels_of(group.rank, factors, bounds, shards.ranges)
-        self._gathering = Gathering(group, layout, shards, levels_back)
+        self._reduction = Reduction(group, layout, bounds, shards)
+        self._gathering = Gathering(group, layout, bounds, shards)
         self._views = layout.views(self._begin, self._end)
         self._own = rule(self._views, **settings)
         self._identity = self._identify()
@@ -226,6 +224,12 @@ class Sharded(SavedInFolders):
         error, self._error = self._error, None
         if error is None and (missing := self._gradients.missing):
             error = _core.StateError(f"{missing} leaves of this rank have not been accumulated")
+        pieces = [None] * self._gradients.pieces
+        if error is None:
+            try:
+                pieces = self._gradients.finish(on_host=self._group.world > 1)
+            except Exception as failure:  # such as no memory for the host's copies
+                error = failure
         told = Header(
             self._identify_step(clock) if self._group.world > 1 else b"",
             self._own.steps_attempted,
@@ -233,9 +237,6 @@ class Sharded(SavedInFolders):
             self._gradients.records,
             self._gradients.held,
         )
-        pieces = [None] * self._gradients.pieces if error else self._gradients.finish()
-        if self._group.world > 1:
-            pieces = self._gradients.on_host(pieces)
         rides = self._shards.is_replicated and self._is_checked  # then all know what moves
         beside = self._reduction.beside(pieces) if rides else ([], [])
         try:

@@ -13,8 +13,8 @@ from .groups import Range
 from .layout import Layout
 from .levels import order_of
 
-# bytes of the parameters of all ranks together up to which every rank updates all: then a step is
-# one exchange, which such messages make cheaper than a shorter update
+# bytes of the parameters of all ranks together up to which every rank updates all: one exchange in
+# place of three or four, each of which takes a network's latency. On one machine both take as long.
 REPLICATED = 1 << 20
 # bytes of a shard that move together while others are added and updated
 BUCKET = 1 << 24
@@ -29,7 +29,9 @@ class Shards:
         ranges: what each rank updates; each begins at a block of the norm, so that its sums are
             those of one process, or at an array.
         added: of which elements each rank has the gradient: to the end of the last block.
+        measured: whose squares each rank adds up: whole blocks.
         saved: what each rank saves.
+        factors: of the ranks, on each level of an exchange.
         ends: of each rank where its buckets end, counted from the beginning of its range.
     """
 
@@ -51,19 +53,20 @@ class Shards:
             self.saved = [(0, total), *[(total, total)] * (world - 1)]
         else:
             order = order_of(world, factors)
-            given = None if memory is None else [memory[order.index(k)] for k in range(len(memory))]
-            bounds = shard_bounds(total, world, given)
+            bounds = shard_bounds(total, world, memory, order)
             if whole:
                 bounds = [min(layout.begins, key=lambda at: abs(at - bound)) for bound in bounds]
             cuts = list(pairwise(bounds))
             self.saved = self.ranges = [cuts[place] for place in order]
-            self.added = [(begin, max(end, _up(end, total))) for begin, end in self.ranges]
+            self.added = [(begin, _up(end, total)) for begin, end in self.ranges]
+        self.measured = [(min(end, _up(begin, total)), end) for begin, end in self.added]
+        self.factors = [world] if self.is_replicated else factors
         sizes = [end - begin for begin, end in self.ranges]
         if buckets is None:
             buckets = bucket_count(max(sizes) * itemsize)
         else:
             check_whole("buckets", buckets, 1)
-        is_one = self.is_replicated or world == 1 or len(factors) > 1
+        is_one = self.is_replicated or world == 1 or len(self.factors) > 1
         self.buckets = 1 if is_one else buckets
         self.ends = [bucket_ends(size, self.buckets) for size in sizes]
 
@@ -78,14 +81,18 @@ class Shards:
         return begin, self.added[rank][1] if k == self.buckets - 1 else end
 
 
-def shard_bounds(total: int, world: int, memory: Sequence[float] | None) -> list[int]:
+def shard_bounds(
+    total: int, world: int, memory: Sequence[float] | None, order: Sequence[int] | None = None
+) -> list[int]:
     """Where shards of some elements begin, and the last ends: even, or as ``memory`` says.
 
-    They begin at blocks of the norm.
+    They begin at blocks of the norm, and come in the order of ranks where none is given.
     """
     given = [1.0] * world if memory is None else list(map(float, memory))
     if len(given) != world or not min(given) >= 0 or not 0 < sum(given) < math.inf:
         raise ValueError(f"memory must be {world} numbers of at least 0, not all 0, not {given}")
+    if order is not None:
+        given = [given[order.index(place)] for place in range(world)]
     blocks = -(-total // _core.BLOCK)
     shares = [0.0, *accumulate(given)]
     bounds = [min(total, _core.BLOCK * int(blocks * s / shares[-1] + 1e-9)) for s in shares]
@@ -120,4 +127,5 @@ def sums_over_arrays(optimizer: Optimizer) -> bool:
 
 
 def _up(element: int, total: int) -> int:
+    """The end of the block that begins before an element."""
     return min(total, -(-element // _core.BLOCK) * _core.BLOCK)

@@ -139,7 +139,9 @@ class Gradients:
             >>> w
             array([-2., -3.])
         """
-        grads = self._structure.leaves(grads, "grads")
+        return self._accumulate(self._structure.leaves(grads, "grads"), samples)
+
+    def _accumulate(self, grads: Sequence[Any], samples: float) -> Any:
         return self._with_foreign(lambda taken: self._accumulator.add(taken, samples), grads)
 
     def discard_accumulated(self) -> None:
